@@ -1,0 +1,1 @@
+"""PostgreSQL as the truth: connections, migrations, the verbs of tasks, reports, the embedded server."""

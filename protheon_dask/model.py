@@ -1,0 +1,223 @@
+"""The words of Protheon as frozen values: states, manifests, leases and endings. No IO, no clock.
+
+Words: a *run* is what a person asked for; a *load* is one source through one pipeline, once; a *chunk* is a piece of
+a load and a *task* with the handler ``ingest``; an *attempt* is one try at a task by one worker process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+INGEST = "ingest"
+"""The handler of chunk tasks. Any other handler belongs to the general queue."""
+
+
+class RunState(StrEnum):
+    """State of a run; the value is what the ledger stores."""
+
+    QUEUED = "queued"  # -> running, by the coordinator, once its sources are identified
+    RUNNING = "running"  # -> any of those below
+    PAUSED = "paused"  # -> running (resume), cancelled; state_reason says why
+    SUCCEEDED = "succeeded"  # every line of every load is accounted for
+    INCOMPLETE = "incomplete"  # ended with dead chunks, a damaged or changed source, or over the reject limit
+    CANCELLED = "cancelled"  # by a person
+
+    @property
+    def is_final(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.INCOMPLETE, RunState.CANCELLED)
+
+
+class TaskState(StrEnum):
+    """State of a task; the value is what the ledger stores."""
+
+    READY = "ready"  # -> running (claim), cancelled
+    RUNNING = "running"  # -> succeeded (complete), ready (release, expire), dead (dead_letter, expire), cancelled
+    SUCCEEDED = "succeeded"  # final
+    DEAD = "dead"  # -> ready (replay)
+    CANCELLED = "cancelled"  # -> ready (replay)
+
+
+class SplitState(StrEnum):
+    """How far the cutting of a load's source has come."""
+
+    PENDING = "pending"  # -> splitting
+    SPLITTING = "splitting"  # -> complete, damaged, changed, pending (the broker died: it goes on after the last chunk)
+    COMPLETE = "complete"  # n_chunks is known, nothing is missing
+    DAMAGED = "damaged"  # what is whole was cut; n_chunks is known; the run will end incomplete
+    CHANGED = "changed"  # the source changed while it was read; the run will end incomplete
+    FAILED = "failed"  # the source could not be read; the run will end incomplete
+
+
+class Joined(StrEnum):
+    """How a run came to a load."""
+
+    NEW = "new"  # the run made the load
+    RESUMED = "resumed"  # the load was unfinished and nobody's: the run owns it now
+    ATTACHED = "attached"  # another live run owns the load: this one waits with it
+    SKIPPED = "skipped"  # the load was finished before
+
+
+class Cost(StrEnum):
+    """What the ending of an attempt is charged to its task; the caps are in config."""
+
+    NOTHING = "nothing"  # an outage, drained, cancelled, paused, interrupted
+    FAILURE = "failure"  # the pipeline or the data failed outside a line
+    CRASH = "crash"  # the process died alone, or made no progress
+    LOSS = "loss"  # host, nanny or one host's network lost, or a lease ran out for a reason unknown
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; None in the ledger while it is open."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the worker said why
+    RELEASED = "released"  # given back at no cost
+    CRASHED = "crashed"  # its process is known to be gone
+    EXPIRED = "expired"  # its lease ran out
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a dispatch saw of a task: the claim succeeds only if attempt_no is still this one."""
+
+    task_id: int
+    attempt_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """The one argument of the function that Dask pickles: ids and numbers, no data, no secrets."""
+
+    task_id: int
+    attempt_no: int
+    handler: str
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process. process_uuid is new at each boot, so a name that comes back is another worker."""
+
+    process_uuid: UUID
+    name: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An attempt that is ours until lease_s after its last renewal. attempt_no is the fencing token."""
+
+    task_id: int
+    attempt_no: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkManifest:
+    """One chunk of a source as it was cut.
+
+    Units: offsets and raw_bytes count in the decompressed source, BOM included; stored_bytes is the file in the workspace.
+    restart_*: the nearest place before the chunk where decompression can start anew (frame or member boundary):
+    restart_stored_offset in the source as stored, restart_raw_offset in the decompressed source.
+    stored_bytes is 0 for an oversized line (no file; the chunk's reject is born with it): oversized is then True.
+    """
+
+    chunk_no: int  # from 1 in its load
+    first_line: int  # from 1
+    n_lines: int
+    byte_offset: int
+    raw_bytes: int
+    raw_xxh3: bytes  # XXH3-128, 16 bytes, big endian
+    stored_bytes: int
+    stored_xxh3: bytes
+    generation: int  # of the stored form, from 1
+    restart_stored_offset: int = 0
+    restart_raw_offset: int = 0
+    restart_line: int = 1  # the line number in which the restart point lies
+    oversized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a source the same source: its stored size and an XXH3-128 (DESIGN 1), never its path or time."""
+
+    size_bytes: int
+    digest: bytes  # 16 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TableCount:
+    """Rows of one table in one chunk. Guarantee: offered = inserted + updated + ignored, held by CHECK in the ledger."""
+
+    table: str
+    offered: int
+    inserted: int
+    updated: int
+    ignored: int
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedLine:
+    """One line, or a part of one, that was refused. raw holds at most 64 KiB of raw_bytes."""
+
+    line_no: int  # from 1 in the decompressed source
+    byte_offset: int  # of the line's first byte
+    part: str | None
+    reason: str
+    sqlstate: str | None
+    table: str | None
+    raw: bytes
+    raw_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Where every physical line of a chunk went. Guarantee: total = loaded + filtered + rejected + blank."""
+
+    total: int = 0
+    loaded: int = 0
+    filtered: int = 0
+    rejected: int = 0
+    blank: int = 0
+    rejected_parts: int = 0  # beside the identity: their lines count as loaded
+
+
+STAGES = ("wait", "fetch", "decompress", "transform", "copy", "merge", "ledger", "commit")
+"""Where an attempt's seconds go. ``wait`` is time for locks and for services that were away."""
+
+
+@dataclass(slots=True)
+class StageClock:
+    """Seconds per stage and bytes of one attempt; filled as it goes. The caller brings the clock."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A chunk's rows, rejects and counts are in its transaction; completing makes them stand."""
+
+    lines: Lines
+    tables: tuple[TableCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that ended without effect, and what that costs its task."""
+
+    cost: Cost
+    error_class: str
+    message: str
+    traceback: str | None = None
+    sqlstate: str | None = None
+    pause: str | None = None  # set: the run pauses with this reason (the operator must act)
+
+
+Ending = Loaded | Failed

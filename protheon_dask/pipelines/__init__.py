@@ -1,0 +1,1 @@
+"""Lines to rows: tables as values, pipelines, and the built-in ones."""

@@ -1,0 +1,1 @@
+"""Rows to PostgreSQL: targets, COPY, bisection, merge."""

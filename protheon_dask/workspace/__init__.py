@@ -1,0 +1,1 @@
+"""Sources to chunk files: paths, identities, decompression, cutting, the quota."""
