@@ -1,0 +1,1 @@
+"""Tests, mirroring the source tree: unit, contract, integration, acceptance, arch."""
