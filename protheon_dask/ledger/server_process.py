@@ -27,7 +27,9 @@ NOBODY = 65534  # uid and gid of nobody on Linux
 START_S = 60.0  # a crashed server replays its WAL first: at most max_wal_size of it
 FAST_END_S = 10.0  # fast shutdown before the immediate one (exit grace of DESIGN, Defaults)
 POLL_S = 0.01
-PORT_TRIES = 5  # another process may take the free port between our look and the server's bind
+# A start is tried again: another process may take the port between our look and the server's bind, and backends that
+# survived a killed postmaster hold its shared memory until they notice (measured: within 0.1 s unless they compute).
+RETRY_PAUSES_S = (0.1, 0.5, 1.0, 2.0, 0.0)
 EXE = ".exe" if sys.platform == "win32" else ""
 
 
@@ -57,6 +59,11 @@ class Demotion:
         """Hand a file or an empty directory to the user that the server runs as."""
         if self.owner_uid is not None:
             os.chown(path, self.owner_uid, self.owner_uid)
+
+    def let_through(self, directory: Path) -> None:
+        """Let that user pass through a directory of ours, without letting it look around."""
+        if self.owner_uid is not None:
+            directory.chmod(0o711)
 
 
 @functools.cache
@@ -136,7 +143,9 @@ def run_initdb(binaries: Binaries, data_dir: Path, options: Sequence[str]) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         shutil.rmtree(making, ignore_errors=True)
-        raise ConfigError(f"initdb of {binaries.bin_dir} failed for {data_dir}: {(done.stderr or done.stdout).strip()}")
+        uid = demotion().owner_uid
+        hint = "" if uid is None else f" (as root it runs as uid {uid}, who must be able to enter that directory and all above it)"
+        raise ConfigError(f"initdb of {binaries.bin_dir} failed for {data_dir}{hint}: {(done.stderr or done.stdout).strip()}")
     making.rename(data_dir)
 
 
@@ -162,20 +171,19 @@ class ServerProcess:
                     ConfigError: it refused to start; the end of its log follows.
         Guarantee:  the server ends (fast, then immediately) when this process does.
         """
-        for _ in range(PORT_TRIES):
+        for pause_s in RETRY_PAUSES_S:
             port = free_port()
-            process = cls._spawn(binaries, data_dir, settings, log_path, port)
-            server = cls(process, port)
+            server = cls(cls._spawn(binaries, data_dir, settings, log_path, port), port)
+            ready = False
             try:
-                if server._wait_ready(data_dir):
-                    return server
-            except BaseException:
-                server.stop()
-                raise
-            server.stop()
-            if "could not bind" not in (words := _tail(log_path)):
-                break
-        raise ConfigError(f"PostgreSQL of {binaries.bin_dir} did not start on {data_dir}; the end of {log_path} says: {words}")
+                ready = server._wait_ready(data_dir)
+            finally:
+                if not ready:
+                    server.stop()
+            if ready:
+                return server
+            time.sleep(pause_s)
+        raise ConfigError(f"PostgreSQL of {binaries.bin_dir} did not start on {data_dir}; the end of {log_path} says: {_tail(log_path)}")
 
     @staticmethod
     def _spawn(binaries: Binaries, data_dir: Path, settings: Mapping[str, str], log_path: Path, port: int) -> subprocess.Popen[bytes]:
