@@ -1,0 +1,31 @@
+"""Who leads: a session advisory lock on a direct connection, and the epoch that fences a coordinator's writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+
+from protheon_dask.ledger.migrate import ADVISORY_CLASS, LOCK_LEADERSHIP
+from protheon_dask.ledger.rows import rows
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Held as long as the connection that took it lives."""
+
+    epoch: int
+    ledger_id: UUID
+
+
+def take(conn: psycopg.Connection, broker_uuid: UUID) -> Leadership | None:
+    """Take the lead on this direct connection, which must stay open; None: another broker leads.
+
+    Guarantee: kill -9 of the holder frees it at once; a new leader's epoch fences out what the old one still sends.
+    """
+    held = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", (ADVISORY_CLASS, LOCK_LEADERSHIP)).fetchone()
+    if held != (True,):
+        return None
+    [row] = rows(conn, "take_leadership", {"broker_uuid": broker_uuid, "now": None})
+    return Leadership(row["epoch"], row["ledger_id"])

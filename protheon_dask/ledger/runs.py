@@ -1,0 +1,284 @@
+"""Runs and loads: how a submission joins what is there, who owns a load, and how runs end.
+
+Each function takes the connection first, works in the caller's transaction and never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.rows import rows, run
+from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, SplitState
+from protheon_dask.policy import RejectLimit
+
+
+def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:
+    """Write a queued run and its pipeline; None where this request_id was submitted before."""
+    made = rows(conn, "insert_run", columns)
+    if not made:
+        return None
+    run_id: int = made[0]["id"]
+    run(conn, "insert_pipeline", {**pipeline, "run_id": run_id})
+    return run_id
+
+
+def run_of_request(conn: psycopg.Connection, request_id: str) -> int | None:
+    """The run that a repeated submission made the first time."""
+    found = rows(conn, "run_of_request", {"request_id": request_id})
+    return found[0]["id"] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class NewLoad:
+    """What a run brings to a load: its pipeline, the source and the geometry that a first split would have."""
+
+    run_id: int
+    pipeline_name: str
+    pipeline_version: str
+    options: str  # canonical JSON
+    code_hash: bytes
+    path: str
+    identity: Identity
+    chunk_lines: int
+    chunk_lines_given: bool
+    max_chunk_bytes: int
+    max_line_bytes: int
+    estimated_lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedLoad:
+    """How the run came to the load, and what the person should know about it."""
+
+    load_id: int
+    path: str
+    joined: Joined
+    notices: tuple[str, ...] = ()
+
+
+def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedLoad:
+    """Attach to a load in progress, go on with an unfinished one, skip a finished one, or make a new one.
+
+    Guarantee: two submissions of one source take turns (its row is locked until the caller's transaction ends), so a source
+    is loaded once however often it is asked for. With again a load that this run did not make is retired first.
+    """
+    [source] = rows(conn, "find_source", {"size_bytes": new.identity.size_bytes, "digest": new.identity.digest})
+    identity = {
+        "source_id": source["id"],
+        "pipeline_name": new.pipeline_name,
+        "pipeline_version": new.pipeline_version,
+        "options": new.options,
+    }
+    found = rows(conn, "find_load", identity)
+    if found and again and found[0]["owner_run_id"] != new.run_id:
+        if RunState(found[0]["owner_state"]) in (RunState.QUEUED, RunState.RUNNING):
+            raise ConfigError(
+                f"{new.path} is being loaded by run {found[0]['owner_run_id']}: --again would load it beside that; "
+                f"wait for it, or cancel it: protheon runs cancel {found[0]['owner_run_id']}"
+            )
+        run(conn, "retire_load", {"load_id": found[0]["id"], "now": None})
+        found = []
+    if not found:
+        made = rows(
+            conn,
+            "insert_load",
+            {
+                **identity,
+                "run_id": new.run_id,
+                "path": new.path,
+                "code_hash": new.code_hash,
+                "chunk_lines": new.chunk_lines,
+                "max_chunk_bytes": new.max_chunk_bytes,
+                "max_line_bytes": new.max_line_bytes,
+                "estimated_lines": new.estimated_lines,
+            },
+        )
+        answer = JoinedLoad(made[0]["id"], new.path, Joined.NEW)
+    else:
+        answer = _join_existing(conn, new, found[0])
+    run(conn, "join_load", {"run_id": new.run_id, "load_id": answer.load_id, "path": new.path, "joined": answer.joined})
+    return answer
+
+
+def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, Any]) -> JoinedLoad:
+    load_id, owner = load["id"], load["owner_run_id"]
+    if owner == new.run_id:
+        return JoinedLoad(load_id, new.path, Joined.NEW, (f"{new.path}: the same file under another path: loaded once",))
+    if load["finished"]:
+        return JoinedLoad(load_id, new.path, Joined.SKIPPED, (f"{new.path}: loaded already by run {owner}: skipped",))
+    notices = []
+    if load["code_hash"] != new.code_hash:
+        notices.append(
+            f"{new.path}: the pipeline's code has changed since the load was begun, its version {new.pipeline_version!r} has not: "
+            "chunks loaded before keep the old code's rows; give it a new version to load everything anew"
+        )
+    if new.chunk_lines_given and new.chunk_lines != load["chunk_lines"]:
+        notices.append(f"{new.path}: --chunk-lines is ignored: the load was begun with {load['chunk_lines']} lines a chunk")
+    if RunState(load["owner_state"]) in (RunState.QUEUED, RunState.RUNNING):
+        notices.insert(0, f"{new.path}: is being loaded by run {owner}: this run waits for it")
+        return JoinedLoad(load_id, new.path, Joined.ATTACHED, tuple(notices))
+    run(conn, "resume_load", {"load_id": load_id, "run_id": new.run_id, "path": new.path, "code_hash": new.code_hash})
+    verbs.replay(conn, load_id)
+    of = "?" if load["n_chunks"] is None else load["n_chunks"]
+    notices.insert(0, f"{new.path}: goes on: {load['n_succeeded']} of {of} chunks are loaded")
+    return JoinedLoad(load_id, new.path, Joined.RESUMED, tuple(notices))
+
+
+def start_run(conn: psycopg.Connection, run_id: int, notices: Sequence[str]) -> None:
+    """A queued run whose loads are joined starts."""
+    run(conn, "start_run", {"run_id": run_id, "notices": list(notices)})
+
+
+def pause_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
+    """Stop dispatching a running run; what runs now runs on. False: it was not running."""
+    return bool(rows(conn, "pause_run", {"run_id": run_id, "reason": reason}))
+
+
+def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None) -> bool:
+    """Bring a run to a final state; False: it had one."""
+    return bool(rows(conn, "end_run", {"run_id": run_id, "state": state, "reason": reason, "now": None}))
+
+
+def cancel_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
+    """Cancel a run: loads that another live run waits for go to that run, the tasks of the others are cancelled.
+
+    Guarantee: idempotent; what was loaded stays. Tasks that complete or are claimed at this very moment are left for
+    verbs.cancel, which a coordinator repeats.
+    """
+    rows(conn, "hand_over_loads", {"run_id": run_id})
+    ended = end_run(conn, run_id, RunState.CANCELLED, reason)
+    verbs.cancel(conn)
+    return ended
+
+
+def ephemeral_runs(conn: psycopg.Connection) -> list[int]:
+    """Open runs whose cluster lived as long as one command."""
+    return [row["id"] for row in rows(conn, "ephemeral_runs")]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSplit:
+    """A load of a running run whose source is still to be cut, and where to go on."""
+
+    load_id: int
+    run_id: int
+    path: str
+    identity: Identity
+    chunk_lines: int
+    max_chunk_bytes: int
+    max_line_bytes: int
+    last: ChunkManifest | None
+
+
+def pending_splits(conn: psycopg.Connection) -> list[PendingSplit]:
+    """Loads of running runs whose source is still to be cut, oldest first."""
+    return [
+        PendingSplit(
+            row["load_id"],
+            row["owner_run_id"],
+            row["path"],
+            Identity(row["size_bytes"], row["digest"]),
+            row["load_chunk_lines"],
+            row["max_chunk_bytes"],
+            row["max_line_bytes"],
+            None if row["chunk_no"] is None else verbs.manifest_of(row),
+        )
+        for row in rows(conn, "pending_loads")
+    ]
+
+
+def split_started(conn: psycopg.Connection, load_id: int) -> None:
+    """A splitter is at work on the load."""
+    run(conn, "split_started", {"load_id": load_id})
+
+
+def split_ended(
+    conn: psycopg.Connection,
+    epoch: int,
+    load_id: int,
+    state: SplitState,
+    *,
+    message: str | None = None,
+    damaged_at_bytes: int | None = None,
+    n_chunks: int | None = None,
+) -> None:
+    """Note how a split ended. Raises LeadershipLost: nothing was written."""
+    params = {
+        "epoch": epoch,
+        "load_id": load_id,
+        "split_state": state,
+        "message": message,
+        "damaged_at_bytes": damaged_at_bytes,
+        "n_chunks": n_chunks,
+    }
+    if not rows(conn, "split_ended", params):
+        raise LeadershipLost(epoch)
+
+
+def finish_loads(conn: psycopg.Connection) -> list[int]:
+    """Mark loads whose every chunk has succeeded, without a gap between manifests; return them."""
+    return [row["id"] for row in rows(conn, "finish_loads", {"now": None})]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that has not ended, and what decides whether it can."""
+
+    run_id: int
+    state: RunState
+    n_loads: int
+    n_live_loads: int
+    n_unfinished: int
+    messages: tuple[str, ...]
+    limit: RejectLimit
+
+
+def reject_limit(lines: int | None, fraction: float | None) -> RejectLimit:
+    """The limit of a run from its two columns."""
+    return RejectLimit(lines=lines, fraction=fraction)
+
+
+def open_runs(conn: psycopg.Connection) -> list[OpenRun]:
+    """Runs that are running or paused."""
+    return [
+        OpenRun(
+            row["id"],
+            RunState(row["state"]),
+            row["n_loads"],
+            row["n_live_loads"],
+            row["n_unfinished"],
+            tuple(row["messages"]),
+            reject_limit(row["reject_limit_lines"], row["reject_limit_fraction"]),
+        )
+        for row in rows(conn, "open_runs")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Committed lines and rejects of a run's loads, and tasks that will not run."""
+
+    lines: int
+    rejected: int
+    dead: int
+    cancelled: int
+
+
+def count_lines(conn: psycopg.Connection, run_id: int) -> Committed:
+    """Sums over the run's loads, whoever loaded them."""
+    [row] = rows(conn, "count_lines", {"run_id": run_id})
+    return Committed(row["lines"], row["rejected"], row["dead"], row["cancelled"])
+
+
+def latest_run(conn: psycopg.Connection) -> int:
+    """The number of the newest run. Raises NotFound: there is none."""
+    [row] = rows(conn, "latest_run")
+    if row["id"] is None:
+        raise NotFound("there is no run yet: start one with `protheon load PATH`, or try `protheon demo`")
+    return int(row["id"])

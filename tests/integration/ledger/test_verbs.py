@@ -1,0 +1,332 @@
+"""The verbs of a task on a real PostgreSQL: who holds it, what an ending does, and what a stale attempt cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from protheon_dask.errors import LeadershipLost, LeaseLost
+from protheon_dask.ledger import leadership, runs, verbs
+from protheon_dask.model import (
+    ChunkManifest,
+    Cost,
+    Failed,
+    Identity,
+    Joined,
+    Lease,
+    Lines,
+    Loaded,
+    Outcome,
+    RejectedLine,
+    Seen,
+    StageClock,
+    TableCount,
+    Worker,
+)
+
+LEASE_S = 60.0
+PIPELINE = {
+    "name": "p",
+    "version": "1",
+    "reference": "p",
+    "object": b"",
+    "signature": b"",
+    "code_hash": b"c",
+    "tables": "[]",
+    "versions": "{}",
+    "options": "{}",
+}
+
+
+def manifest(chunk_no: int, n_lines: int = 10, **changes: Any) -> ChunkManifest:
+    values: dict[str, Any] = {
+        "chunk_no": chunk_no,
+        "first_line": (chunk_no - 1) * n_lines + 1,
+        "n_lines": n_lines,
+        "byte_offset": (chunk_no - 1) * 100,
+        "raw_bytes": 100,
+        "raw_xxh3": b"r" * 16,
+        "stored_bytes": 50,
+        "stored_xxh3": b"s" * 16,
+        "generation": 1,
+        **changes,
+    }
+    return ChunkManifest(**values)
+
+
+def worker(name: str) -> Worker:
+    return Worker(uuid4(), name, f"host-of-{name}")
+
+
+@dataclass
+class Scene:
+    """One run with one load of two chunks, a leader, and a clock that the test moves."""
+
+    url: str
+    conn: psycopg.Connection
+    epoch: int = 0
+    run_id: int = 0
+    load_id: int = 0
+    task_ids: list[int] = field(default_factory=list)
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def claim(self, attempt_no: int, who: str = "w1", token: UUID | None = None, task: int = 0) -> verbs.Claimed | None:
+        return verbs.claim(self.conn, Seen(self.task_ids[task], attempt_no), worker(who), token or uuid4(), LEASE_S, now=self.now)
+
+    def held(self, attempt_no: int, who: str = "w1", task: int = 0) -> Lease:
+        claimed = self.claim(attempt_no, who, task=task)
+        assert claimed is not None
+        return claimed.lease
+
+    def story(self, task: int = 0) -> list[tuple[str, int, str | None]]:
+        return self.conn.execute(
+            "SELECT worker, attempt_no, outcome FROM protheon.attempt WHERE task_id = %s ORDER BY attempt_no", (self.task_ids[task],)
+        ).fetchall()
+
+    def state(self, task: int = 0) -> tuple[str, int]:
+        row = self.conn.execute("SELECT state, attempt_no FROM protheon.task WHERE id = %s", (self.task_ids[task],)).fetchone()
+        assert row is not None
+        return row
+
+
+def submit(conn: psycopg.Connection, digest: bytes = b"d" * 16, *, again: bool = False, **changes: Any) -> tuple[int, runs.JoinedLoad]:
+    columns = {
+        "paths": ["/a"],
+        "pipeline_name": "p",
+        "pipeline_version": "1",
+        "chunk_lines": None,
+        "reject_limit_lines": None,
+        "reject_limit_fraction": 0.5,
+        "request_id": str(uuid4()),
+        "ephemeral": False,
+    }
+    run_id = runs.create_run(conn, columns, PIPELINE)
+    assert run_id is not None
+    values: dict[str, Any] = {
+        "run_id": run_id,
+        "pipeline_name": "p",
+        "pipeline_version": "1",
+        "options": "{}",
+        "code_hash": b"c",
+        "path": "/a",
+        "identity": Identity(5, digest),
+        "chunk_lines": 10,
+        "chunk_lines_given": False,
+        "max_chunk_bytes": 1 << 20,
+        "max_line_bytes": 1 << 20,
+        "estimated_lines": 20,
+        **changes,
+    }
+    joined = runs.join_load(conn, runs.NewLoad(**values), again=again)
+    runs.start_run(conn, run_id, joined.notices)
+    return run_id, joined
+
+
+@pytest.fixture
+def scene(ledger_database: str) -> Iterator[Scene]:
+    with psycopg.connect(ledger_database, autocommit=True) as conn:
+        lead = leadership.take(conn, uuid4())
+        assert lead is not None
+        it = Scene(ledger_database, conn, lead.epoch)
+        it.run_id, joined = submit(conn)
+        it.load_id = joined.load_id
+        it.task_ids = [verbs.enqueue(conn, it.epoch, it.load_id, manifest(n)) for n in (1, 2)]
+        conn.execute("UPDATE protheon.task SET ready_at = %s", (it.now,))
+        yield it
+
+
+def loaded(lines: int = 10) -> Loaded:
+    return Loaded(Lines(total=lines, loaded=lines), (TableCount("public.t", lines, lines, 0, 0),))
+
+
+def failed(cost: Cost = Cost.FAILURE) -> Failed:
+    return Failed(cost, "ValueError", "no\0good", "Traceback ..")
+
+
+def test_a_worker_that_lost_its_lease_cannot_complete(scene: Scene) -> None:
+    first = scene.held(0, "w1")
+    scene.advance(LEASE_S + 1)
+    with scene.conn.transaction():
+        [expiring] = verbs.expire(scene.conn, scene.epoch, [], now=scene.now)
+        verbs.release(scene.conn, expiring.lease, failed(Cost.LOSS), Outcome.EXPIRED, 0.0, now=scene.now)
+    second = scene.held(1, "w2")
+
+    with pytest.raises(LeaseLost), scene.conn.transaction():
+        verbs.complete(scene.conn, first, loaded(), StageClock())
+    verbs.complete(scene.conn, second, loaded(), StageClock())
+
+    assert scene.story() == [("w1", 1, "expired"), ("w2", 2, "succeeded")]
+    assert scene.state() == ("succeeded", 2)
+
+
+@pytest.mark.parametrize("write", ["release", "dead_letter", "fence"])
+def test_every_write_of_a_stale_attempt_is_refused(scene: Scene, write: str) -> None:
+    first = scene.held(0)
+    verbs.release(scene.conn, first, failed(), Outcome.FAILED, 0.0, now=scene.now)
+    scene.held(1, "w2")
+    writes: dict[str, Callable[[], None]] = {
+        "release": lambda: verbs.release(scene.conn, first, failed(), Outcome.FAILED, 0.0),
+        "dead_letter": lambda: verbs.dead_letter(scene.conn, first, failed(), Outcome.FAILED, "done with it"),
+        "fence": lambda: verbs.check_fence(scene.conn, first),
+    }
+    with pytest.raises(LeaseLost):
+        writes[write]()
+    assert scene.state() == ("running", 2)
+
+
+def test_asking_again_with_the_same_token_returns_the_same_attempt(scene: Scene) -> None:
+    token = uuid4()
+    first, again = scene.claim(0, token=token), scene.claim(0, token=token)
+    assert first is not None
+    assert again is not None
+    assert first.lease == again.lease
+    assert again.chunk == manifest(1)
+    assert scene.claim(0, token=uuid4()) is None
+
+
+def test_nothing_is_claimed_before_it_is_due_or_while_its_run_is_paused(scene: Scene) -> None:
+    first = scene.held(0)
+    verbs.release(scene.conn, first, failed(), Outcome.FAILED, 30.0, now=scene.now)
+    assert scene.claim(1) is None
+    scene.advance(31)
+    assert runs.pause_run(scene.conn, scene.run_id, "because")
+    assert scene.claim(1) is None
+    assert verbs.pick_ready(scene.conn, [], 10, now=scene.now) == []
+
+
+def test_retries_are_picked_first_and_dispatched_tasks_not_again(scene: Scene) -> None:
+    second = scene.held(0, task=1)
+    verbs.release(scene.conn, second, failed(), Outcome.FAILED, 0.0, now=scene.now)
+    picked = verbs.pick_ready(scene.conn, [], 10, now=scene.now)
+    assert [(p.seen.task_id, p.seen.attempt_no) for p in picked] == [(scene.task_ids[1], 1), (scene.task_ids[0], 0)]
+    assert [p.seen.task_id for p in verbs.pick_ready(scene.conn, [scene.task_ids[1]], 10, now=scene.now)] == [scene.task_ids[0]]
+
+
+def test_a_renewal_tells_ours_from_locked_and_from_lost(scene: Scene) -> None:
+    mine, other = scene.held(0), scene.held(0, task=1)
+    with psycopg.connect(scene.url) as committing:
+        verbs.complete(committing, other, loaded(), StageClock())
+        assert verbs.renew(scene.conn, [mine, other], LEASE_S) == {mine: True, other: False}
+    assert verbs.renew(scene.conn, [mine, other], LEASE_S) == {mine: True}
+
+
+def test_a_lease_that_is_locked_by_its_commit_is_not_expired(scene: Scene) -> None:
+    lease = scene.held(0)
+    scene.advance(LEASE_S + 1)
+    with psycopg.connect(scene.url) as committing:
+        verbs.complete(committing, lease, loaded(), StageClock())
+        assert verbs.expire(scene.conn, scene.epoch, [], now=scene.now) == []
+        assert verbs.stuck(scene.conn, 30.0, now=scene.now) == []
+        scene.advance(31)
+        assert verbs.stuck(scene.conn, 30.0, now=scene.now) == [Seen(lease.task_id, 1)]
+
+
+def test_terminate_ends_the_holder_of_the_advisory_lock_and_no_waiter(scene: Scene) -> None:
+    key = verbs.advisory_key(scene.task_ids[0])
+    with psycopg.connect(scene.url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        assert verbs.terminate(scene.conn, scene.task_ids) == 1
+        with pytest.raises(psycopg.OperationalError):
+            holder.execute("SELECT 1")
+    assert verbs.terminate(scene.conn, scene.task_ids) == 0
+
+
+def test_a_process_that_is_known_to_be_gone_is_expired_before_its_lease(scene: Scene) -> None:
+    lease = scene.held(0)
+    with scene.conn.transaction():
+        [expiring] = verbs.expire(scene.conn, scene.epoch, [Seen(lease.task_id, 1)], now=scene.now)
+        assert expiring.known_gone
+        verbs.dead_letter(scene.conn, expiring.lease, failed(Cost.CRASH), Outcome.CRASHED, "crashed 3 times", now=scene.now)
+    assert scene.state() == ("dead", 1)
+    assert verbs.spent(scene.conn, lease.task_id) == {Cost.FAILURE: 0, Cost.CRASH: 1, Cost.LOSS: 0}
+
+
+def test_a_broker_that_lost_the_lead_can_neither_enqueue_nor_expire(scene: Scene) -> None:
+    lease = scene.held(0)
+    with psycopg.connect(scene.url, autocommit=True) as other:
+        assert leadership.take(other, uuid4()) is None
+        scene.conn.execute("SELECT pg_advisory_unlock_all()")
+        assert leadership.take(other, uuid4()) is not None
+    with pytest.raises(LeadershipLost):
+        verbs.enqueue(scene.conn, scene.epoch, scene.load_id, manifest(3))
+    assert verbs.expire(scene.conn, scene.epoch, [Seen(lease.task_id, 1)]) == []
+    assert verbs.renew(scene.conn, [lease], LEASE_S) == {lease: True}
+
+
+@pytest.mark.parametrize(("lines", "counts"), [(Lines(9, loaded=9), ()), (Lines(10, loaded=10), (TableCount("t", 10, 5, 3, 1),))])
+def test_a_completion_that_does_not_add_up_is_refused_by_the_schema(scene: Scene, lines: Lines, counts: tuple[TableCount, ...]) -> None:
+    lease = scene.held(0)
+    with pytest.raises(psycopg.errors.CheckViolation), scene.conn.transaction():
+        verbs.complete(scene.conn, lease, Loaded(lines, counts), StageClock())
+    assert scene.state() == ("running", 1)
+
+
+def test_a_lost_commit_is_resolved_from_the_ledger(scene: Scene) -> None:
+    lease = scene.held(0)
+    assert verbs.resolve(scene.conn, lease) == verbs.Resolved(committed=False, still_ours=True)
+    verbs.complete(scene.conn, lease, loaded(), StageClock())
+    assert verbs.resolve(scene.conn, lease) == verbs.Resolved(committed=True, still_ours=False)
+
+
+def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
+    _, attached = submit(scene.conn)
+    assert (attached.load_id, attached.joined) == (scene.load_id, Joined.ATTACHED)
+
+    running = scene.held(0)
+    heir, _ = submit(scene.conn)
+    runs.cancel_run(scene.conn, scene.run_id, "by hand")
+    assert scene.conn.execute("SELECT owner_run_id < %s FROM protheon.load", (heir,)).fetchone() == (True,)
+    assert scene.state() == ("running", 1)  # another run waits for it: only detached
+
+    for run_id in (scene.run_id + 1, heir):
+        runs.cancel_run(scene.conn, run_id, "by hand")
+    assert scene.state() == ("cancelled", 1)
+    with pytest.raises(LeaseLost):
+        verbs.check_fence(scene.conn, running)
+
+    owner, resumed = submit(scene.conn)
+    assert resumed.joined is Joined.RESUMED
+    scene.now = datetime.now(UTC) + timedelta(seconds=1)  # replay wrote ready_at by the database's clock
+    for task in (0, 1):
+        verbs.complete(scene.conn, scene.held(1 - task, task=task), loaded(), StageClock())
+    runs.split_ended(scene.conn, scene.epoch, scene.load_id, runs.SplitState.COMPLETE, n_chunks=2)
+    assert runs.finish_loads(scene.conn) == [scene.load_id]
+
+    _, skipped = submit(scene.conn)
+    assert skipped.joined is Joined.SKIPPED
+    assert f"run {owner}" in skipped.notices[0]
+
+
+def test_again_makes_a_new_load_and_retires_the_old(scene: Scene) -> None:
+    runs.cancel_run(scene.conn, scene.run_id, "by hand")
+    _, again = submit(scene.conn, again=True)
+    assert again.joined is Joined.NEW
+    assert again.load_id != scene.load_id
+
+
+def test_a_load_with_a_gap_between_its_chunks_is_never_finished(scene: Scene) -> None:
+    for task in (0, 1):
+        verbs.complete(scene.conn, scene.held(0, task=task), loaded(), StageClock())
+    scene.conn.execute("UPDATE protheon.chunk SET first_line = 12 WHERE chunk_no = 2")
+    runs.split_ended(scene.conn, scene.epoch, scene.load_id, runs.SplitState.COMPLETE, n_chunks=2)
+    assert runs.finish_loads(scene.conn) == []
+
+
+def test_a_run_counts_lines_and_dead_tasks_of_its_loads(scene: Scene) -> None:
+    lease, other = scene.held(0), scene.held(0, task=1)
+    line = RejectedLine(3, 20, None, "bad", "22P02", "public.t", b"raw", 3)
+    verbs.reject(scene.conn, scene.load_id, lease.task_id, 1, [line])
+    verbs.complete(scene.conn, lease, Loaded(Lines(10, loaded=9, rejected=1), ()), StageClock())
+    verbs.dead_letter(scene.conn, other, failed(), Outcome.FAILED, "failed 5 times")
+    assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, rejected=1, dead=1, cancelled=0)
+    [run] = runs.open_runs(scene.conn)
+    assert (run.n_live_loads, run.n_unfinished) == (1, 1)
