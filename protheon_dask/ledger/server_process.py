@@ -28,7 +28,7 @@ START_S = 60.0  # a crashed server replays its WAL first: at most max_wal_size o
 FAST_END_S = 10.0  # fast shutdown before the immediate one (exit grace of DESIGN, Defaults)
 POLL_S = 0.01
 # A start is tried again: another process may take the port between our look and the server's bind, and backends that
-# survived a killed postmaster hold its shared memory until they notice (measured: within 0.1 s unless they compute).
+# survived a killed postmaster hold its shared memory until they notice: at once when they wait, late when they compute.
 RETRY_PAUSES_S = (0.1, 0.5, 1.0, 2.0, 0.0)
 EXE = ".exe" if sys.platform == "win32" else ""
 
@@ -240,7 +240,7 @@ def read_pid_file(data_dir: Path) -> PidFile | None:
         return None
 
 
-def _tail(log_path: Path, n_lines: int = 8) -> str:
+def _tail(log_path: Path, n_lines: int = 4) -> str:
     try:
         return " | ".join(log_path.read_text(errors="replace").splitlines()[-n_lines:])
     except OSError:

@@ -1,0 +1,75 @@
+# One command each. The environment is made on first use, by uv if it is there, else by venv and pip.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+export UV_PYTHON_DOWNLOADS := never
+# Without bytecode each new process spends seconds on importing pandas.
+export UV_COMPILE_BYTECODE := 1
+
+# $(call install,EXTRAS): put the project with these extras into the environment.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Protheon needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then \
+	  set -e; \
+	  test -x $(BIN)/python || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(1)]'; \
+	else \
+	  set -e; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'; \
+	fi
+	@touch $@
+endef
+
+.PHONY: demo lint check test test-all gen bench lab clean help
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.made-demo ## a whole cluster on this machine loads a sample, loses a worker on purpose, and loses no row
+	@$(BIN)/protheon demo
+
+lint: $(VENV)/.made-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint ## lint, types, arrows, unit tests: under a minute
+	$(PYTEST) -q tests/unit tests/arch
+
+test: lint ## all tests but the slow ones
+	$(PYTEST) -q -m "not slow"
+
+test-all: lint ## every test
+	$(PYTEST) -q
+
+gen: $(VENV)/.made-dev ## protobuf code anew from proto/
+	$(BIN)/python proto/generate.py
+
+bench: $(VENV)/.made-dev ## measure; BENCH_LINES= for a smaller sample
+	$(BIN)/python benchmarks/bench.py
+
+lab: $(VENV)/.made-lab ## JupyterLab with the notebooks
+	$(BIN)/jupyter lab notebooks
+
+clean: ## remove the environment and all caches; data directories stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made-demo: pyproject.toml constraints.txt
+	$(call install,embedded)
+
+$(VENV)/.made-dev: pyproject.toml constraints.txt
+	$(call install,dev)
+
+$(VENV)/.made-lab: pyproject.toml constraints.txt
+	$(call install,embedded$(,)lab)
+
+# A comma inside a call's argument.
+, := ,
