@@ -1,0 +1,317 @@
+"""Decompress a source, whatever it is called: zstd, gzip, bzip2, xz or plain, told apart by their first bytes.
+
+An archive knows the places where decompression can start anew (frames of zstd, members of gzip, streams of bzip2 and xz,
+any block of a plain file), so that a chunk in the middle can be had without reading everything before it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, ClassVar, Literal, Protocol
+
+import zstandard
+
+from protheon_dask.errors import SourceDamaged
+
+Restart = tuple[int, int]
+"""(offset in the source as stored, offset in the decompressed source) of a place where decompression can start."""
+
+Format = Literal["zstd", "gzip", "bzip2", "xz", "plain"]
+
+BLOCK_BYTES = 1 << 20  # decompressed bytes given out at a time, at most
+_READ_BYTES = 256 << 10  # stored bytes read at a time
+_SNIFF_BYTES = 10  # the longest mark is that of bzip2
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
+_ZSTD_BLOCKS = 8  # a zstd block holds at most 128 KiB (RFC 8878, 3.1.1.2.4): eight are a block of ours
+_ZSTD_WINDOW_BYTES = 1 << 31  # the longest window there is: zstd --ultra --long=31
+_GZIP_MAGIC = b"\x1f\x8b"
+_BZIP2_MAGIC = b"BZh"
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # after the magic and a digit: a block, or the end of an empty stream
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+
+
+class Archive(ABC):
+    """Iterate over the decompressed blocks of a source, in order. Single use, not thread-safe.
+
+    Shapes:     a block is never empty, never longer than BLOCK_BYTES and never crosses a start.
+    Raises:     SourceDamaged, after what could be decompressed before the damage was given out.
+    Guarantee:  what is given out, and where the blocks end, does not depend on the start chosen. The file object is never
+                closed. Memory is a few MiB besides the decompressor's window.
+    """
+
+    format: ClassVar[Format]
+
+    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
+        self._fileobj = fileobj
+        self.restart = start  # the nearest start at or before the block given last
+        self.stored_offset, self.raw_offset = start  # consumed, and given out so far, the block given last included
+        self.intact_raw_offset = self.raw_offset  # the end of the last frame that was whole
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks():
+            if block:
+                self.raw_offset += len(block)
+                yield block
+
+    @abstractmethod
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield blocks, or empty bytes; __iter__ keeps raw_offset."""
+
+    def _begin_frame(self) -> None:
+        self.restart = (self.stored_offset, self.raw_offset)
+
+    def _end_frame(self) -> None:
+        self.intact_raw_offset = self.raw_offset
+
+    def _damage(self, what: str) -> SourceDamaged:
+        return SourceDamaged(f"{self.format} source is damaged at byte {self.stored_offset}: {what}", self.stored_offset)
+
+
+class _Plain(Archive):
+    """Not compressed: every block is a start."""
+
+    format = "plain"
+
+    def _blocks(self) -> Iterator[bytes]:
+        while parts := self._read_full():
+            self._begin_frame()
+            self.stored_offset += len(parts)
+            yield parts
+            self._end_frame()
+
+    def _read_full(self) -> bytes:
+        parts: list[bytes] = []
+        missing = BLOCK_BYTES
+        while missing and (data := self._fileobj.read(missing)):
+            parts.append(data)
+            missing -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Zstd(Archive):
+    """Frames of RFC 8878, skippable ones too, walked by their block headers.
+
+    The headers say how long each compressed block is. So frames are told apart exactly, no input expands to more than
+    BLOCK_BYTES at a time, and what is given out before a damage depends on the frame alone.
+    """
+
+    format = "zstd"
+
+    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
+        super().__init__(fileobj, start)
+        self._buffer, self._pos = b"", 0
+        self._context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+
+    def _blocks(self) -> Iterator[bytes]:
+        while self._has(1):
+            self._has(5)
+            magic = self._peek(0, 4)
+            if magic == _ZSTD_MAGIC:
+                self._begin_frame()
+                yield from self._frame()
+                self._end_frame()
+            elif _is_skippable(magic):
+                self._skip(8 + int.from_bytes(self._peek(4, 4), "little") if self._has(8) else 8)
+            else:
+                raise self._damage("no frame begins here")
+
+    def _frame(self) -> Iterator[bytes]:
+        stream = self._context.decompressobj()
+        descriptor = self._peek(4, 1)[0] if self._has(5) else 0
+        is_single_segment, checksum_bytes = descriptor >> 5 & 1, 4 * (descriptor >> 2 & 1)
+        pending = 5 + (1 - is_single_segment) + (0, 1, 2, 4)[descriptor & 3] + (is_single_segment, 2, 4, 8)[descriptor >> 6]
+        n_blocks, is_last = 0, False
+        while not is_last:
+            end = pending + 3  # RFC 8878, 3.1.1.2: last_block, block_type, block_size in 1, 2 and 21 bits
+            if self._has(end):
+                header = int.from_bytes(self._peek(pending, 3), "little")
+                is_last = bool(header & 1)
+                end += (1 if header >> 1 & 3 == 1 else header >> 3) + (checksum_bytes if is_last else 0)
+            if not self._has(end):
+                yield self._decompress(stream, pending if n_blocks else 0)
+                raise self._damage("the file ends within a frame")
+            pending, n_blocks = end, n_blocks + 1
+            if is_last or n_blocks == _ZSTD_BLOCKS:
+                yield self._decompress(stream, pending)
+                pending = n_blocks = 0
+        if not stream.eof:
+            raise self._damage("a frame goes on after its last block")
+
+    def _decompress(self, stream: zstandard.ZstdDecompressionObj, n_bytes: int) -> bytes:
+        try:
+            block = stream.decompress(self._peek(0, n_bytes))
+        except zstandard.ZstdError as exc:
+            raise self._damage(str(exc)) from exc
+        self._pos += n_bytes
+        self.stored_offset += n_bytes
+        return block
+
+    def _skip(self, n_bytes: int) -> None:
+        while n_bytes:
+            if not self._has(1):
+                raise self._damage("the file ends within a skippable frame")
+            step = min(n_bytes, len(self._buffer) - self._pos)
+            self._pos += step
+            self.stored_offset += step
+            n_bytes -= step
+
+    def _has(self, n_bytes: int) -> bool:
+        """Read until n_bytes are in the buffer; False if the file ends before."""
+        while (missing := n_bytes - len(self._buffer) + self._pos) > 0:
+            data = self._fileobj.read(max(missing, _READ_BYTES))
+            if not data:
+                return False
+            self._buffer, self._pos = self._buffer[self._pos :] + data, 0
+        return True
+
+    def _peek(self, start: int, n_bytes: int) -> bytes:
+        return self._buffer[self._pos + start : self._pos + start + n_bytes]
+
+
+class _Stream(Protocol):
+    """What bz2, lzma and zlib (through _Inflate) have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Streams(Archive):
+    """Members one after another, each with a decompressor of its own; zeros between and after them are padding."""
+
+    magic: ClassVar[bytes]
+
+    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
+        super().__init__(fileobj, start)
+        self._read_offset = start[0]
+        self._open, self._errors = self._codec()
+
+    @abstractmethod
+    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
+        """The decompressor of one member, and what it raises on damage."""
+
+    def _blocks(self) -> Iterator[bytes]:
+        data = b""
+        while True:
+            data = data.lstrip(b"\0")
+            while len(data) < len(self.magic) and (more := self._read()):
+                data = (data + more).lstrip(b"\0")
+            self.stored_offset = self._read_offset - len(data)
+            if not data:
+                return
+            if not data.startswith(self.magic):
+                raise self._damage(f"no {self.format} data begin here")
+            self._begin_frame()
+            stream = self._open()
+            yield from self._member(stream, data)
+            self._end_frame()
+            data = stream.unused_data
+
+    def _member(self, stream: _Stream, data: bytes) -> Iterator[bytes]:
+        while not stream.eof:
+            try:
+                block = stream.decompress(data, BLOCK_BYTES)
+            except self._errors as exc:
+                raise self._damage(str(exc)) from exc
+            yield block
+            self.stored_offset = self._read_offset
+            data = b""
+            if stream.needs_input and not stream.eof:
+                data = self._read()
+                if not data and not block:
+                    raise self._damage("the file ends within a member")
+
+    def _read(self) -> bytes:
+        # On one grid, wherever reading started: what a decompressor gives before it meets a damage depends on its input's pieces.
+        data = self._fileobj.read(_READ_BYTES - self._read_offset % _READ_BYTES)
+        self._read_offset += len(data)
+        return data
+
+
+class _Inflate:
+    """zlib's decompressor with the interface of those of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)  # 16 + 15: gzip's header and CRC, the longest window
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+class _Gzip(_Streams):
+    format = "gzip"
+    magic = _GZIP_MAGIC
+
+    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
+        return _Inflate, (zlib.error,)
+
+
+class _Bzip2(_Streams):
+    format = "bzip2"
+    magic = _BZIP2_MAGIC
+
+    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
+        import bz2  # rarely needed: the splitting process starts faster without
+
+        return bz2.BZ2Decompressor, (OSError,)
+
+
+class _Xz(_Streams):
+    format = "xz"
+    magic = _XZ_MAGIC
+
+    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
+        import lzma  # rarely needed: the splitting process starts faster without
+
+        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), (lzma.LZMAError,)
+
+
+def open_archive(fileobj: BinaryIO, restart: Restart | None = None) -> Archive:
+    """Tell a source's format by its first bytes and decompress it from its beginning, or from a restart.
+
+    Shapes:     fileobj is seekable; restart is one that an archive of the same bytes named.
+    """
+    fileobj.seek(0)
+    kind = _ARCHIVES[sniff(fileobj.read(_SNIFF_BYTES))]
+    start = restart or (0, 0)
+    fileobj.seek(start[0])
+    return kind(fileobj, start)
+
+
+def sniff(head: bytes) -> Format:
+    """Tell the format of a source from its first bytes; what is none of the others is plain."""
+    if head.startswith(_ZSTD_MAGIC) or _is_skippable(head[:4]):
+        return "zstd"
+    if head.startswith(_GZIP_MAGIC):
+        return "gzip"
+    if head.startswith(_XZ_MAGIC):
+        return "xz"
+    if head.startswith(_BZIP2_MAGIC) and head[3:4].isdigit() and head[4:10] in _BZIP2_BLOCKS:
+        return "bzip2"
+    return "plain"
+
+
+def _is_skippable(magic: bytes) -> bool:
+    """RFC 8878, 3.1.2: 0x184D2A50 to 0x184D2A5F, little endian."""
+    return len(magic) == 4 and magic[0] & 0xF0 == 0x50 and magic[1:] == b"\x2a\x4d\x18"
+
+
+_ARCHIVES: dict[Format, type[Archive]] = {"zstd": _Zstd, "gzip": _Gzip, "bzip2": _Bzip2, "xz": _Xz, "plain": _Plain}
