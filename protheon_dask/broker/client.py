@@ -1,0 +1,216 @@
+"""The gRPC client of workers, notebooks and commands: sync, thread-safe, one channel a process and address.
+
+No error of gRPC leaves it: what the server raised is raised again, and an outage is BrokerUnavailable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from threading import Lock
+from typing import Final, Self, assert_never
+
+import grpc
+
+from protheon_dask.broker import wire
+from protheon_dask.broker._pb import chunk_pb2_grpc, run_pb2_grpc
+from protheon_dask.broker.chunks import (
+    ChunkAssembler,
+    ChunkSink,
+    Resume,
+    StartOver,
+    Stop,
+    Tries,
+    WantedChunk,
+    after_break,
+)
+from protheon_dask.errors import ProtheonError
+
+OPTIONS: Final = (
+    # measured, PITFALLS 8: with these a frozen server is noticed after 12 s and a quiet stream lives; keepalive_timeout_ms
+    # alone does nothing in grpcio 1.85
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+CALL_S = 10.0
+"""Deadline of a call that the ledger answers at once."""
+SUBMIT_S = 300.0
+"""Deadline of a submission: the master resolves its paths and may read the heads of thousands of sources."""
+STREAM_S = 60.0
+"""Deadline of one stream: it is then opened again where it was, so that a server stuck without a broken line is left too."""
+
+
+class BrokerClient:
+    """Calls the broker at address (``host:port``). Thread-safe; connects at the first call; a context manager.
+
+    Guarantee: every call has a deadline. After close() the next call connects anew.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._lock = Lock()
+        self._channel: grpc.Channel | None = None
+
+    def fetch_chunk(
+        self,
+        wanted: WantedChunk,
+        sink: ChunkSink,
+        *,
+        deadline_s: float,
+        wait: Callable[[float], object] = time.sleep,
+        on_bytes: Callable[[int], object] | None = None,
+    ) -> int:
+        """Write a chunk's stored bytes to the empty sink, through broken streams, and return the bytes that were received.
+
+        wait:     called with the seconds until the next try; what it raises ends the fetch (a lease that is lost).
+        on_bytes: called with the size of each message: progress. What it raises ends the fetch, too.
+        Units:    deadline_s is for the whole fetch, waits included; the result counts refetched bytes again.
+        Raises:   BrokerUnavailable, ChunkUnavailable, ChunkGap: not whole by the deadline; ChecksumMismatch: wrong twice;
+                  ChunkOutdated: read the manifest again; NotFound. The sink's bytes are worthless then.
+        Guarantee: on return the sink holds exactly the manifest's bytes, by size and checksum. Memory: a few messages.
+        """
+        end_at = time.monotonic() + deadline_s
+        assembler, tries, wire_bytes = ChunkAssembler(wanted), Tries(), 0
+        while True:
+            broken: ProtheonError | None = None
+            with closing(self._pieces(wanted, assembler, min(STREAM_S, end_at - time.monotonic()))) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, ProtheonError):
+                        broken = piece
+                        break
+                    sink.write(piece)
+                    wire_bytes += len(piece)
+                    tries = tries.progressed()
+                    if on_bytes is not None:
+                        on_bytes(len(piece))
+            if broken is None:
+                return wire_bytes
+            match after_break(broken, tries, end_at - time.monotonic()):
+                case Resume(delay_s=delay_s, tries=tries):
+                    wait(delay_s)
+                case StartOver(tries=tries):
+                    assembler = ChunkAssembler(wanted)
+                    sink.seek(0)
+                    sink.truncate(0)
+                case Stop(error=error):
+                    raise error
+                case never:
+                    assert_never(never)
+
+    def submit(self, submission: wire.Submission, timeout_s: float = SUBMIT_S) -> wire.Submitted:
+        """Ask for a run. Raises: what the master refused it for; BrokerUnavailable: no answer.
+
+        Guarantee: with the same request_id it is safe to repeat: there is one run.
+        """
+        request = wire.submission_to_message(submission)
+        with self._translated():
+            return wire.submitted_from_message(self._runs().Submit(request, timeout=timeout_s))
+
+    def get(self, run_id: int = 0, timeout_s: float = CALL_S) -> wire.RunView:
+        """Return the run as it is now; 0 is the latest. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            return wire.run_from_message(self._runs().Get(wire.get_message(run_id), timeout=timeout_s))
+
+    def list(self, limit: int = 20, timeout_s: float = CALL_S) -> tuple[wire.RunView, ...]:
+        """Return the latest runs, newest first. Raises: BrokerUnavailable."""
+        with self._translated():
+            return wire.runs_from_message(self._runs().List(wire.list_message(limit), timeout=timeout_s))
+
+    def watch(self, run_id: int = 0) -> Generator[wire.RunView]:
+        """Yield the run at once and whenever it changed (at most twice a second), last as ended or paused.
+
+        Raises: NotFound; BrokerUnavailable: the broker is away; watch again when it is back, nothing is missed but moments.
+        """
+        last: wire.RunView | None = None
+        while True:
+            was_heard = False
+            call = self._runs().Watch(wire.watch_message(run_id), timeout=STREAM_S)
+            try:
+                for message in call:
+                    was_heard = True
+                    view = wire.run_from_message(message)
+                    if view != last:
+                        last, run_id = view, view.run_id  # 0 named the latest run: stay with it
+                        yield view
+                return
+            except grpc.RpcError as error:
+                if not (was_heard and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise wire.error_from_call(error, self.address) from error
+            finally:  # also when the caller stops to listen
+                call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+
+    def cancel(self, run_id: int, timeout_s: float = CALL_S) -> wire.RunView:
+        """Cancel a run and return it as it is then. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            return wire.run_from_message(self._runs().Cancel(wire.cancel_message(run_id), timeout=timeout_s))
+
+    def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
+        """Return who leads and where its services are. Raises: BrokerUnavailable."""
+        with self._translated():
+            return wire.info_from_message(self._runs().Info(wire.info_message(), timeout=timeout_s))
+
+    def close(self) -> None:
+        """Hang up; calls that are open in other threads end with BrokerUnavailable."""
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pieces(self, wanted: WantedChunk, assembler: ChunkAssembler, timeout_s: float) -> Generator[bytes | ProtheonError]:
+        """Yield the data of one stream from the assembler's offset on; last, if it is not whole and right then, the error why."""
+        request = wire.read_message(wanted, assembler.offset_bytes)
+        call = chunk_pb2_grpc.ChunkServiceStub(self._connected()).ReadChunk(request, timeout=timeout_s)
+        try:
+            for message in call:
+                piece = wire.piece_from_message(message)
+                yield assembler.feed(piece.offset_bytes, piece.data)
+            assembler.finish()
+        except grpc.RpcError as error:
+            broken = wire.error_from_call(error, self.address)
+            broken.__cause__ = error
+            yield broken
+        except ProtheonError as error:  # of the assembler
+            yield error
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+
+    def _connected(self) -> grpc.Channel:
+        with self._lock:
+            if self._channel is None:
+                self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            return self._channel
+
+    def _runs(self) -> run_pb2_grpc.RunServiceStub:
+        return run_pb2_grpc.RunServiceStub(self._connected())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise wire.error_from_call(error, self.address) from error
+
+
+def broker_at(address: str) -> BrokerClient:
+    """Return this process's one client of address, for code that is called anew for each task. Thread-safe."""
+    with _shared_lock:
+        return _shared.setdefault(address, BrokerClient(address))
+
+
+_shared: dict[str, BrokerClient] = {}
+_shared_lock = Lock()

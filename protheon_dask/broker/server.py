@@ -1,0 +1,254 @@
+"""The gRPC server of the master: chunk streams, runs, health, and reflection on loopback. Async; its ports are plain functions."""
+
+from __future__ import annotations
+
+# ruff: noqa: N802  # the methods of a service are named by the .proto
+import asyncio
+import functools
+import ipaddress
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, ParamSpec, Protocol, TypeVar
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protheon_dask.broker import wire
+from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc
+from protheon_dask.broker.chunks import MESSAGE_BYTES
+from protheon_dask.errors import ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
+
+if TYPE_CHECKING:
+    Context = aio.ServicerContext[Any, Any]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OPTIONS: Final = (
+    # measured, PITFALLS 8: without the first a second broker takes the same port without a word; without the others pings
+    # are answered by GOAWAY, or a frozen client is never noticed
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+WATCH_PERIOD_S = 0.5
+"""How often a watched run is looked at."""
+POOL_THREADS = 8
+"""Of each pool: runs, the finding of chunks, the reading of files: a slow ledger must not hold up open streams."""
+SERVICES: Final = tuple(
+    message.DESCRIPTOR.services_by_name[name].full_name for message, name in ((chunk_pb2, "ChunkService"), (run_pb2, "RunService"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """Where a chunk's stored form lies, and how long it is by its manifest."""
+
+    path: Path
+    stored_bytes: int
+    generation: int
+
+
+class ChunkPort(Protocol):
+    """Finds chunks. Called in a thread; thread-safe."""
+
+    def locate(self, chunk_id: int, generation: int) -> StoredChunk:
+        """Raises: NotFound; ChunkOutdated: it has another generation; ChunkUnavailable: its file is being cut again."""
+        ...
+
+
+class RunPort(Protocol):
+    """Answers for runs. Plain blocking functions, called in threads; thread-safe. run_id 0 is the latest.
+
+    Raises: any ProtheonError, which the client raises again.
+    """
+
+    def submit(self, submission: wire.Submission) -> wire.Submitted: ...
+    def get(self, run_id: int) -> wire.RunView: ...
+    def list(self, limit: int) -> Iterable[wire.RunView]: ...
+    def cancel(self, run_id: int) -> wire.RunView: ...
+    def info(self) -> wire.MasterInfo: ...
+
+
+class BrokerServer:
+    """Serves both ports from the running event loop. Single use.
+
+    on_sent: called in the loop with (chunk_id, bytes) after each message: count and return.
+    Guarantee: memory is two messages a stream, however slow its reader; nothing blocks the loop.
+    """
+
+    def __init__(self, runs: RunPort, chunks: ChunkPort, on_sent: Callable[[int, int], None] | None = None) -> None:
+        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "find", "read")]
+        run_pool, find_pool, read_pool = self._pools
+        self._runs = _Runs(runs, run_pool)
+        self._chunks = _Chunks(chunks, find_pool, read_pool, on_sent)
+        self._server: aio.Server | None = None
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
+
+    async def serve(self, host: str, port: int) -> int:
+        """Listen on host and port (0: any free one) and return the port.
+
+        Raises: ConfigError: the address is taken, or not this machine's; nothing listens then.
+        """
+        server = aio.server(options=OPTIONS)
+        chunk_pb2_grpc.add_ChunkServiceServicer_to_server(self._chunks, server)
+        run_pb2_grpc.add_RunServiceServicer_to_server(self._runs, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if is_loopback(host):
+            reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound_port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}: is another broker there? Stop it, or choose another port") from error
+        self._server = server
+        for name in ("", *SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await server.start()
+        return bound_port
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls at once, let open ones run for grace_s, then end them; clients resume elsewhere or later."""
+        if self._server is not None:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(grace_s)
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches host."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Runs(run_pb2_grpc.RunServiceServicer):
+    def __init__(self, port: RunPort, pool: ThreadPoolExecutor) -> None:
+        self._port, self._pool = port, pool
+
+    async def Submit(self, request: run_pb2.SubmitRequest, context: Context) -> run_pb2.SubmitResponse:
+        submission = wire.submission_from_message(request)
+        return wire.submitted_to_message(await _answer(context, self._pool, self._port.submit, submission))
+
+    async def Get(self, request: run_pb2.GetRequest, context: Context) -> run_pb2.Run:
+        return wire.run_to_message(await _answer(context, self._pool, self._port.get, request.run_id))
+
+    async def List(self, request: run_pb2.ListRequest, context: Context) -> run_pb2.ListResponse:
+        return wire.runs_to_message(await _answer(context, self._pool, self._port.list, request.limit))
+
+    async def Watch(self, request: run_pb2.WatchRequest, context: Context) -> None:  # type: ignore[override]  # writes, yields nothing
+        run_id, last = request.run_id, None
+        while True:
+            view = await _answer(context, self._pool, self._port.get, run_id)
+            run_id = view.run_id  # 0 named the latest run: stay with it
+            if view != last:
+                await context.write(wire.run_to_message(view))
+                last = view
+            if view.is_settled:
+                return
+            await asyncio.sleep(WATCH_PERIOD_S)
+
+    async def Cancel(self, request: run_pb2.CancelRequest, context: Context) -> run_pb2.Run:
+        return wire.run_to_message(await _answer(context, self._pool, self._port.cancel, request.run_id))
+
+    async def Info(self, request: run_pb2.InfoRequest, context: Context) -> run_pb2.InfoResponse:  # noqa: ARG002  # the service's shape
+        return wire.info_to_message(await _answer(context, self._pool, self._port.info))
+
+
+class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
+    def __init__(
+        self, port: ChunkPort, find_pool: ThreadPoolExecutor, read_pool: ThreadPoolExecutor, on_sent: Callable[[int, int], None] | None
+    ) -> None:
+        self._port, self._find_pool, self._read_pool, self._on_sent = port, find_pool, read_pool, on_sent
+
+    async def ReadChunk(self, request: chunk_pb2.ReadChunkRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
+        asked = wire.read_from_message(request)
+        stored = await _answer(context, self._find_pool, self._port.locate, asked.chunk_id, asked.generation)
+        try:
+            await self._send(asked, stored, context)
+        except ProtheonError as error:
+            await _abort(context, error)
+
+    async def _send(self, asked: wire.ReadChunk, stored: StoredChunk, context: Context) -> None:
+        """Write the rest of the chunk, one message read ahead of the one that is being sent."""
+        if stored.generation != asked.generation:
+            raise ChunkOutdated(f"chunk {asked.chunk_id}: generation {asked.generation} was asked for, {stored.generation} is stored")
+        if not 0 <= asked.offset_bytes <= stored.stored_bytes:
+            raise ChunkGap(stored.stored_bytes, asked.offset_bytes)
+        offset_bytes = asked.offset_bytes
+        if offset_bytes == stored.stored_bytes:
+            return
+        reader = _PieceReader(asked.chunk_id, stored, offset_bytes)
+        ahead = self._read_pool.submit(reader.read)
+        try:
+            while True:
+                data = await asyncio.wrap_future(ahead)
+                next_bytes = offset_bytes + len(data)
+                if next_bytes < stored.stored_bytes:
+                    ahead = self._read_pool.submit(reader.read)
+                await context.write(wire.piece_to_message(offset_bytes, data))
+                if self._on_sent is not None:
+                    self._on_sent(asked.chunk_id, len(data))
+                if next_bytes == stored.stored_bytes:
+                    return
+                offset_bytes = next_bytes
+        finally:  # also when the client went away; a read may be under way in its thread, and must not lose its file
+            ahead.add_done_callback(lambda _: reader.close())
+
+
+class _PieceReader:
+    """One stored file, piece after piece; blocking, so called in a pool, one call at a time.
+
+    It is open only while it is read: on POSIX a file that is deleted meanwhile is still sent whole.
+    """
+
+    def __init__(self, chunk_id: int, stored: StoredChunk, offset_bytes: int) -> None:
+        self._chunk_id, self._stored, self._offset_bytes = chunk_id, stored, offset_bytes
+        self._file: BinaryIO | None = None
+
+    def read(self) -> bytes:
+        """Return the next MESSAGE_BYTES, or what is left. Raises: ChunkUnavailable: the file is gone, shorter, or unreadable."""
+        n_bytes = min(MESSAGE_BYTES, self._stored.stored_bytes - self._offset_bytes)
+        try:
+            if self._file is None:
+                self._file = self._stored.path.open("rb")
+                self._file.seek(self._offset_bytes)
+            data = self._file.read(n_bytes)
+        except OSError as error:
+            raise ChunkUnavailable(f"chunk {self._chunk_id}: its file in the workspace: {error.strerror}") from error
+        self._offset_bytes += len(data)
+        if len(data) < n_bytes:
+            raise ChunkUnavailable(
+                f"chunk {self._chunk_id}: its file in the workspace ends at byte {self._offset_bytes} of {self._stored.stored_bytes}"
+            )
+        return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+async def _answer(context: Context, pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call function in a thread of pool; its ProtheonError ends the call with that error's status.
+
+    Anything else that it raises is a defect: grpc logs it with its traceback, and the client gets UNKNOWN.
+    """
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(function, *args, **kwargs))
+    except ProtheonError as error:
+        await _abort(context, error)
+
+
+async def _abort(context: Context, error: ProtheonError) -> NoReturn:
+    code, details, metadata = wire.error_to_status(error)
+    await context.abort(code, details, metadata)

@@ -1,0 +1,343 @@
+"""Messages to values and back, errors to gRPC statuses and back: the only module that makes or reads generated messages.
+
+An error crosses as a status code, for any client, and as its class and arguments in the trailing metadata, so that ours
+raises the same class again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+
+from protheon_dask import errors
+from protheon_dask.broker._pb import chunk_pb2, run_pb2
+from protheon_dask.broker.chunks import WantedChunk
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
+from protheon_dask.model import Joined, RunState
+
+Status = grpc.StatusCode
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+CLASS_KEY: Final = "protheon-error"
+ARGS_KEY: Final = "protheon-error-args-bin"  # -bin: gRPC carries any bytes
+MAX_ARGS_BYTES = 4_096
+"""JSON of an error's arguments: with the details well below gRPC's 8 KiB for all metadata of a call."""
+MAX_DETAILS_CHARS = 1_000
+"""Text of a status: percent-encoded on the wire, so up to three times this for each byte of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPipeline:
+    """A pipeline as it travels; the fields are those of message Pipeline in run.proto."""
+
+    name: str
+    version: str
+    reference: str
+    object: bytes
+    signature: bytes
+    code_hash: bytes
+    tables_json: str
+    versions_json: str
+    options_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a person asks for: paths on the master, a pipeline, options."""
+
+    paths: tuple[str, ...]
+    pipeline: PackedPipeline
+    chunk_lines: int = 0  # 0: chosen from the source's size and the number of worker threads
+    reject_limit_lines: int | None = None
+    reject_limit_fraction: float | None = None
+    again: bool = False  # load finished sources once more, under new loads
+    replace: bool = False  # undo the old loads first, where they can be undone
+    request_id: str = ""  # asked again under the same one (a lost reply), the same run is returned
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedLoad:
+    """A load of a run, and how the run came to it."""
+
+    load_id: int
+    path: str
+    joined: Joined
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer to a submission; notices are for the person, in plain words."""
+
+    run_id: int
+    loads: tuple[JoinedLoad, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run at one moment; statistics as telemetry.statistics.RunStatistics in JSON."""
+
+    run_id: int
+    state: RunState
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing changes any more without a person: ended, or paused."""
+        return self.state.is_final or self.state is RunState.PAUSED
+
+
+@dataclass(frozen=True, slots=True)
+class MasterInfo:
+    """Who leads, and where its services are."""
+
+    version: str
+    scheduler_address: str
+    dashboard_link: str
+    broker_uuid: str  # new at each start of the broker
+    epoch: int
+    n_threads: int
+    ledger_id: str  # identifies the ledger without saying where it is or how to reach it
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """Send a chunk's stored bytes from offset_bytes on."""
+
+    chunk_id: int
+    generation: int
+    offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPiece:
+    """Stored bytes of a chunk that begin at offset_bytes."""
+
+    offset_bytes: int
+    data: bytes
+
+
+# --- values and messages -----------------------------------------------------------------------------------------------
+
+
+def submission_to_message(value: Submission) -> run_pb2.SubmitRequest:
+    """Raises: ConfigError: a path cannot be said in UTF-8."""
+    packed = value.pipeline
+    if odd := [path for path in value.paths if path != _utf8(path)]:
+        raise ConfigError(f"{_utf8(odd[0])}: the name is not UTF-8; rename it, or name its directory")
+    return run_pb2.SubmitRequest(
+        paths=value.paths,
+        pipeline=run_pb2.Pipeline(
+            name=packed.name,
+            version=packed.version,
+            reference=packed.reference,
+            object=packed.object,
+            signature=packed.signature,
+            code_hash=packed.code_hash,
+            tables_json=packed.tables_json,
+            versions_json=packed.versions_json,
+            options_json=packed.options_json,
+        ),
+        chunk_lines=value.chunk_lines,
+        reject_limit_lines=value.reject_limit_lines,
+        reject_limit_fraction=value.reject_limit_fraction,
+        again=value.again,
+        replace=value.replace,
+        request_id=value.request_id,
+    )
+
+
+def submission_from_message(message: run_pb2.SubmitRequest) -> Submission:
+    packed = message.pipeline
+    return Submission(
+        paths=tuple(message.paths),
+        pipeline=PackedPipeline(
+            name=packed.name,
+            version=packed.version,
+            reference=packed.reference,
+            object=packed.object,
+            signature=packed.signature,
+            code_hash=packed.code_hash,
+            tables_json=packed.tables_json,
+            versions_json=packed.versions_json,
+            options_json=packed.options_json,
+        ),
+        chunk_lines=message.chunk_lines,
+        reject_limit_lines=message.reject_limit_lines if message.HasField("reject_limit_lines") else None,
+        reject_limit_fraction=message.reject_limit_fraction if message.HasField("reject_limit_fraction") else None,
+        again=message.again,
+        replace=message.replace,
+        request_id=message.request_id,
+    )
+
+
+def submitted_to_message(value: Submitted) -> run_pb2.SubmitResponse:
+    loads = [run_pb2.JoinedLoad(load_id=load.load_id, path=_utf8(load.path), joined=load.joined.value) for load in value.loads]
+    return run_pb2.SubmitResponse(run_id=value.run_id, loads=loads, notices=[_utf8(notice) for notice in value.notices])
+
+
+def submitted_from_message(message: run_pb2.SubmitResponse) -> Submitted:
+    loads = tuple(JoinedLoad(load.load_id, load.path, Joined(load.joined)) for load in message.loads)
+    return Submitted(message.run_id, loads, tuple(message.notices))
+
+
+def run_to_message(value: RunView) -> run_pb2.Run:
+    statistics_json = json.dumps(value.statistics, separators=(",", ":"))
+    return run_pb2.Run(run_id=value.run_id, state=value.state.value, statistics_json=statistics_json)
+
+
+def run_from_message(message: run_pb2.Run) -> RunView:
+    return RunView(message.run_id, RunState(message.state), json.loads(message.statistics_json or "{}"))
+
+
+def runs_to_message(values: Iterable[RunView]) -> run_pb2.ListResponse:
+    return run_pb2.ListResponse(runs=[run_to_message(value) for value in values])
+
+
+def runs_from_message(message: run_pb2.ListResponse) -> tuple[RunView, ...]:
+    return tuple(run_from_message(run) for run in message.runs)
+
+
+def info_to_message(value: MasterInfo) -> run_pb2.InfoResponse:
+    return run_pb2.InfoResponse(
+        version=value.version,
+        scheduler_address=value.scheduler_address,
+        dashboard_link=value.dashboard_link,
+        broker_uuid=value.broker_uuid,
+        epoch=value.epoch,
+        n_threads=value.n_threads,
+        ledger_id=value.ledger_id,
+    )
+
+
+def info_from_message(message: run_pb2.InfoResponse) -> MasterInfo:
+    return MasterInfo(
+        version=message.version,
+        scheduler_address=message.scheduler_address,
+        dashboard_link=message.dashboard_link,
+        broker_uuid=message.broker_uuid,
+        epoch=message.epoch,
+        n_threads=message.n_threads,
+        ledger_id=message.ledger_id,
+    )
+
+
+def get_message(run_id: int) -> run_pb2.GetRequest:
+    return run_pb2.GetRequest(run_id=run_id)
+
+
+def watch_message(run_id: int) -> run_pb2.WatchRequest:
+    return run_pb2.WatchRequest(run_id=run_id)
+
+
+def cancel_message(run_id: int) -> run_pb2.CancelRequest:
+    return run_pb2.CancelRequest(run_id=run_id)
+
+
+def list_message(limit: int) -> run_pb2.ListRequest:
+    return run_pb2.ListRequest(limit=limit)
+
+
+def info_message() -> run_pb2.InfoRequest:
+    return run_pb2.InfoRequest()
+
+
+def read_message(wanted: WantedChunk, offset_bytes: int) -> chunk_pb2.ReadChunkRequest:
+    return chunk_pb2.ReadChunkRequest(chunk_id=wanted.chunk_id, generation=wanted.generation, offset_bytes=offset_bytes)
+
+
+def read_from_message(message: chunk_pb2.ReadChunkRequest) -> ReadChunk:
+    return ReadChunk(message.chunk_id, message.generation, message.offset_bytes)
+
+
+def piece_to_message(offset_bytes: int, data: bytes) -> chunk_pb2.ReadChunkResponse:
+    return chunk_pb2.ReadChunkResponse(offset_bytes=offset_bytes, data=data)
+
+
+def piece_from_message(message: chunk_pb2.ReadChunkResponse) -> ChunkPiece:
+    return ChunkPiece(message.offset_bytes, message.data)
+
+
+# --- errors and statuses -----------------------------------------------------------------------------------------------
+
+STATUS_OF: Final[dict[type[ProtheonError], grpc.StatusCode]] = {
+    # most of them by their root: a new class needs no line here, unless foreign clients should tell it apart
+    errors.TransientError: Status.UNAVAILABLE,
+    errors.ChunkGap: Status.OUT_OF_RANGE,
+    errors.ChunkOutdated: Status.FAILED_PRECONDITION,
+    errors.ChecksumMismatch: Status.DATA_LOSS,
+    errors.RejectedError: Status.INVALID_ARGUMENT,
+    errors.SourceDamaged: Status.DATA_LOSS,
+    errors.SourceChanged: Status.FAILED_PRECONDITION,
+    errors.ConfigError: Status.INVALID_ARGUMENT,
+    errors.MissingSetting: Status.FAILED_PRECONDITION,
+    errors.MigrationPending: Status.FAILED_PRECONDITION,
+    errors.NotFound: Status.NOT_FOUND,
+    errors.TargetRefused: Status.FAILED_PRECONDITION,
+    errors.LeaseLost: Status.ABORTED,
+    errors.LeadershipLost: Status.UNAVAILABLE,
+    errors.Reject: Status.INVALID_ARGUMENT,
+    errors.ProtheonError: Status.INTERNAL,
+}
+
+ERROR_OF: Final[dict[grpc.StatusCode, type[BrokerUnavailable | ConfigError | InvariantError]]] = {
+    # a status that no Protheon made: gRPC itself, a proxy, another program on that port; all others: a defect
+    Status.UNAVAILABLE: BrokerUnavailable,
+    Status.DEADLINE_EXCEEDED: BrokerUnavailable,
+    Status.CANCELLED: BrokerUnavailable,
+    Status.NOT_FOUND: NotFound,
+    Status.INVALID_ARGUMENT: ConfigError,
+    Status.FAILED_PRECONDITION: ConfigError,
+    Status.RESOURCE_EXHAUSTED: ConfigError,  # a message above the limit: a submission with too much in it
+    Status.UNAUTHENTICATED: ConfigError,
+    Status.PERMISSION_DENIED: ConfigError,
+    Status.UNIMPLEMENTED: ConfigError,  # not a Protheon, or an older one
+}
+
+
+def error_to_status(error: ProtheonError) -> tuple[grpc.StatusCode, str, Metadata]:
+    """Say error as (code, details, trailing metadata). Long texts are cut: metadata have little room."""
+    code = next(STATUS_OF[cls] for cls in type(error).__mro__ if cls in STATUS_OF)
+    metadata: Metadata = ((CLASS_KEY, type(error).__name__),)
+    for limit_chars in (MAX_ARGS_BYTES, 600, 100):  # of each argument: 600 of two and 100 of six fit in any script
+        args_json = json.dumps([_clipped(arg, limit_chars) for arg in error.args], default=str).encode()
+        if len(args_json) <= MAX_ARGS_BYTES:
+            metadata += ((ARGS_KEY, args_json),)
+            break
+    return code, _clipped(_utf8(str(error)), MAX_DETAILS_CHARS), metadata
+
+
+def error_from_call(error: grpc.RpcError, address: str) -> ProtheonError:
+    """Say how a call to address ended: the error that its server raised, or else what the status code amounts to."""
+    metadata = {datum.key: datum.value for datum in error.trailing_metadata() or ()}
+    name, args_json = str(metadata.get(CLASS_KEY)), metadata.get(ARGS_KEY)
+    if name in _CLASSES and args_json is not None:
+        try:
+            return _CLASSES[name](*json.loads(args_json))
+        except (TypeError, ValueError):  # from another version, whose class has other arguments
+            return InvariantError(f"{name}: {error.details()}")
+    code = error.code()
+    return ERROR_OF.get(code, InvariantError)(f"broker at {address}: {code.name}: {error.details() or 'no details'}")
+
+
+def _clipped(value: Any, limit_chars: int) -> Any:
+    return f"{value[: limit_chars - 3]}..." if isinstance(value, str) and len(value) > limit_chars else value
+
+
+def _utf8(text: str) -> str:
+    """Spell out what UTF-8 cannot say: the odd bytes of a file's name (surrogate escapes), which protobuf refuses."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _subclasses(cls: type[ProtheonError]) -> dict[str, type[ProtheonError]]:
+    found = {cls.__name__: cls}
+    for below in cls.__subclasses__():
+        found |= _subclasses(below)
+    return found
+
+
+_CLASSES: Final = {name: cls for name, cls in _subclasses(ProtheonError).items() if cls.__module__ == errors.__name__}
