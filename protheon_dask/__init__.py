@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from protheon_dask.errors import ProtheonError, Reject
+from protheon_dask.pipelines.declare import pipeline
+from protheon_dask.pipelines.pipeline import FILTERED
+from protheon_dask.pipelines.row import Row
+from protheon_dask.pipelines.table import Column, ForeignKey, Table
 
 __version__ = "0.1.0"
-__all__ = ["ProtheonError", "Reject", "__version__"]
+__all__ = ["FILTERED", "Column", "ForeignKey", "ProtheonError", "Reject", "Row", "Table", "__version__", "pipeline"]

@@ -1,0 +1,213 @@
+"""How a pipeline travels: by reference where it is installed, else by value, signed."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import pickle
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import cloudpickle  # type: ignore[import-untyped]
+import msgspec
+
+from protheon_dask.errors import ConfigError
+from protheon_dask.pipelines.find import find
+from protheon_dask.pipelines.fingerprint import code_hash
+from protheon_dask.pipelines.jsonl import NAME as JSONL
+from protheon_dask.pipelines.jsonl import JsonlForm, jsonl
+from protheon_dask.pipelines.pgcr import PgcrForm, pgcr
+from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.pipelines.struct_by_value import reduce_struct
+from protheon_dask.pipelines.table import Table
+
+MAX_OBJECT_BYTES: Final = 1 << 20  # a pipeline is code; data that travel with it belong into a file
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPipeline:
+    """A pipeline on its way; the fields are those of the message Pipeline.
+
+    reference:  a built-in name or ``module:name``; empty where object holds the pipeline (cloudpickle).
+    signature:  HMAC-SHA256 over all other fields by the cluster's key; empty where none was at hand (by reference only).
+    """
+
+    name: str
+    version: str
+    reference: str
+    object: bytes
+    signature: bytes
+    code_hash: bytes
+    tables_json: str
+    versions_json: str
+    options_json: str
+
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(Table.from_json(table) for table in json.loads(self.tables_json))
+
+
+def pack(pipeline: Pipeline, key: bytes | None) -> PackedPipeline:
+    """Pack a pipeline for the master and the workers.
+
+    key:        the cluster's; None will do for what is installed everywhere.
+    Raises:     ConfigError: it must travel by value and there is no key, it cannot be pickled, or it is over 1 MiB.
+    """
+    reference = _reference(pipeline)
+    blob, versions = b"", ""
+    if not reference:
+        if key is None:
+            raise ConfigError(f"pipeline {pipeline.name} is not installed on the workers and there is no cluster key to sign it with")
+        blob, versions = _pickled(pipeline), _json(_versions())
+    packed = PackedPipeline(
+        name=pipeline.name,
+        version=pipeline.version,
+        reference=reference,
+        object=blob,
+        signature=b"",
+        code_hash=code_hash(pipeline),
+        tables_json=_json([table.to_json() for table in pipeline.tables]),
+        versions_json=versions,
+        options_json=_json(dict(pipeline.options)),
+    )
+    return packed if key is None else replace(packed, signature=_sign(packed, key))
+
+
+def unpack(packed: PackedPipeline, key: bytes | None) -> Pipeline:
+    """Make the pipeline again, on a worker.
+
+    Raises:     ConfigError: the signature is wrong or absent (nothing was unpickled), the versions differ from those it was
+                packed with, or what is installed here under the reference is another pipeline.
+    """
+    if key is None and packed.object:
+        raise ConfigError(f"pipeline {packed.name} came by value and there is no cluster key here to check it with")
+    if key is not None and not hmac.compare_digest(_sign(packed, key), packed.signature):
+        raise ConfigError(f"pipeline {packed.name}: its signature is not of this cluster's key; it was not unpickled")
+    if packed.reference:
+        return _installed(packed)
+    theirs, ours = json.loads(packed.versions_json), _versions()
+    if theirs != ours:
+        differing = ", ".join(f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name])
+        raise ConfigError(f"pipeline {packed.name} was packed with other versions ({differing}): install the same, or install the pipeline")
+    try:
+        found = pickle.loads(packed.object)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"pipeline {packed.name} needs what is not installed here: {error}") from error
+    assert isinstance(found, Pipeline)  # signed by pack
+    return found
+
+
+def _installed(packed: PackedPipeline) -> Pipeline:
+    tables = packed.tables()
+    is_given = "table" in json.loads(packed.options_json)
+    found = jsonl(tables[0].name, given=is_given) if packed.reference == JSONL else find(packed.reference)
+    if (found.name, found.version, found.tables) != (packed.name, packed.version, tables):
+        raise ConfigError(f"pipeline {packed.reference} is another one here ({found!r}): install the same version on all hosts")
+    return found
+
+
+def _reference(pipeline: Pipeline) -> str:
+    """A built-in name, or module:name of what stands in site-packages (an editable install is this host's alone)."""
+    if isinstance(pipeline.form, JsonlForm):
+        return JSONL
+    if isinstance(pipeline.form, PgcrForm):
+        return pgcr.name
+    module = sys.modules.get(getattr(pipeline.form.function, "__module__", ""))
+    if module is None or not _in_site_packages(module):
+        return ""
+    return next((f"{module.__name__}:{name}" for name, value in vars(module).items() if value is pipeline), "")
+
+
+def _in_site_packages(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and any(Path(file).is_relative_to(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+
+
+def _own_modules(module: ModuleType) -> list[ModuleType]:
+    """The author's module and its neighbours that are loaded: all below its top package's directory, nothing installed."""
+    if module.__name__ == "__main__":
+        return []  # cloudpickle sends it by value without being told
+    if getattr(module, "__file__", None) is None:
+        return [module]
+    depth = module.__name__.count(".") + (1 if hasattr(module, "__path__") else 0)
+    root = Path(str(module.__file__)).resolve().parents[depth]
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    ours = Path(__file__).parents[1]
+    found = [module]
+    for other in list(sys.modules.values()):
+        file = getattr(other, "__file__", None)
+        if file is None or other in found or other.__name__ in ("__main__", "__mp_main__") or sys.modules.get(other.__name__) is not other:
+            continue
+        path = Path(file)
+        if path.is_relative_to(root) and not path.is_relative_to(ours) and not any(path.is_relative_to(place) for place in installed):
+            found.append(other)
+    return found
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle, which alone cannot make a msgspec.Struct anew: it makes classes first and their fields after."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, msgspec.StructMeta) and _goes_by_value(obj):
+            return reduce_struct(obj)
+        return super().reducer_override(obj)
+
+
+def _goes_by_value(cls: type) -> bool:
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        return True
+    registered = cloudpickle.list_registry_pickle_by_value()
+    parts = cls.__module__.split(".")
+    return any(".".join(parts[:n]) in registered for n in range(1, len(parts) + 1))
+
+
+@contextmanager
+def _by_value(modules: list[ModuleType]) -> Iterator[None]:
+    before = set(cloudpickle.list_registry_pickle_by_value())
+    mine = [module for module in modules if module.__name__ not in before]
+    for module in mine:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in mine:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _pickled(pipeline: Pipeline) -> bytes:
+    module = sys.modules.get(getattr(pipeline.form.function, "__module__", ""))
+    out = io.BytesIO()
+    with _by_value([] if module is None else _own_modules(module)):
+        try:
+            _Pickler(out, protocol=pickle.DEFAULT_PROTOCOL).dump(pipeline)
+        except (pickle.PicklingError, TypeError, RecursionError) as error:
+            raise ConfigError(f"pipeline {pipeline.name} cannot be sent to the workers: {error}; install it there instead") from error
+    if out.tell() > MAX_OBJECT_BYTES:
+        raise ConfigError(f"pipeline {pipeline.name} is {out.tell()} bytes by value, the limit is 1 MiB: install it on the workers")
+    return out.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {"cloudpickle": version("cloudpickle"), "msgspec": version("msgspec"), "python": python}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sign(packed: PackedPipeline, key: bytes) -> bytes:
+    """Each field goes in behind its length, so that no two packings give the same bytes."""
+    mac = hmac.new(key, b"protheon pipeline 1\n", sha256)
+    texts = (packed.name, packed.version, packed.reference, packed.tables_json, packed.versions_json, packed.options_json)
+    for part in (packed.object, packed.code_hash, *(text.encode() for text in texts)):
+        mac.update(len(part).to_bytes(8, "big") + part)
+    return mac.digest()

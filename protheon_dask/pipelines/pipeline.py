@@ -1,0 +1,92 @@
+"""A pipeline as a value: its name, its tables, and the function that makes rows of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from protheon_dask.errors import ConfigError
+from protheon_dask.pipelines.table import BatchRows, Table
+
+
+class Filtered(Enum):
+    """The verdict "left out on purpose": an enumeration, so that it is one object in every process."""
+
+    FILTERED = "filtered"
+
+
+FILTERED: Final = Filtered.FILTERED
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkContext:
+    """What a pipeline may know of the chunk that it reads. path is the source's, for messages only."""
+
+    load_id: int
+    task_id: int
+    path: str
+
+
+class Transformer(Protocol):
+    """One chunk's pipeline at work. Not thread-safe."""
+
+    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:
+        """Make rows of one batch.
+
+        Shapes:     lines without LF, CR and BOM, blank ones included; first_line_no counts from 1 in the source.
+        Raises:     what is not a line's fault: MemoryError, ImportError, ConfigError. Never because of a line's bytes.
+        Guarantee:  each line has rows, or is in rejected, filtered, blank or parts.
+        """
+        ...
+
+
+class Form(Protocol):
+    """How a pipeline is called. Survives pickling; open() prepares it for one chunk."""
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        """The author's function, as it was written."""
+        ...
+
+    def open(self, tables: tuple[Table, ...], context: ChunkContext) -> Transformer: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """Lines to rows of tables, by name and version.
+
+    options:  what was chosen beside the code and changes the rows, as JSON values: a part of a load's identity.
+    form:     how it is called; its code is what pack() sends.
+    """
+
+    name: str
+    version: str
+    tables: tuple[Table, ...]
+    form: Form
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.name or len(self.name) > 100:  # it stands in the ledger and in file names of reports
+            problems.append("its name must have 1 to 100 characters")
+        if not isinstance(self.version, str) or not self.version:
+            problems.append(f"its version must be a text such as '1', not {self.version!r}")
+        if not self.tables:
+            problems.append("it has no tables: tables=[..], or a Row class as the function's return annotation")
+        names = [table.name for table in self.tables]
+        problems += [f"table {name} is named twice" for name in sorted({name for name in names if names.count(name) > 1})]
+        if problems:
+            raise ConfigError(f"pipeline {self.name}: " + "; ".join(problems))
+
+    def open(self, context: ChunkContext) -> Transformer:
+        """Prepare for one chunk: decoders and targets are made here, once."""
+        return self.form.open(self.tables, context)
+
+    def __call__(self, lines: Any) -> Any:
+        """Call the author's function as it was written: for tests and notebooks."""
+        return self.form.function(lines)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, version={self.version!r}, tables={[table.name for table in self.tables]})"
