@@ -75,19 +75,11 @@ class _Plain(Archive):
     format = "plain"
 
     def _blocks(self) -> Iterator[bytes]:
-        while parts := self._read_full():
+        while block := _read_full(self._fileobj, BLOCK_BYTES):
             self._begin_frame()
-            self.stored_offset += len(parts)
-            yield parts
+            self.stored_offset += len(block)
+            yield block
             self._end_frame()
-
-    def _read_full(self) -> bytes:
-        parts: list[bytes] = []
-        missing = BLOCK_BYTES
-        while missing and (data := self._fileobj.read(missing)):
-            parts.append(data)
-            missing -= len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class _Zstd(Archive):
@@ -290,7 +282,7 @@ def open_archive(fileobj: BinaryIO, restart: Restart | None = None) -> Archive:
     Shapes:     fileobj is seekable; restart is one that an archive of the same bytes named.
     """
     fileobj.seek(0)
-    kind = _ARCHIVES[sniff(fileobj.read(_SNIFF_BYTES))]
+    kind = _ARCHIVES[sniff(_read_full(fileobj, _SNIFF_BYTES))]
     start = restart or (0, 0)
     fileobj.seek(start[0])
     return kind(fileobj, start)
@@ -307,6 +299,15 @@ def sniff(head: bytes) -> Format:
     if head.startswith(_BZIP2_MAGIC) and head[3:4].isdigit() and head[4:10] in _BZIP2_BLOCKS:
         return "bzip2"
     return "plain"
+
+
+def _read_full(fileobj: BinaryIO, n_bytes: int) -> bytes:
+    """Read n_bytes, less only at the end: a store may give less than asked for."""
+    parts: list[bytes] = []
+    while n_bytes and (data := fileobj.read(n_bytes)):
+        parts.append(data)
+        n_bytes -= len(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_skippable(magic: bytes) -> bool:

@@ -19,6 +19,8 @@ BLANK = b" \t\r"
 
 BATCH_LINES = 2_000  # DESIGN 5: lines a batch
 BATCH_BYTES = 16 << 20  # DESIGN 5: raw bytes a batch, unless one line is longer
+_PROBE_LINES = 32  # lines found before choosing how to count the others
+_LONG_BYTES = 256  # average line from which find is quicker: 60 ns a call against 0.3 ns a byte
 _NARROW_BYTES = 4_096  # below this a search by find is cheaper than another halving by count
 
 
@@ -73,11 +75,6 @@ class Cutter:
         """The number of the line in which the next byte fed lies."""
         return self._first_line + self._n_lines
 
-    @property
-    def cut_bytes(self) -> int:
-        """Offset in the source just after the last chunk cut: where the open chunk starts."""
-        return self._byte_offset
-
     def feed(self, block: bytes) -> list[Step]:
         """Take the next block; return what is certain by now."""
         steps: list[Step] = []
@@ -94,18 +91,20 @@ class Cutter:
                 if end:
                     self._take_held(steps, view[pos:end])
                     pos = end
+                elif self._held_bytes + size - pos > self._max_line_bytes:
+                    self._begin_overlong(steps)  # its end is looked for next
                 else:
-                    self._hold(steps, view[pos:])
+                    self._hold(view[pos:])
                     pos = size
             else:
                 end = max(pos, block.rfind(LF, pos) + 1)
                 fits = self._overlong_from(block, pos, end)
                 self._take(steps, block, view, pos, fits)
                 pos = fits
-                if fits < end:
+                if fits < end or size - end > self._max_line_bytes:
                     self._begin_overlong(steps)
                 elif end < size:
-                    self._hold(steps, view[end:])
+                    self._hold(view[end:])
                     pos = size
         return steps
 
@@ -144,7 +143,7 @@ class Cutter:
                         self._cut(steps)
                         continue
                     upto = block.find(LF, pos) + 1  # one line beyond max_raw_bytes
-            n_lines, left = block.count(LF, pos, upto), self._max_lines - self._n_lines
+            n_lines, left = count_lf(block, pos, upto), self._max_lines - self._n_lines
             if n_lines > left:
                 n_lines, upto = left, nth_line_end(block, pos, upto, left)
             steps.append(Lines(view[pos:upto]))
@@ -154,12 +153,9 @@ class Cutter:
                 self._cut(steps)
             pos = upto
 
-    def _hold(self, steps: list[Step], data: memoryview) -> None:
+    def _hold(self, data: memoryview) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
-        # Longer than the limit even if what is held ends just before its LF.
-        if self._held_bytes > self._max_line_bytes:
-            self._begin_overlong(steps)
 
     def _take_held(self, steps: list[Step], rest: memoryview) -> None:
         """Give the held line, of which rest is the end."""
@@ -194,6 +190,20 @@ class Cutter:
         self._in_overlong = False
 
 
+def count_lf(block: bytes, pos: int, end: int) -> int:
+    """Count the LFs of block[pos:end].
+
+    In long lines find is quicker than count, which looks at each byte: 11,000 against 3,000 MB/s for lines of 7 KB. So a few
+    are found first, and if those lines are short, the rest is counted.
+    """
+    n, start = 0, pos
+    while pos := block.find(LF, pos, end) + 1:
+        n += 1
+        if n == _PROBE_LINES and pos - start < _PROBE_LINES * _LONG_BYTES:
+            return n + block.count(LF, pos, end)
+    return n
+
+
 def nth_line_end(block: bytes, pos: int, end: int, n: int) -> int:
     """Return the offset just after the n-th LF of block[pos:end], which has at least n; n from 1."""
     while end - pos > _NARROW_BYTES:
@@ -217,14 +227,15 @@ class LineBatch:
     """Some whole lines of one chunk, as bytes.
 
     Units:      first_line_no counts from 1 and byte_offset from 0 in the decompressed source, BOM included.
+                n_lines is counted where it is not given.
     Guarantee:  immutable. Offsets and raw lines are worked out only when asked for (rejects are rare).
     """
 
     __slots__ = ("_lines", "_starts", "byte_offset", "data", "first_line_no", "n_lines")
 
-    def __init__(self, data: bytes, first_line_no: int, byte_offset: int) -> None:
+    def __init__(self, data: bytes, first_line_no: int, byte_offset: int, n_lines: int | None = None) -> None:
         self.data, self.first_line_no, self.byte_offset = data, first_line_no, byte_offset
-        self.n_lines = data.count(LF) + (bool(data) and not data.endswith(LF))
+        self.n_lines = data.count(LF) + (bool(data) and not data.endswith(LF)) if n_lines is None else n_lines
         self._lines: list[bytes] | None = None
         self._starts: list[int] | None = None
 
@@ -280,7 +291,7 @@ def batches(
 def _batches(steps: list[Step], parts: list[memoryview]) -> Iterator[LineBatch]:
     for step in steps:
         if isinstance(step, Cut):
-            yield LineBatch(b"".join(parts), step.first_line, step.byte_offset)
+            yield LineBatch(b"".join(parts), step.first_line, step.byte_offset, step.n_lines)
             parts.clear()
         else:
             parts.append(step.data)
