@@ -1,0 +1,126 @@
+"""Rows into one relation by binary COPY, and the rows that cannot be right found without asking the server.
+
+The way measured best: psycopg's C ``write_row`` with ``set_types``. Packing whole rows of fixed width by one
+``struct.pack`` took 0.06 s of client CPU against 0.09 s for 100,000 rows of 16 columns, within a COPY that takes
+0.12 s to 0.17 s because the server does: not worth a second way.
+"""
+
+from __future__ import annotations
+
+import datetime
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import Format
+
+from protheon_dask.errors import SchemaViolation
+from protheon_dask.sink.catalog import Connection, Target, TargetColumn
+from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_encoders
+
+INTEGER_OIDS: Final = frozenset({20, 21, 23, 26})
+TEXT_OIDS: Final = frozenset({TEXT, 1043, 114, 3802})
+
+NOT_NULL, OUT_OF_RANGE, NOT_TEXT, WRONG_TYPE, WRONG_SHAPE = "23502", "22003", "22021", "22P02", "22023"
+
+MAX_VALUE_CHARS: Final = 60
+"""Of a refused value in a reason; the line itself is kept with its reject."""
+
+
+class CopyWriter:
+    """Binary COPY into one relation that has a target's columns. Holds one cursor; not thread-safe.
+
+    relation: the target itself or its staging table. extra: (name, type oid) of columns that rows carry after those of
+    the target.
+    """
+
+    def __init__(self, conn: Connection, target: Target, relation: sql.Composable, extra: Sequence[tuple[str, int]] = ()) -> None:
+        self._cursor = conn.cursor()
+        register_encoders(self._cursor, target.wires)
+        names = [column.name for column in target.columns] + [name for name, _ in extra]
+        self._oids = [column.oid for column in target.columns] + [oid for _, oid in extra]
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        self._statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(relation, columns)
+        self._table = target.table.name
+
+    def write(self, rows: Iterable[Sequence[Any]]) -> int:
+        """Send rows as one COPY and return how many the server stored (a trigger may have dropped some).
+
+        Raises: psycopg.Error as the server said it. SchemaViolation: a value could not be encoded (faulty_rows finds
+                its row). Either way the transaction is unusable until it is rolled back to a savepoint.
+        """
+        with self._cursor.copy(self._statement) as copy:
+            copy.set_types(self._oids)
+            write_row = copy.write_row
+            try:
+                for row in rows:
+                    write_row(row)
+            except ENCODE_ERRORS as exc:
+                if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
+                    raise
+                raise SchemaViolation(f"a value does not fit its column: {exc}", WRONG_TYPE, self._table) from exc
+        return self._cursor.rowcount
+
+
+def faulty_rows(conn: Connection, target: Target, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, str, str]]:
+    """Find rows that cannot be right: (index, reason, SQLSTATE) of each.
+
+    Shapes:     rows as a pipeline gives them, without provenance.
+    Guarantee:  asks the server nothing. A row that passes may still be refused by it.
+    """
+    cursor = conn.cursor()
+    register_encoders(cursor, target.wires)
+    columns = [(column, _encode_as(cursor, column.oid)) for column in target.columns[: len(target.table.columns)]]
+    for index, row in enumerate(rows):
+        if len(row) != len(columns):
+            yield index, f"a row of {len(row)} values for the {len(columns)} columns of {target.table.name}", WRONG_SHAPE
+            continue
+        for (column, encode), value in zip(columns, row, strict=True):
+            if (fault := _fault(column, encode, value)) is not None:
+                yield index, *fault
+                break
+
+
+def _encode_as(cursor: psycopg.Cursor[Any], oid: int) -> Encode:
+    dump = cursor.adapters.get_dumper_by_oid(oid, Format.BINARY)(type(None), cursor).dump
+
+    def encode(value: Any) -> bytes:
+        return bytes(dump(value) or b"")
+
+    return encode
+
+
+def _fault(column: TargetColumn, encode: Encode, value: Any) -> tuple[str, str] | None:
+    if value is None:
+        return (f"null in column {column.name!r}, which is NOT NULL", NOT_NULL) if column.not_null else None
+    try:
+        data = encode(value)
+    except ENCODE_ERRORS as exc:
+        return f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {exc}", _sqlstate(column, value, exc)
+    if column.wire_oid in TEXT_OIDS and not column.is_array and b"\0" in bytes(data):
+        return f"column {column.name!r} ({column.type}) cannot take a NUL character", NOT_TEXT
+    return None
+
+
+def _sqlstate(column: TargetColumn, value: Any, exc: Exception) -> str:
+    if isinstance(exc, UnicodeEncodeError):
+        return NOT_TEXT
+    if isinstance(exc, OverflowError) or (column.wire_oid in INTEGER_OIDS and isinstance(exc, struct.error) and _is_integral(value)):
+        return OUT_OF_RANGE
+    if isinstance(value, datetime.datetime):
+        return WRONG_SHAPE  # naive where aware is wanted, or the other way round
+    return WRONG_TYPE
+
+
+def _is_integral(value: Any) -> bool:
+    """Tell whether a value is an int, or nested lists of nothing else."""
+    return all(map(_is_integral, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, int)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"  # Python refuses to print those of more than 4,300 digits
+    text = ascii(value)
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."

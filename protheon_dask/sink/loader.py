@@ -1,0 +1,332 @@
+"""A chunk's rows into its tables, batch by batch, within the caller's transaction.
+
+The fast way is one binary COPY a table and batch, between savepoints. What the database refuses is found and taken out,
+line by whole line; rows that meet stored keys go by a staging table and one ``INSERT .. ON CONFLICT``. Rows of shared
+tables are always staged, and merged last, in :meth:`ChunkLoader.finish`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from protheon_dask.errors import SchemaViolation
+from protheon_dask.model import StageClock, TableCount
+from protheon_dask.pipelines.table import BatchRows
+from protheon_dask.sink.catalog import Connection, Target
+from protheon_dask.sink.copy import CopyWriter, faulty_rows
+from protheon_dask.sink.faults import is_line_fault, reason_of, table_of
+from protheon_dask.sink.search import find_refused
+from protheon_dask.sink.staging import Staging
+
+# Several statements travel as one message: one round trip. Deferrable constraints wait for the batch's end, not longer.
+# Every rollback says DEFERRED again: one to an outer savepoint does not restore what a released inner one had set (measured).
+OPEN_BATCH: Final = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT protheon_batch"
+CLOSE_BATCH: Final = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT protheon_batch"
+UNDO_BATCH: Final = "ROLLBACK TO SAVEPOINT protheon_batch; SET CONSTRAINTS ALL DEFERRED"
+OPEN_TRY: Final = "SAVEPOINT protheon_try"
+KEEP_TRY: Final = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT protheon_try"
+UNDO_TRY: Final = "ROLLBACK TO SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED"
+CLOSE_CHUNK: Final = "SET CONSTRAINTS ALL IMMEDIATE"
+
+UNIQUE_VIOLATION: Final = "23505"
+VISIBLE_STATES: Final = ("22", "23502")
+"""SQLSTATEs (or classes) of faults that are often visible in the rows themselves, without asking the server."""
+
+MAX_SEARCHES: Final = 3
+"""Times that a batch is searched; others may commit a key between a search and the load after it, but not for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineFault:
+    """One line (from 0 in its batch) that the database refused: its rows are in no table."""
+
+    index: int
+    reason: str
+    sqlstate: str | None
+    table: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why rows were not taken. route: into which table they were going; None: told only as the batch was closed."""
+
+    route: _Route | None
+    error: SchemaViolation
+
+
+class _Restage(Exception):
+    """Rows of this route meet stored keys: the batch begins anew with them staged."""
+
+    def __init__(self, route: _Route) -> None:
+        super().__init__(route)
+        self.route = route
+
+
+class _Route:
+    """How the rows of one target travel, and what became of them."""
+
+    def __init__(self, conn: Connection, target: Target, number: int, own: tuple[Any, ...], is_merged_last: bool) -> None:
+        self._conn, self._number, self._own = conn, number, own
+        self.target, self.name, self.is_merged_last = target, target.table.name, is_merged_last
+        self.is_staged = target.table.shared
+        self.staging: Staging | None = None
+        self._direct: CopyWriter | None = None
+        self.offered = self.inserted = self.updated = 0
+        self._batch = (0, 0, 0)
+
+    def make_staging(self) -> sql.Composed:
+        self.staging = Staging(self._conn, self.target, self._number)
+        return self.staging.create()
+
+    def write(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Send rows of the batch; what became of them counts only when note_batch is called."""
+        if not self.is_staged:
+            self._direct = self._direct or CopyWriter(self._conn, self.target, self.target.identifier)
+            inserted = self._direct.write(((*row, *self._own) for row in rows) if self._own else rows)
+            self._add_to_batch(len(rows), inserted, 0)
+            return
+        assert self.staging is not None  # made before the batch, outside its savepoint
+        self.staging.write(rows, self._own)
+        if self.is_merged_last:
+            self._add_to_batch(len(rows), 0, 0)
+        else:
+            self._add_to_batch(len(rows), *self.staging.merge())
+            self.staging.empty()
+
+    def _add_to_batch(self, offered: int, inserted: int, updated: int) -> None:
+        self._batch = (self._batch[0] + offered, self._batch[1] + inserted, self._batch[2] + updated)
+
+    def forget_batch(self) -> None:
+        self._batch = (0, 0, 0)
+
+    def note_batch(self) -> None:
+        """Count the batch; a table whose staged rows were all new goes back to direct COPY."""
+        offered, inserted, updated = self._batch
+        self.forget_batch()
+        self.offered, self.inserted, self.updated = self.offered + offered, self.inserted + inserted, self.updated + updated
+        if self.is_staged and not self.target.table.shared and offered == inserted > 0:
+            self.is_staged = False
+
+    def merge(self) -> None:
+        assert self.staging is not None
+        inserted, updated = self.staging.merge()
+        self.inserted, self.updated = self.inserted + inserted, self.updated + updated
+
+    def count(self) -> TableCount:
+        return TableCount(self.name, self.offered, self.inserted, self.updated, self.offered - self.inserted - self.updated)
+
+
+class ChunkLoader:
+    """Loads one chunk's batches within the caller's open transaction; never commits it or rolls it back as a whole.
+
+    conn:        in a transaction, READ COMMITTED. targets: of the pipeline's tables, in its order (catalog.describe).
+    task_id:     the provenance of rows. check_fence: raises LeaseLost where the attempt is no longer ours; called after
+                 each fault of a batch. clock, now: seconds go to the stages ``copy`` and ``merge``.
+    merge_each_batch: shared tables are merged batch by batch rather than last: slower, and chunks may deadlock, but what
+                 the merge itself refuses is found with its line. For a chunk whose finish() raised SchemaViolation.
+    Raises:      psycopg.Error as it came, where no line is to blame (faults.translate); the transaction is then dead.
+    Guarantee:   a line is in all its tables or in none. Not thread-safe. Memory is that of one batch.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        targets: Sequence[Target],
+        *,
+        task_id: int,
+        check_fence: Callable[[], None],
+        clock: StageClock,
+        now: Callable[[], float],
+        merge_each_batch: bool = False,
+    ) -> None:
+        self._conn, self._check_fence, self._clock, self._now = conn, check_fence, clock, now
+        self._routes = [
+            _Route(conn, target, number, (task_id,) if target.table.provenance else (), target.table.shared and not merge_each_batch)
+            for number, target in enumerate(targets)
+        ]
+        self._is_open = False
+
+    def load(self, batch: BatchRows) -> list[LineFault]:
+        """Load a batch and return the lines that the database refused, in their order.
+
+        Guarantee: one released savepoint. One round trip besides the COPYs where no line is at fault.
+        """
+        if not any(table.rows for table in batch.tables):
+            return []
+        started = self._now()
+        try:
+            return self._load(batch)
+        finally:
+            self._clock.add("copy", self._now() - started)
+
+    def finish(self) -> tuple[TableCount, ...]:
+        """Merge shared tables, in the order of their qualified names, and return the counts of all, in the pipeline's order.
+
+        Raises: SchemaViolation: the merge itself refused a row (a foreign key, a trigger, a sum out of range): no line
+                can be named. Roll back and load the chunk again with merge_each_batch=True.
+        """
+        started = self._now()
+        try:
+            for route in sorted(self._routes, key=lambda route: route.name):
+                if route.is_merged_last and route.offered:
+                    with _blaming(route):
+                        route.merge()
+            with _blaming(None):
+                self._run(CLOSE_CHUNK)
+        finally:
+            self._clock.add("merge", self._now() - started)
+        return tuple(route.count() for route in self._routes)
+
+    def _run(self, *statements: LiteralString | sql.Composed) -> None:
+        self._conn.execute(sql.SQL("; ").join(s if isinstance(s, sql.Composed) else sql.SQL(s) for s in statements), prepare=False)
+
+    def _load(self, batch: BatchRows) -> list[LineFault]:
+        if not self._is_open:
+            self._run(*[route.make_staging() for route in self._routes if route.is_staged], OPEN_BATCH)
+            self._is_open = True
+        faults: dict[int, LineFault] = {}
+        has_looked, searches = False, 0
+        while True:
+            refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)))
+            if refusal is None:
+                return [faults[index] for index in sorted(faults)]
+            self._undo_batch()
+            if (route := _meets_stored_keys(refusal)) is not None:
+                self._stage(route)
+                continue
+            if not has_looked and (refusal.error.sqlstate or "").startswith(VISIBLE_STATES):
+                has_looked = True
+                if visible := self._look_at(batch, faults):
+                    faults |= visible
+                    continue
+            if searches == MAX_SEARCHES:
+                raise refusal.error
+            try:
+                faults |= self._search(batch, faults)
+                searches += 1
+            except _Restage as order:
+                self._undo_batch()
+                self._stage(order.route)
+            else:
+                self._undo_batch()
+
+    def _try_batch(self, tables: Iterable[Sequence[Sequence[Any]]]) -> _Refusal | None:
+        """Load rows and close the batch; on a refusal the transaction waits for its savepoint to be rolled back to."""
+        refusal = self._write(tables) or self._ask(CLOSE_BATCH + "; " + OPEN_BATCH)
+        if refusal is None:
+            for route in self._routes:
+                route.note_batch()
+        return refusal
+
+    def _write(self, tables: Iterable[Sequence[Sequence[Any]]]) -> _Refusal | None:
+        for route, rows in zip(self._routes, tables, strict=True):
+            if rows:
+                try:
+                    with _blaming(route):
+                        route.write(rows)
+                except SchemaViolation as error:
+                    return _Refusal(route, error)
+        return None
+
+    def _ask(self, statements: LiteralString) -> _Refusal | None:
+        try:
+            with _blaming(None):
+                self._run(statements)
+        except SchemaViolation as error:
+            return _Refusal(None, error)
+        return None
+
+    def _undo_batch(self) -> None:
+        self._run(UNDO_BATCH)
+        for route in self._routes:
+            route.forget_batch()
+        self._check_fence()
+
+    def _stage(self, route: _Route) -> None:
+        """Have a route's rows staged from now on; its table is made outside the batch's savepoint, to outlive it."""
+        route.is_staged = True
+        if route.staging is None:
+            self._run(CLOSE_BATCH, route.make_staging(), OPEN_BATCH)
+
+    def _look_at(self, batch: BatchRows, known: dict[int, LineFault]) -> dict[int, LineFault]:
+        """Find lines with rows that cannot be right, without asking the server."""
+        found: dict[int, LineFault] = {}
+        for route, table in zip(self._routes, batch.tables, strict=True):
+            line = 0
+            for index, reason, sqlstate in faulty_rows(self._conn, route.target, table.rows):
+                while table.ends[line] <= index:
+                    line += 1
+                if line not in known:
+                    found.setdefault(line, LineFault(line, reason, sqlstate, route.name))
+        return found
+
+    def _search(self, batch: BatchRows, known: dict[int, LineFault]) -> dict[int, LineFault]:
+        """Find the lines that the database refuses; what was loaded on the way is to be undone."""
+        lines = [index for index in range(batch.n_lines) if index not in known]
+
+        def attempt(start: int, stop: int) -> _Refusal | None:
+            refusal = self._write(_rows_of(batch, _joined(lines[start:stop]))) or self._ask(KEEP_TRY)
+            if refusal is not None:
+                self._run(UNDO_TRY)
+                if (route := _meets_stored_keys(refusal)) is not None:
+                    raise _Restage(route)
+            return refusal
+
+        self._run(OPEN_TRY)
+        refused = find_refused(len(lines), attempt)
+        return {lines[at]: LineFault(lines[at], *refusal.error.args) for at, refusal in refused.items()}
+
+
+@contextmanager
+def _blaming(route: _Route | None) -> Iterator[None]:
+    """Turn the server's refusal of a line's rows into SchemaViolation; any other error passes as it came."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        if not is_line_fault(exc):
+            raise
+        reason, table = reason_of(exc), table_of(exc)
+        if route is not None:
+            table = route.name
+            if route.staging is not None:
+                reason = reason.replace(route.staging.name, route.target.table.relation)
+        raise SchemaViolation(reason, exc.sqlstate, table) from exc
+
+
+def _meets_stored_keys(refusal: _Refusal) -> _Route | None:
+    """The route whose rows met a stored key where the table's rule says what happens then; None: a line is to blame."""
+    route = refusal.route
+    if route is None or route.is_staged or refusal.error.sqlstate != UNIQUE_VIOLATION or route.target.table.on_conflict == "error":
+        return None
+    return route
+
+
+def _runs(n_lines: int, left_out: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of lines (start, stop) without some."""
+    walls = [-1, *sorted(left_out), n_lines]
+    return [(before + 1, after) for before, after in pairwise(walls) if before + 1 < after]
+
+
+def _joined(lines: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs (start, stop) of ascending line indexes."""
+    runs: list[tuple[int, int]] = []
+    for line in lines:
+        if runs and runs[-1][1] == line:
+            runs[-1] = (runs[-1][0], line + 1)
+        else:
+            runs.append((line, line + 1))
+    return runs
+
+
+def _rows_of(batch: BatchRows, runs: Sequence[tuple[int, int]]) -> list[Sequence[Sequence[Any]]]:
+    """Rows of runs of lines, for each table."""
+    if len(runs) == 1:
+        return [table.of_lines(*runs[0]) for table in batch.tables]
+    return [[row for run in runs for row in table.of_lines(*run)] for table in batch.tables]

@@ -1,0 +1,126 @@
+"""The one statement that merges a staging table into its target by the table's rule, composed from its names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from psycopg import sql
+
+from protheon_dask.pipelines.table import PROVENANCE, Table
+from protheon_dask.sink.catalog import Target
+
+ROW_NO: Final = "_protheon_row"
+"""The staging table's own column: rows of the chunk counted from 1 in the order of their lines."""
+
+RETURNS_OLD: Final = 180000
+"""The server version from which RETURNING knows old rows. Before it a partitioned table gives no xmax (0A000, measured):
+there, whether a row was inserted or updated is told by the unlocked look, and only a race for one key can make that differ."""
+
+MERGE: Final = """
+WITH offered AS MATERIALIZED (
+    {offered}
+), looked AS MATERIALIZED (  -- the limit keeps this a probe of the key's index for each row, however large the target is
+    SELECT o.*, stored.is_there AS _protheon_is_there
+      FROM offered AS o
+      LEFT JOIN LATERAL (SELECT true AS is_there, {stored_rank} AS rank FROM {target} AS t WHERE {same_key} LIMIT 1) AS stored ON true
+     WHERE {is_wanted}
+), merged AS (
+    INSERT INTO {target} AS t ({columns})
+    SELECT {columns} FROM looked ORDER BY {keys}
+    ON CONFLICT ({keys}) {action}
+    RETURNING {is_new} AS is_new
+), n AS (
+    SELECT count(*) AS n_returned, count(*) FILTER (WHERE is_new) AS n_inserted,
+           (SELECT count(*) FROM looked WHERE _protheon_is_there IS NULL) AS n_looked_new
+      FROM merged
+)
+SELECT {counts} FROM n
+"""
+
+
+def merge_statement(target: Target, staging: sql.Identifier, server_version: int) -> sql.Composed:
+    """Write the merge of a staging table; it returns one row: (inserted, updated).
+
+    Guarantee: rows are locked in the order of the database's key. Only rows that an unlocked look found new or newer are
+    offered, because an upsert that changes nothing still locks; a null rank is older than any other.
+    Index:     the unique index on the key.
+    """
+    table = target.table
+    names = [column.name for column in target.columns]
+    rank = sql.SQL("t.{}").format(sql.Identifier(table.newer_by)) if table.newer_by else sql.SQL("NULL")
+    return sql.SQL(MERGE).format(
+        offered=_offered(table, names, staging),
+        target=target.identifier,
+        stored_rank=rank,
+        same_key=sql.SQL(" AND ").join(sql.SQL("t.{0} = o.{0}").format(sql.Identifier(name)) for name in table.primary_key),
+        is_wanted=_is_wanted(table),
+        columns=_list(names),
+        keys=_list(table.primary_key),
+        action=_action(table, [name for name in names if name not in table.primary_key]),
+        is_new=_is_new(target, server_version),
+        counts=_counts(target, server_version),
+    )
+
+
+def _list(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+def _offered(table: Table, names: list[str], staging: sql.Identifier) -> sql.Composed:
+    """One row of each key: the first, the last, the newest (of equals the first), or all added up."""
+    keys = _list(table.primary_key)
+    if table.on_conflict == "add":
+        folds = [
+            sql.Identifier(name)
+            if name in table.primary_key
+            else sql.SQL("{1}({0}) AS {0}").format(sql.Identifier(name), sql.SQL("max" if name == PROVENANCE else "sum"))
+            for name in names
+        ]
+        return sql.SQL("SELECT {} FROM {} GROUP BY {}").format(sql.SQL(", ").join(folds), staging, keys)
+    order = sql.Identifier(ROW_NO) + sql.SQL(" DESC" if table.on_conflict == "update" and table.newer_by is None else "")
+    if table.newer_by is not None:
+        order = sql.SQL("{} DESC NULLS LAST, ").format(sql.Identifier(table.newer_by)) + order
+    return sql.SQL("SELECT DISTINCT ON ({0}) {1} FROM {2} ORDER BY {0}, {3}").format(keys, _list(names), staging, order)
+
+
+def _is_wanted(table: Table) -> sql.Composable:
+    if table.on_conflict == "ignore":
+        return sql.SQL("stored.is_there IS NULL")
+    if table.newer_by is None:
+        return sql.SQL("true")
+    newer = _is_newer(sql.SQL("o.{}").format(sql.Identifier(table.newer_by)), sql.SQL("stored.rank"))
+    return sql.SQL("stored.is_there IS NULL OR {}").format(newer)
+
+
+def _is_newer(new: sql.Composable, stored: sql.Composable) -> sql.Composed:
+    return sql.SQL("({0} > {1} OR ({1} IS NULL AND {0} IS NOT NULL))").format(new, stored)
+
+
+def _action(table: Table, rest: list[str]) -> sql.Composable:
+    if table.on_conflict == "ignore" or not rest:
+        return sql.SQL("DO NOTHING")
+    plain = sql.SQL("{0} = excluded.{0}")
+    added = sql.SQL("{0} = coalesce(t.{0} + excluded.{0}, t.{0}, excluded.{0})")
+    assigned = [(added if table.on_conflict == "add" and name != PROVENANCE else plain).format(sql.Identifier(name)) for name in rest]
+    action = sql.SQL("DO UPDATE SET ") + sql.SQL(", ").join(assigned)
+    if table.newer_by is not None:
+        rank = sql.Identifier(table.newer_by)
+        action += sql.SQL(" WHERE ") + _is_newer(sql.SQL("excluded.{}").format(rank), sql.SQL("t.{}").format(rank))
+    return action
+
+
+def _is_new(target: Target, server_version: int) -> sql.Composable:
+    if target.table.on_conflict == "ignore":
+        return sql.SQL("true")
+    if not target.is_partitioned:
+        return sql.SQL("(t.xmax = 0)")
+    if server_version >= RETURNS_OLD:
+        return sql.SQL("(old.{} IS NULL)").format(sql.Identifier(target.table.primary_key[0]))
+    return sql.SQL("NULL::boolean")
+
+
+def _counts(target: Target, server_version: int) -> sql.SQL:
+    if target.is_partitioned and server_version < RETURNS_OLD and target.table.on_conflict != "ignore":
+        return sql.SQL("least(n_returned, n_looked_new), greatest(n_returned - n_looked_new, 0)")
+    return sql.SQL("n_inserted, n_returned - n_inserted")
