@@ -114,7 +114,10 @@ def _form(title: str, function: Callable[[Any], Any], parameter: Any, row_classe
         raise ConfigError(f"pipeline {title}: {parameter.__name__} is no decoder; say bytes for one line or list[bytes] for a batch")
     if parameter is not bytes:
         try:
+            unknown = isinstance(msgspec.inspect.type_info(parameter), msgspec.inspect.CustomType)
             msgspec.json.Decoder(parameter, strict=False)
         except (TypeError, NameError) as error:
             raise ConfigError(f"pipeline {title}: msgspec cannot decode lines to {parameter!r}: {error}") from error
+        if unknown:
+            raise ConfigError(f"pipeline {title}: msgspec cannot decode lines to {parameter!r}")
     return LineForm(function, parameter, row_classes)

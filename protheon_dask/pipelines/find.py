@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -46,6 +47,19 @@ def find(reference: str, *, table: str | None = None, paths: Sequence[str] = ())
             sys.path.insert(0, str(Path.cwd()))
         return _of_module(_import(module), name, module)
     return _of_entry_point(reference)
+
+
+def is_installed(file: str | None) -> bool:
+    """Whether a module's file is Python's, a package manager's or Protheon's: what is not is the author's own.
+
+    A module without a file is Python's (built in) or a session's (__main__, a notebook), and is told apart by its name.
+    """
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    if {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(Path(__file__).resolve().parents[1]):
+        return True
+    return any(path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def _of_entry_point(name: str) -> Pipeline:

@@ -11,13 +11,14 @@ from hashlib import sha256
 from types import CodeType, FunctionType
 from typing import Any
 
+from protheon_dask.pipelines.find import is_installed
 from protheon_dask.pipelines.pipeline import Pipeline
 
 
 def code_hash(pipeline: Pipeline) -> bytes:
-    """Hash what the pipeline does: its function or form, and what these name in their own package.
+    """Hash what the pipeline does: its function or form, and what these name of the author's own code.
 
-    Shapes:     32 bytes. Comments, layout and places of lines do not count, nor does what other packages do.
+    Shapes:     32 bytes. Comments, layout and places of lines do not count, nor does what is installed.
     Guarantee:  the same code gives the same hash in every process; where no source is to be had (an interactive session),
                 of one Python minor version.
     """
@@ -40,7 +41,7 @@ def code_hash(pipeline: Pipeline) -> bytes:
             cells = zip(thing.__code__.co_freevars, thing.__closure__, strict=True)
             found += [(name, cell.cell_contents) for name, cell in cells if _full(cell)]
         for name, value in found:
-            if isinstance(value, (FunctionType, type)) and _same_package(value, thing):
+            if isinstance(value, (FunctionType, type)) and _is_own(value, thing):
                 waiting.append(value)
             elif (constant := _constant(value)) is not None:
                 mac.update(f"{name}={constant}\n".encode())
@@ -85,8 +86,13 @@ def _constant(value: Any) -> str | None:
     return None
 
 
-def _same_package(value: Any, thing: Any) -> bool:
-    return bool(value.__module__) and value.__module__.split(".")[0] == thing.__module__.split(".")[0]
+def _is_own(value: Any, thing: Any) -> bool:
+    """Whether a function or class is the author's too: in the same package, or in a neighbour that is not installed."""
+    if not value.__module__ or value.__module__.split(".")[0] == thing.__module__.split(".")[0]:
+        return bool(value.__module__)
+    module = sys.modules.get(value.__module__)
+    file = getattr(module, "__file__", None)
+    return file is not None and not is_installed(file)
 
 
 def _full(cell: Any) -> bool:

@@ -24,20 +24,19 @@ def make_frame(library: str, documents: list[dict[str, Any]]) -> Any:
 
     Raises:     what the library raises where values of one key have types that do not go together.
     """
-    lines = list(range(len(documents)))
+    rows = [{**document, LINE: index} for index, document in enumerate(documents)]
     if library == "pandas":
         import pandas
 
-        frame = pandas.DataFrame.from_records(documents)
-        frame[LINE] = lines
-        return frame
+        return pandas.DataFrame.from_records(rows)
     if library == "polars":
         import polars
 
-        return polars.from_dicts(documents, infer_schema_length=None).with_columns(polars.Series(LINE, lines, dtype=polars.Int64))
+        return polars.from_dicts(rows, infer_schema_length=None)
     import pyarrow  # type: ignore[import-untyped]
 
-    return pyarrow.Table.from_pylist(documents).append_column(LINE, pyarrow.array(lines, pyarrow.int64()))
+    names = dict.fromkeys(name for row in rows for name in row)  # from_pylist would take the first row's names alone
+    return pyarrow.table({name: [row.get(name) for row in rows] for name in names})
 
 
 def read_frame(frame: Any, table: Table) -> tuple[list[int], list[tuple[Any, ...]]]:

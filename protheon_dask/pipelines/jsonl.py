@@ -106,11 +106,12 @@ def default_table(paths: Sequence[str]) -> str:
     first = paths[0] if paths else ""
     parts = [part for part in re.split(r"[/\\]+", first.split("://", 1)[-1]) if part not in ("", ".")]
     wild = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
+    is_directory = first.endswith(("/", "\\")) or ("://" not in first and Path(first).is_dir())
     if wild is not None:
         parts = parts[:wild]
-    elif len(paths) > 1:
+    elif not is_directory and len(paths) > 1:
         parts = parts[:-1]
-    elif parts and not (first.endswith(("/", "\\")) or ("://" not in first and Path(first).is_dir())):
+    elif not is_directory and parts:
         parts[-1] = _without_suffixes(parts[-1])
     if not parts or parts[-1] == "..":
         parts = [Path(*parts).resolve().name]

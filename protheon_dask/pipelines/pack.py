@@ -21,7 +21,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from protheon_dask.errors import ConfigError
-from protheon_dask.pipelines.find import find
+from protheon_dask.pipelines.find import find, is_installed
 from protheon_dask.pipelines.fingerprint import code_hash
 from protheon_dask.pipelines.jsonl import NAME as JSONL
 from protheon_dask.pipelines.jsonl import JsonlForm, jsonl
@@ -139,15 +139,12 @@ def _own_modules(module: ModuleType) -> list[ModuleType]:
         return [module]
     depth = module.__name__.count(".") + (1 if hasattr(module, "__path__") else 0)
     root = Path(str(module.__file__)).resolve().parents[depth]
-    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    ours = Path(__file__).parents[1]
     found = [module]
     for other in list(sys.modules.values()):
         file = getattr(other, "__file__", None)
         if file is None or other in found or other.__name__ in ("__main__", "__mp_main__") or sys.modules.get(other.__name__) is not other:
             continue
-        path = Path(file)
-        if path.is_relative_to(root) and not path.is_relative_to(ours) and not any(path.is_relative_to(place) for place in installed):
+        if Path(file).resolve().is_relative_to(root) and not is_installed(file):
             found.append(other)
     return found
 
