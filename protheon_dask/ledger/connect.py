@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import errors as pg
@@ -12,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from protheon_dask.errors import ConfigError, InvariantError, LedgerUnavailable, ProtheonError
 from protheon_dask.policy import blame
 
-Connection = psycopg.Connection[tuple[object, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 # Seconds; a dead peer is noticed within 20 s (PITFALLS 3 and 9). libpq parameters, not session settings: no `options`.
 LIVENESS = {
@@ -24,7 +25,7 @@ LIVENESS = {
 }
 
 
-def connect(url: str, *, application: str, autocommit: bool = True) -> psycopg.Connection:
+def connect(url: str, *, application: str, autocommit: bool = True) -> Connection:
     """Open a connection that sets nothing in its session.
 
     Raises:    LedgerUnavailable: the server does not answer or is not ready. ConfigError: it refused us.
@@ -34,6 +35,13 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> psycopg.C
         given = conninfo_to_dict(url)
         parameters = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
         return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)  # type: ignore[arg-type]  # libpq's own keywords
+
+
+@contextmanager
+def opened(url: str, *, application: str) -> Iterator[Connection]:
+    """A connection for the time of a block; psycopg's errors in the block become ours."""
+    with translated(url), closing(connect(url, application=application)) as conn:
+        yield conn
 
 
 def public_url(url: str) -> str:
@@ -73,5 +81,11 @@ def _refused_at_connect(exc: psycopg.OperationalError) -> bool:
     result = exc.pgconn.error_message if exc.pgconn is not None else b""
     return any(
         word in result
-        for word in (b"password authentication failed", b"does not exist", b"no password supplied", b"no pg_hba.conf entry", b"could not translate host name")
+        for word in (
+            b"password authentication failed",
+            b"does not exist",
+            b"no password supplied",
+            b"no pg_hba.conf entry",
+            b"could not translate host name",
+        )
     )

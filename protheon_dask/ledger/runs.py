@@ -282,3 +282,41 @@ def latest_run(conn: psycopg.Connection) -> int:
     if row["id"] is None:
         raise NotFound("there is no run yet: start one with `protheon load PATH`, or try `protheon demo`")
     return int(row["id"])
+
+
+def limit_of(conn: psycopg.Connection, run_id: int) -> RejectLimit:
+    """The reject limit of a run."""
+    [row] = rows(conn, "limit_of", {"run_id": run_id})
+    return reject_limit(row["reject_limit_lines"], row["reject_limit_fraction"])
+
+
+def pipeline_of(conn: psycopg.Connection, run_id: int) -> dict[str, Any]:
+    """The columns of a run's pipeline, as pipelines.find.PackedPipeline names them."""
+    [row] = rows(conn, "get_pipeline", {"run_id": run_id})
+    return dict(row)
+
+
+def split_of(conn: psycopg.Connection, load_id: int) -> tuple[PendingSplit, RunState]:
+    """What a splitter needs to cut chunks of this load again, and the state of its owner."""
+    [row] = rows(conn, "get_load", {"load_id": load_id})
+    split = PendingSplit(
+        load_id,
+        row["owner_run_id"],
+        row["path"],
+        Identity(row["size_bytes"], row["digest"]),
+        row["load_chunk_lines"],
+        row["max_chunk_bytes"],
+        row["max_line_bytes"],
+        None,
+    )
+    return split, RunState(row["run_state"])
+
+
+def abandon_queued(conn: psycopg.Connection) -> list[int]:
+    """Cancel runs whose submission a broker that is gone did not finish; return them."""
+    return [row["id"] for row in rows(conn, "abandon_queued", {"now": None})]
+
+
+def add_wire_bytes(conn: psycopg.Connection, task_id: int, n_bytes: int) -> None:
+    """Chunk bytes that were sent, added to the run that owns the chunk's load."""
+    run(conn, "add_wire_bytes", {"task_id": task_id, "n_bytes": n_bytes})

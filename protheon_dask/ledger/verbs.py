@@ -293,3 +293,29 @@ def resolve(conn: psycopg.Connection, lease: Lease) -> Resolved:
     [row] = rows(conn, "resolve", {"task_id": lease.task_id, "attempt_no": lease.attempt_no})
     ours = row["state"] == TaskState.RUNNING and row["attempt_no"] == lease.attempt_no
     return Resolved(committed=row["outcome"] == Outcome.SUCCEEDED, still_ours=ours)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where a task stands. load_id and first_line are None for other handlers than ingest."""
+
+    task_id: int
+    state: TaskState
+    attempt_no: int
+    is_due: bool
+    load_id: int | None
+    first_line: int | None
+
+
+def look(conn: psycopg.Connection, task_ids: Sequence[int], *, now: datetime | None = None) -> list[Look]:
+    """Where these tasks stand."""
+    return [
+        Look(row["task_id"], TaskState(row["state"]), row["attempt_no"], row["is_due"], row["load_id"], row["first_line"])
+        for row in rows(conn, "look_tasks", {"task_ids": list(task_ids), "now": now})
+    ]
+
+
+def worker_of(conn: psycopg.Connection, seen: Seen) -> tuple[str, str] | None:
+    """Name and host of the worker that has this attempt open."""
+    found = rows(conn, "worker_of", {"task_id": seen.task_id, "attempt_no": seen.attempt_no})
+    return (found[0]["worker"], found[0]["host"]) if found else None

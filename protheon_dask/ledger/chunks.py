@@ -1,0 +1,97 @@
+"""Manifests in the ledger: what the workspace should hold, where a chunk's bytes are, and what a re-cut changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import psycopg
+
+from protheon_dask.errors import LeadershipLost, NotFound
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.rows import rows, run
+from protheon_dask.model import ChunkManifest, RejectedLine, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A chunk whose file the workspace should hold, or may park."""
+
+    task_id: int
+    load_id: int
+    state: TaskState
+    manifest: ChunkManifest
+
+
+def stored(conn: psycopg.Connection) -> list[StoredManifest]:
+    """Manifests of tasks that may still run, and of dead ones."""
+    return [
+        StoredManifest(row["task_id"], row["load_id"], TaskState(row["state"]), verbs.manifest_of(row))
+        for row in rows(conn, "stored_chunks")
+    ]
+
+
+def enqueue_oversized(
+    conn: psycopg.Connection, epoch: int, load_id: int, run_id: int, manifest: ChunkManifest, raw: bytes, host: str, process_uuid: UUID
+) -> int:
+    """A line beyond max_line_bytes: a chunk by itself, born succeeded with its one reject, in the caller's transaction."""
+    task_id = verbs.enqueue(conn, epoch, load_id, manifest)
+    run(
+        conn,
+        "born_attempt",
+        {
+            "task_id": task_id,
+            "run_id": run_id,
+            "token": uuid4(),
+            "process_uuid": process_uuid,
+            "host": host,
+            "raw_bytes": manifest.raw_bytes,
+            "now": None,
+        },
+    )
+    reason = f"the line has {manifest.raw_bytes:,} bytes, more than max_line_bytes"
+    line = RejectedLine(manifest.first_line, manifest.byte_offset, None, reason, None, None, raw, manifest.raw_bytes)
+    verbs.reject(conn, load_id, task_id, 1, [line])
+    return task_id
+
+
+def restored(conn: psycopg.Connection, epoch: int, load_id: int, manifest: ChunkManifest) -> int:
+    """Note the new stored form of a chunk that was cut again; return its task. Raises LeadershipLost."""
+    params = {
+        "epoch": epoch,
+        "load_id": load_id,
+        "first_line": manifest.first_line,
+        "generation": manifest.generation,
+        "stored_bytes": manifest.stored_bytes,
+        "stored_xxh3": manifest.stored_xxh3,
+    }
+    found = rows(conn, "restored", params)
+    if not found:
+        raise LeadershipLost(epoch)
+    return int(found[0]["task_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Which file a chunk's bytes are in."""
+
+    load_id: int
+    first_line: int
+    generation: int
+    stored_bytes: int
+    state: TaskState
+
+
+def locate(conn: psycopg.Connection, task_id: int) -> Location:
+    """Where a chunk's bytes are to be found. Raises NotFound."""
+    found = rows(conn, "locate_chunk", {"task_id": task_id})
+    if not found:
+        raise NotFound(f"there is no chunk {task_id} in this ledger")
+    row = found[0]
+    return Location(row["load_id"], row["first_line"], row["generation"], row["stored_bytes"], TaskState(row["state"]))
+
+
+def manifest(conn: psycopg.Connection, load_id: int, first_line: int) -> ChunkManifest:
+    """The manifest of one chunk of a load."""
+    [row] = rows(conn, "get_manifest", {"load_id": load_id, "first_line": first_line})
+    return verbs.manifest_of(row)

@@ -1,0 +1,90 @@
+"""What people ask of the ledger. Rows are dictionaries with the ledger's column names; nothing here writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from protheon_dask.errors import NotFound
+from protheon_dask.ledger.rows import rows
+
+LIMIT = 1_000
+"""Rows of a report that was not asked for more: a run may have millions of chunks."""
+
+Report = list[dict[str, Any]]
+
+
+def statistics(conn: psycopg.Connection, run_id: int) -> dict[str, Any] | None:
+    """One run in numbers (telemetry.statistics.RunStatistics without its tables), None where there is no such run."""
+    found = rows(conn, "run_statistics", {"run_id": run_id, "now": None})
+    return found[0] if found else None
+
+
+def row_counts(conn: psycopg.Connection, run_id: int) -> Report:
+    """Rows by table over a run's loads."""
+    return list(rows(conn, "run_rows", {"run_id": run_id}))
+
+
+def runs(conn: psycopg.Connection, limit: int = 20) -> Report:
+    """The newest runs, newest first."""
+    return list(rows(conn, "report_runs", {"limit": limit}))
+
+
+def files(conn: psycopg.Connection, run_id: int) -> Report:
+    """The run's loads with their state and counts."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "report_files", {"run_id": run_id}))
+
+
+def chunks(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Report:
+    """The run's chunks with the state of their tasks, in the order of files and lines."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "report_chunks", {"run_id": run_id, "limit": limit}))
+
+
+def attempts(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Report:
+    """Attempts at the run's chunks, newest first."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "report_attempts", {"run_id": run_id, "limit": limit}))
+
+
+def rejects(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, reject_id: int | None = None) -> Report:
+    """Refused lines of the run's loads in the order of files and lines, or the one with this id."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "report_rejects", {"run_id": run_id, "limit": limit, "reject_id": reject_id}))
+
+
+def dead_letters(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, task_id: int | None = None) -> Report:
+    """Tasks of the run's loads that gave up, and were not replayed, with the error of their last attempt."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "report_dead_letters", {"run_id": run_id, "limit": limit, "task_id": task_id}))
+
+
+def verify(conn: psycopg.Connection, run_id: int) -> list[str]:
+    """What does not add up in a run, in words; empty: every line of every file is accounted for once.
+
+    Proved from the ledger: manifests without a gap, one succeeded attempt for each chunk, lines and rows by their identities,
+    as many reject rows as rejected lines, and nothing dead, cancelled, unfinished, damaged or changed.
+    """
+    _must_exist(conn, run_id)
+    return [row["finding"] for row in rows(conn, "verify_run", {"run_id": run_id})]
+
+
+def status(conn: psycopg.Connection) -> dict[str, Any]:
+    """The ledger itself: its id, epoch, migration, size and open work."""
+    [row] = rows(conn, "report_status")
+    return row
+
+
+def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a person's own SQL; names of the columns (none where nothing comes back) and the rows."""
+    cursor = conn.execute(sql.encode())
+    if cursor.description is None:
+        return [], []
+    return [column.name for column in cursor.description], cursor.fetchall()
+
+
+def _must_exist(conn: psycopg.Connection, run_id: int) -> None:
+    if not rows(conn, "run_exists", {"run_id": run_id}):
+        raise NotFound(f"there is no run {run_id}: `protheon runs` lists them")

@@ -1,0 +1,6 @@
+-- abandon_queued: runs whose submission a broker that is gone did not finish.
+-- Params: now timestamptz?   Returns: id   Locks: run.   Index: run_open.
+UPDATE protheon.run
+   SET state = 'cancelled', ended_at = coalesce(%(now)s, now()), state_reason = 'the master ended while it was being submitted: type it again'
+ WHERE state = 'queued' AND ended_at IS NULL
+RETURNING id;

@@ -1,0 +1,13 @@
+-- report_runs: the newest runs.
+-- Params: limit integer   Returns: one row a run, newest first   Index: run_pkey.
+SELECT run.id AS run, run.state, run.state_reason, run.pipeline_name, run.pipeline_version, run.paths, run.submitted_at, run.ended_at,
+       extract(epoch FROM coalesce(run.ended_at, now()) - run.submitted_at)::double precision AS seconds,
+       (SELECT count(DISTINCT load_id) FROM protheon.run_load WHERE run_load.run_id = run.id) AS files,
+       counted.chunks, counted.lines, counted.rejected
+  FROM (SELECT * FROM protheon.run ORDER BY id DESC LIMIT %(limit)s) AS run
+  CROSS JOIN LATERAL (
+       SELECT count(*) AS chunks, coalesce(sum(attempt.lines), 0)::bigint AS lines, coalesce(sum(attempt.rejected), 0)::bigint AS rejected
+         FROM (SELECT DISTINCT load_id FROM protheon.run_load WHERE run_load.run_id = run.id) AS joined
+         JOIN protheon.task ON task.load_id = joined.load_id
+         LEFT JOIN protheon.attempt ON attempt.task_id = task.id AND attempt.attempt_no = task.attempt_no AND attempt.outcome = 'succeeded') AS counted
+ ORDER BY run.id DESC;

@@ -1,0 +1,128 @@
+"""The data transaction of a chunk: one connection, one transaction, fenced, and what to do when its COMMIT is not answered."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+import psycopg
+
+from protheon_dask.errors import LeaseLost, LedgerUnavailable, ProtheonError
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.connect import opened, translate
+from protheon_dask.ledger.statements import statement
+from protheon_dask.model import Lease
+
+COMMIT_OUTCOME_UNKNOWN = ("57P01", "57P02", "57P03")
+"""SQLSTATEs of a server that is going down: the COMMIT may or may not have been written."""
+OLD_BACKEND_S = 30.0
+"""How long the old transaction of a lost COMMIT is waited for before its backend is terminated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Time-outs of a data transaction, SET LOCAL so that a pooler may stand between. All in seconds."""
+
+    advisory_wait_s: float  # for the task's advisory lock: for an attempt before this one to end
+    lock_s: float  # for any other lock: the lease, since nobody waits longer for us
+    idle_s: float  # the server ends a transaction whose client said nothing for this long
+
+
+class CommitUnanswered(LedgerUnavailable):
+    """The connection died in COMMIT: only resolve() knows whether the rows are there."""
+
+
+def begin(conn: psycopg.Connection, lease: Lease, timeouts: Timeouts) -> None:
+    """Open the data transaction of an attempt: time-outs, the task's advisory lock, a look at the fence; one round trip.
+
+    Raises:    LeaseLost: another attempt owns the task. psycopg.Error: as the server says (55P03: an attempt before this
+               one still holds its transaction); the caller rolls back.
+    Guarantee: two attempts of one task never have open data transactions side by side.
+    """
+    with conn.pipeline():
+        conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        conn.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)",
+            (_ms(timeouts.advisory_wait_s), _ms(timeouts.idle_s)),
+        )
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (verbs.advisory_key(lease.task_id),))
+        conn.execute("SELECT set_config('lock_timeout', %s, true)", (_ms(timeouts.lock_s),))
+        fence = conn.execute(statement("fence"), {"task_id": lease.task_id, "attempt_no": lease.attempt_no})
+    if fence.fetchone() is None:
+        raise LeaseLost(lease.task_id, lease.attempt_no)
+
+
+def commit(conn: psycopg.Connection) -> None:
+    """Commit the data transaction. Raises: CommitUnanswered; psycopg.Error: the server refused, nothing is visible."""
+    try:
+        conn.execute("COMMIT")
+    except psycopg.OperationalError as exc:
+        if exc.sqlstate is None or exc.sqlstate in COMMIT_OUTCOME_UNKNOWN or exc.sqlstate.startswith("08"):
+            raise CommitUnanswered("the connection to PostgreSQL broke in COMMIT") from exc
+        raise
+
+
+def rollback(conn: psycopg.Connection) -> None:
+    """Roll back whatever is open; a broken connection is closed, which does the same. Never raises."""
+    try:
+        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            conn.execute("ROLLBACK")
+    except psycopg.Error:
+        conn.close()
+
+
+def resolve_commit(url: str, lease: Lease) -> verbs.Resolved:
+    """Learn on a new connection what became of an unanswered COMMIT (DESIGN 6).
+
+    Raises:    LedgerUnavailable: PostgreSQL is away; ask again. The outcome stays unknown until an answer came.
+    Guarantee: waits for the old transaction's end, after OLD_BACKEND_S by terminating its backend, so the answer is final.
+    """
+    with opened(url, application="protheon-worker") as conn:
+        key = verbs.advisory_key(lease.task_id)
+        try:
+            with conn.transaction():
+                return _resolve_locked(conn, lease, key)
+        except psycopg.errors.LockNotAvailable:
+            verbs.terminate(conn, [lease.task_id])
+        with conn.transaction():
+            return _resolve_locked(conn, lease, key)
+
+
+def _resolve_locked(conn: psycopg.Connection, lease: Lease, key: int) -> verbs.Resolved:
+    conn.execute("SELECT set_config('lock_timeout', %s, true)", (_ms(OLD_BACKEND_S),))
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+    return verbs.resolve(conn, lease)
+
+
+def sever(conn: psycopg.Connection) -> None:
+    """Break a connection that another thread is using: what it waits for fails at once. Never raises.
+
+    The socket is shut down and nothing else: libpq's own structures belong to the other thread.
+    """
+    with contextlib.suppress(OSError, psycopg.Error):
+        shared = socket.socket(fileno=conn.fileno())
+        try:
+            shared.shutdown(socket.SHUT_RDWR)
+        finally:
+            shared.detach()
+
+
+def as_error(exc: Exception) -> ProtheonError | None:
+    """What a foreign error of the data transaction is in our words; None: it is not PostgreSQL's."""
+    if isinstance(exc, ProtheonError):
+        return exc
+    return translate(exc) if isinstance(exc, psycopg.Error) else None
+
+
+def sqlstate_of(exc: BaseException | None) -> str | None:
+    """The SQLSTATE behind an error, where there is one."""
+    while exc is not None:
+        if isinstance(exc, psycopg.Error):
+            return exc.sqlstate
+        exc = exc.__cause__
+    return None
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))

@@ -1,0 +1,169 @@
+"""What the faces call: settings, the database, the local cluster, reports. No face imports the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protheon_dask.config import Effective
+from protheon_dask.errors import ConfigError
+from protheon_dask.ledger import reports, runs
+from protheon_dask.ledger.connect import opened as connection
+from protheon_dask.ledger.embedded import EmbeddedPostgres
+from protheon_dask.ledger.migrate import applied, check_current
+from protheon_dask.ledger.migrate import migrate as migrate_ledger
+from protheon_dask.run import settings as rim
+from protheon_dask.run.local import Database, LocalCluster, find_local
+from protheon_dask.run.master import Master
+from protheon_dask.run.settings import read_settings
+from protheon_dask.run.statistics import statistics_of
+from protheon_dask.telemetry.statistics import RunStatistics
+
+APPLICATION = "protheon-cli"
+LIBPQ_VARIABLES = ("PGHOST", "PGSERVICE", "PGDATABASE")
+EMBEDDED_DIR = "postgres"
+
+__all__ = ["Database", "LocalCluster", "Master", "read_settings"]
+
+
+def resolve_database(effective: Effective, into: str | None, *, embedded: bool = False) -> Database:
+    """Choose the database: --into, PROTHEON_DATABASE_URL (or the file's), DATABASE_URL, libpq's own, else the embedded one."""
+    settings, env = effective.settings, rim.environment()
+    if embedded:
+        return _embedded(effective)
+    if into:
+        return Database(_checked(into, "--into"), settings.direct_url, "--into")
+    if settings.database_url:
+        origin = {"env": "PROTHEON_DATABASE_URL", "file": "the settings file"}.get(effective.origins["database_url"], "settings")
+        return Database(_checked(settings.database_url, origin), settings.direct_url, origin)
+    if env.get("DATABASE_URL"):
+        return Database(_checked(env["DATABASE_URL"], "DATABASE_URL"), settings.direct_url, "DATABASE_URL")
+    for variable in LIBPQ_VARIABLES:
+        if env.get(variable):
+            return Database("postgresql://", settings.direct_url, f"libpq ({variable})")
+    return _embedded(effective)
+
+
+def _embedded(effective: Effective) -> Database:
+    directory = rim.home_of(effective.settings) / EMBEDDED_DIR
+    return Database("", "", f"embedded, in {directory}", directory)
+
+
+def _checked(url: str, origin: str) -> str:
+    if not url.startswith(("postgresql://", "postgres://")) and "=" not in url:
+        raise ConfigError(f"{origin}: {url!r} is not a PostgreSQL URL: give postgresql://user@host:5432/database")
+    return url
+
+
+@contextmanager
+def opened(effective: Effective, database: Database) -> Iterator[str]:
+    """A URL that answers: the embedded server is started for the time of the block if it is down."""
+    if database.embedded_dir is None:
+        yield database.url
+        return
+    bin_dir = Path(effective.settings.postgres_bin) if effective.settings.postgres_bin else None
+    postgres = EmbeddedPostgres(database.embedded_dir, bin_dir)
+    try:
+        yield postgres.start()
+    finally:
+        postgres.stop()
+
+
+def local(
+    effective: Effective,
+    database: Database,
+    *,
+    workers: int | None = None,
+    force_own: bool = False,
+    on_event: Callable[[str], None] = lambda _: None,
+) -> LocalCluster:
+    """A cluster on this machine for the time of a block; a running local master is used unless force_own."""
+    return LocalCluster(effective, database, workers=workers, force_own=force_own, on_event=on_event)
+
+
+def running_master(effective: Effective, url: str) -> Master | None:
+    """The local master that leads the ledger at url, if one runs."""
+    return find_local(rim.home_of(effective.settings), url)
+
+
+REPORTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "files": reports.files,
+    "chunks": reports.chunks,
+    "attempts": reports.attempts,
+    "rejects": reports.rejects,
+    "dead_letters": reports.dead_letters,
+}
+
+
+def report(url: str, name: str, run_id: int | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Rows of a report from the ledger alone; run_id None is the latest. Raises NotFound, MigrationPending, LedgerUnavailable."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        if name == "runs":
+            return reports.runs(conn, **filters)
+        return REPORTS[name](conn, run_id or runs.latest_run(conn), **filters)
+
+
+def run_statistics(url: str, run_id: int | None = None) -> RunStatistics:
+    """A run in numbers; None is the latest."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        return statistics_of(conn, run_id or runs.latest_run(conn))
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verify proved, and what it found; no finding: every line of every file is accounted for once."""
+
+    run_id: int
+    findings: tuple[str, ...]
+    checked: tuple[str, ...]
+
+
+CHECKED = (
+    "manifests follow each other without a gap",
+    "each chunk has one attempt that succeeded",
+    "lines = loaded + filtered + rejected + blank, for each chunk",
+    "rows offered = inserted + updated + ignored, for each table and chunk",
+    "each rejected line is kept",
+)
+
+
+def verify_run(url: str, run_id: int | None = None) -> Verification:
+    """Prove from the ledger that every line of a run is accounted for once."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        number = run_id or runs.latest_run(conn)
+        return Verification(number, tuple(reports.verify(conn, number)), CHECKED)
+
+
+def query(url: str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a person's own SQL; column names and rows."""
+    with connection(url, application="protheon-sql") as conn:
+        return reports.query(conn, sql)
+
+
+def migrate(url: str) -> list[str]:
+    """Bring the ledger up to date; the names of what ran."""
+    return migrate_ledger(url)
+
+
+def ledger_status(url: str) -> dict[str, Any]:
+    """The ledger itself. Raises MigrationPending where there is none yet, or an older one."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        return {**reports.status(conn), "migration": applied(conn)}
+
+
+def cancel_run(url: str, run_id: int | None = None) -> RunStatistics:
+    """Cancel a run in the ledger, without a master; idempotent."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        number = run_id or runs.latest_run(conn)
+        statistics_of(conn, number)  # NotFound before anything is written
+        with conn.transaction():
+            runs.cancel_run(conn, number, "cancelled by hand")
+        return statistics_of(conn, number)

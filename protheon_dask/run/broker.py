@@ -1,0 +1,81 @@
+"""The broker process: ``python -m protheon_dask.run.broker``. Leads one ledger, cuts, dispatches and streams.
+
+Settings come from the environment. It prints one line of JSON, with its port, when it leads and listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from protheon_dask.broker.thread import BrokerThread
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError, LeadershipLost, ProtheonError
+from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
+from protheon_dask.run.exits import exit_code
+from protheon_dask.run.settings import read_settings, workspace_of
+from protheon_dask.workspace.chunkfile import ChunkStore, default_quota_bytes
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+
+def make_store(settings: Settings, directory: Path) -> ChunkStore:
+    """The workspace of these settings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    quota_bytes = settings.workspace_quota_bytes or default_quota_bytes(directory)
+    return ChunkStore(directory, quota_bytes, settings.parked_quota_bytes)
+
+
+def serve(settings: Settings, scheduler_address: str, dashboard_link: str, port: int, *, ephemeral: bool) -> None:
+    """Lead, listen and work until SIGTERM or SIGINT.
+
+    Raises: ConfigError: another broker leads this ledger, or the port is taken. LeadershipLost: another took the lead.
+    """
+    url = settings.direct_url or settings.database_url
+    broker_uuid = uuid4()
+    store = make_store(settings, workspace_of(settings))
+    n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
+    coordinator = Coordinator(settings, url, scheduler_address, store, broker_uuid, n_splitters)
+    if not coordinator.start_leading(ephemeral=ephemeral):
+        raise ConfigError("another broker leads this ledger already: use that master, or stop it first")
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: coordinator.stop())
+    place = Place(scheduler_address, dashboard_link, str(broker_uuid))
+    runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
+    chunks = ChunkDesk(settings.database_url, store, coordinator.tell)
+    with BrokerThread(runs, chunks, LOOPBACK, port, on_sent=coordinator.count_sent) as server:
+        print(json.dumps({"port": server.port, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}), flush=True)
+        coordinator.run()
+
+
+def main() -> int:
+    """Parse, serve, and map what went wrong to an exit code."""
+    parser = argparse.ArgumentParser(prog="protheon_dask.run.broker")
+    parser.add_argument("--scheduler", required=True)
+    parser.add_argument("--dashboard", default="")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ephemeral", action="store_true")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        serve(read_settings({}).settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral)
+    except LeadershipLost as exc:
+        print(exc, file=sys.stderr)
+        return 75
+    except ProtheonError as exc:
+        print(exc, file=sys.stderr)
+        return exit_code(exc)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

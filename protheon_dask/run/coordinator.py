@@ -1,0 +1,395 @@
+"""The coordinator: brings ready tasks to Dask, takes back what was lost, cuts sources ahead, and ends loads and runs.
+
+One thread, one direct connection that holds the leadership. It decides from the ledger alone: what Dask and splitters say only
+tells it where to look.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import socket
+import threading
+import time
+from collections import Counter, deque
+from uuid import UUID
+
+from protheon_dask.config import Settings
+from protheon_dask.errors import LeadershipLost, LedgerUnavailable
+from protheon_dask.ledger import chunks, leadership, runs, verbs
+from protheon_dask.ledger.connect import Connection, connect, translated
+from protheon_dask.ledger.migrate import check_current
+from protheon_dask.model import ChunkManifest, Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
+from protheon_dask.policy import GiveUp, Retry, dispatch_window
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
+from protheon_dask.run.splitters import FromSplitter, SplitterPool
+from protheon_dask.workspace.chunkfile import ChunkStore
+from protheon_dask.workspace.splitting import ChunkCut, SplitEnded
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+"""Longest pause between two rounds; events wake it at once."""
+SWEEP_S = 1.0
+"""Period of what costs a query over open work: expiry, cancelled runs, ended loads and runs, bytes sent."""
+THREADS_S = 2.0
+"""How long a count of worker threads is believed."""
+OUTAGE_S = 1.0
+"""Pause between tries while PostgreSQL is away."""
+SPLIT_RETRY_S = 10.0
+"""Pause before a source that could not be read is tried again."""
+
+
+class Wanted:
+    """A chunk whose file is missing: to be cut again."""
+
+    __slots__ = ("load_id", "manifest")
+
+    def __init__(self, load_id: int, manifest: ChunkManifest) -> None:
+        self.load_id, self.manifest = load_id, manifest
+
+
+Event = DaskEvent | FromSplitter | Wanted
+
+
+class Coordinator:
+    """Single use. start_leading() in the caller's thread, then run() until stop().
+
+    Guarantee: dispatches, sweeps and cuts only while it leads; LeadershipLost ends run(). PostgreSQL and the scheduler may go
+    and come back; nothing is charged for that.
+    """
+
+    def __init__(
+        self, settings: Settings, url: str, scheduler_address: str, store: ChunkStore, broker_uuid: UUID, n_splitters: int
+    ) -> None:
+        self.settings, self._url, self._store, self._broker_uuid = settings, url, store, broker_uuid
+        self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._events: deque[Event] = deque()
+        self._dask = DaskLink(scheduler_address, self.tell)
+        self._splitters = SplitterPool(store, n_splitters, self.tell)
+        self._host = socket.gethostname()
+        self._dispatched: dict[int, Dispatch] = {}
+        self._gone: dict[Seen, bool] = {}  # attempts whose process is known to be gone -> its nanny lives
+        self._look: set[int] = set()  # tasks whose file may have to go
+        self._wanted: dict[int, dict[int, ChunkManifest]] = {}  # load -> first line -> chunk without a file
+        self._split_after: dict[int, float] = {}  # loads whose source could not be read -> when to try again
+        self._sent: Counter[int] = Counter()  # bytes sent by chunk, since they were last written
+        self._sent_lock = threading.Lock()
+        self._n_threads, self._threads_at = 0, 0.0
+        self._swept_at = 0.0
+        self._expire_from = 0.0
+        self._conn: Connection | None = None
+        self.leadership: leadership.Leadership | None = None
+        self.waiting_for: str | None = None  # an outage, in words; None: all is well
+        self.waiting_since_at = 0.0
+
+    # --- called from other threads --------------------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Hand over an event."""
+        self._inbox.put(event)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something in the ledger changed: look now."""
+        self._swept_at = 0.0
+        self._wake.set()
+
+    def count_sent(self, chunk_id: int, n_bytes: int) -> None:
+        """Chunk bytes went out."""
+        with self._sent_lock:
+            self._sent[chunk_id] += n_bytes
+
+    def stop(self) -> None:
+        """End run() after the round that is in progress."""
+        self._stopping.set()
+        self._wake.set()
+
+    @property
+    def n_threads(self) -> int:
+        """Worker threads, as last counted."""
+        return self._n_threads
+
+    # --- leading --------------------------------------------------------------------------------------------------------
+
+    def start_leading(self, *, ephemeral: bool) -> bool:
+        """Take the lead and put the workspace in order; False: another broker leads.
+
+        ephemeral: runs of an earlier cluster that lived as long as one command are interrupted: that command is gone.
+        """
+        conn = connect(self._url, application="protheon-coordinator")
+        with translated():
+            check_current(conn)
+            self.leadership = leadership.take(conn, self._broker_uuid)
+            if self.leadership is None:
+                conn.close()
+                return False
+            self._conn = conn
+            with conn.transaction():
+                runs.abandon_queued(conn)
+                if ephemeral:
+                    for run_id in runs.ephemeral_runs(conn):
+                        runs.cancel_run(conn, run_id, "interrupted: its command ended; type the same again to go on")
+            stored = chunks.stored(conn)
+        for load_id, manifest in self._store.adopt((item.load_id, item.manifest) for item in stored):
+            self._wanted.setdefault(load_id, {})[manifest.first_line] = manifest
+        for item in stored:
+            if item.state is TaskState.DEAD:
+                self._store.park(item.load_id, item.manifest.first_line)
+                self._wanted.get(item.load_id, {}).pop(item.manifest.first_line, None)
+        return True
+
+    def run(self) -> None:
+        """Work until stop(). Raises LeadershipLost, and what is a defect."""
+        try:
+            while not self._stopping.is_set():
+                self._wake.wait(IDLE_S)
+                self._wake.clear()
+                try:
+                    self._round()
+                except LedgerUnavailable as exc:
+                    self._wait_for_ledger(exc)
+        finally:
+            self._splitters.stop_all()
+            self._dask.close()
+            if self._conn is not None:
+                self._conn.close()
+
+    @property
+    def _epoch(self) -> int:
+        assert self.leadership is not None, "run() comes after start_leading()"
+        return self.leadership.epoch
+
+    @property
+    def _ledger(self) -> Connection:
+        assert self._conn is not None, "run() comes after start_leading()"
+        return self._conn
+
+    def _wait_for_ledger(self, exc: LedgerUnavailable) -> None:
+        """PostgreSQL is away: take the lead anew when it is back. The lock went with the connection, so another may have it."""
+        logger.warning("ledger.lost", extra={"error": str(exc)})
+        self.waiting_for, self.waiting_since_at = str(exc), time.time()
+        if self._conn is not None:
+            self._conn.close()
+        while not self._stopping.wait(OUTAGE_S):
+            try:
+                conn = connect(self._url, application="protheon-coordinator")
+                with translated():
+                    lead = leadership.take(conn, self._broker_uuid)
+            except LedgerUnavailable:
+                continue
+            if lead is None:
+                conn.close()
+                raise LeadershipLost(self._epoch)
+            self._conn, self.leadership, self.waiting_for = conn, lead, None
+            self._expire_from = time.monotonic() + self.settings.lease_s  # workers renew first
+            logger.info("ledger.back", extra={"away_s": time.time() - self.waiting_since_at})
+            return
+
+    def _round(self) -> None:
+        while not self._inbox.empty():
+            self._events.append(self._inbox.get())
+        with translated():
+            while self._events:
+                self._take(self._events[0])
+                self._events.popleft()  # only now: an event whose ledger was away is taken again
+            now = time.monotonic()
+            due = now - self._swept_at >= SWEEP_S
+            if due or self._gone:
+                self._expire(now)
+            if due:
+                self._swept_at = now
+                verbs.cancel(self._ledger)
+            self._settle_files()
+            self._split()
+            self._dispatch()
+            if due:
+                self._write_sent()
+                self._end_runs()
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Answered(dispatch=dispatch):
+                self._forget(dispatch)
+            case WorkerGone(dispatch=dispatch, worker=worker, nanny_lives=nanny_lives):
+                self._forget(dispatch)
+                attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
+                holder = verbs.worker_of(self._ledger, attempt)
+                if holder is not None and holder[0] == worker:  # else it was never claimed, or by another process
+                    self._gone[attempt] = nanny_lives
+            case Wanted(load_id=load_id, manifest=manifest):
+                self._wanted.setdefault(load_id, {})[manifest.first_line] = manifest
+            case FromSplitter():
+                self._take_split(event)
+
+    def _forget(self, dispatch: Dispatch) -> None:
+        if self._dispatched.get(dispatch.task_id) == dispatch:
+            del self._dispatched[dispatch.task_id]
+        self._look.add(dispatch.task_id)
+        self._swept_at = 0.0 if not self._dispatched else self._swept_at  # the last ones may end a run
+
+    def _take_split(self, item: FromSplitter) -> None:
+        load_id, event = item.split.load_id, item.event
+        if item.again:
+            self._take_recut(item)
+        elif isinstance(event, ChunkCut):
+            self._store.add(load_id, event.manifest)
+            with self._ledger.transaction():
+                if event.manifest.oversized:
+                    chunks.enqueue_oversized(
+                        self._ledger, self._epoch, load_id, item.split.run_id, event.manifest, event.raw, self._host, self._broker_uuid
+                    )
+                else:
+                    verbs.enqueue(self._ledger, self._epoch, load_id, event.manifest)
+        elif isinstance(event, SplitEnded):
+            state = SplitState.COMPLETE if event.damaged_at is None else SplitState.DAMAGED
+            message = None if event.damaged_at is None else f"{event.message} (stored byte {event.damaged_at:,})"
+            runs.split_ended(
+                self._ledger, self._epoch, load_id, state, message=message, damaged_at_bytes=event.damaged_at, n_chunks=event.n_chunks
+            )
+            self._swept_at = 0.0
+        elif event.kind == "unavailable":
+            logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
+            self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
+        else:
+            state = SplitState.CHANGED if event.kind == "changed" else SplitState.FAILED
+            runs.split_ended(self._ledger, self._epoch, load_id, state, message=event.message)
+            self._swept_at = 0.0
+        self._splitters.note(load_id, event)
+
+    def _take_recut(self, item: FromSplitter) -> None:
+        load_id, event = item.split.load_id, item.event
+        if isinstance(event, ChunkCut):
+            self._store.add(load_id, event.manifest)
+            chunks.restored(self._ledger, self._epoch, load_id, event.manifest)
+            self._wanted.get(load_id, {}).pop(event.manifest.first_line, None)
+        elif not isinstance(event, SplitEnded):
+            if event.kind == "unavailable":
+                self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
+            else:
+                runs.pause_run(self._ledger, item.split.run_id, event.message)
+                self._wanted.pop(load_id, None)
+        self._splitters.note(load_id, event)
+
+    # --- the parts of a round ---------------------------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        """Take back attempts whose process is known to be gone, and those whose lease ran out; end what they still hold."""
+        gone, self._gone = self._gone, {}
+        taken: list[int] = []
+        may_expire = now >= self._expire_from
+        with self._ledger.transaction():
+            for item in verbs.expire(self._ledger, self._epoch, list(gone)):
+                seen = Seen(item.lease.task_id, item.lease.attempt_no)
+                if not item.known_gone and not may_expire:
+                    continue
+                if not item.known_gone:
+                    cost, outcome, told = Cost.LOSS, Outcome.EXPIRED, f"its lease of {self.settings.lease_s:g} s ran out"
+                elif gone[seen]:
+                    cost, outcome, told = Cost.CRASH, Outcome.CRASHED, "the worker process died"
+                else:
+                    cost, outcome, told = Cost.LOSS, Outcome.CRASHED, "the worker's host or nanny was lost"
+                failed = Failed(cost, "WorkerDied", told)
+                match self.settings.retry_policy.decide(cost, item.spent[cost] + 1, random.random()):
+                    case Retry(delay_s=delay_s):
+                        verbs.release(self._ledger, item.lease, failed, outcome, delay_s)
+                    case GiveUp(reason=reason):
+                        verbs.dead_letter(self._ledger, item.lease, failed, outcome, reason)
+                logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
+                taken.append(seen.task_id)
+        stuck = verbs.stuck(self._ledger, self.settings.complete_grace_s) if may_expire else []
+        for seen in stuck:
+            logger.warning("task.stuck", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no})
+        if taken or stuck:
+            verbs.terminate(self._ledger, [*taken, *(seen.task_id for seen in stuck)])
+        for task_id in taken:
+            self._dispatched.pop(task_id, None)  # a frozen worker's key frees its slot in the window
+
+    def _settle_files(self) -> None:
+        """Delete, park or unpark the files of tasks to which something happened."""
+        if not self._look:
+            return
+        for item in verbs.look(self._ledger, list(self._look)):
+            if item.load_id is None or item.first_line is None:
+                continue
+            key = (item.load_id, item.first_line)
+            if item.state in (TaskState.SUCCEEDED, TaskState.CANCELLED):
+                self._store.delete(*key)
+            elif item.state is TaskState.DEAD or (item.state is TaskState.READY and not item.is_due):
+                self._store.park(*key)
+        self._look.clear()
+
+    def _split(self) -> None:
+        """Keep splitters at work: chunks that are missing first, then sources that are still to be cut."""
+        now = time.monotonic()
+        for load_id, missing in list(self._wanted.items()):
+            if not missing:
+                del self._wanted[load_id]
+            elif self._may_cut(load_id, now):
+                split, state = runs.split_of(self._ledger, load_id)
+                if state is RunState.RUNNING:
+                    self._splitters.start(split, tuple(missing.values()))
+        pending = runs.pending_splits(self._ledger) if self._splitters.has_room or self._splitters.loads else []
+        for load_id in set(self._splitters.loads) - {split.load_id for split in pending}:
+            self._splitters.stop(load_id)  # its run was cancelled or paused
+        for split in pending:
+            if self._splitters.has_room and self._may_cut(split.load_id, now):
+                runs.split_started(self._ledger, split.load_id)
+                self._splitters.start(split)
+        self._splitters.grant()
+
+    def _may_cut(self, load_id: int, now: float) -> bool:
+        return not self._splitters.is_cutting(load_id) and now >= self._split_after.get(load_id, 0.0)
+
+    def _dispatch(self) -> None:
+        """Fill the window: enough tasks with Dask to keep fast hosts busy, and no more."""
+        try:
+            now = time.monotonic()
+            if now - self._threads_at > THREADS_S:
+                self._n_threads, self._threads_at = self._dask.n_threads(), now
+            room = dispatch_window(self._n_threads, self.settings.window_per_thread) - len(self._dispatched)
+            if self._n_threads == 0 or room <= 0:
+                return
+            ready = verbs.pick_ready(self._ledger, list(self._dispatched), room)
+            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in ready]
+            if items:
+                self._dask.dispatch(items)
+                self._dispatched.update((item.task_id, item) for item in items)
+            if self.waiting_for is not None:
+                self.waiting_for = None
+        except (OSError, TimeoutError) as exc:
+            if self.waiting_for is None:
+                self.waiting_for, self.waiting_since_at = f"the Dask scheduler does not answer: {exc}", time.time()
+            logger.warning("scheduler.lost", extra={"error": str(exc)})
+
+    def _write_sent(self) -> None:
+        with self._sent_lock:
+            sent, self._sent = self._sent, Counter()
+        if sent:
+            with self._ledger.transaction():
+                for chunk_id, n_bytes in sent.items():
+                    runs.add_wire_bytes(self._ledger, chunk_id, n_bytes)
+
+    def _end_runs(self) -> None:
+        """Finish loads of which every chunk succeeded, then end the runs that have nothing left to do."""
+        runs.finish_loads(self._ledger)
+        for item in runs.open_runs(self._ledger):
+            if item.n_live_loads:
+                continue
+            committed = runs.count_lines(self._ledger, item.run_id)
+            reasons = list(item.messages)
+            if committed.dead:
+                reasons.append(f"{committed.dead} chunks are dead: protheon dlq list {item.run_id}")
+            if item.limit.is_crossed(committed.rejected, committed.lines, at_end=True):
+                reasons.append(f"over the reject limit of {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
+            if item.n_unfinished and not reasons:
+                reasons.append(f"{item.n_unfinished} files are not finished")
+            state = RunState.INCOMPLETE if reasons else RunState.SUCCEEDED
+            self._write_sent()
+            runs.end_run(self._ledger, item.run_id, state, "; ".join(reasons) or None)
+            logger.info("run.end", extra={"run_id": item.run_id, "state": str(state)})

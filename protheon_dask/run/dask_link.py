@@ -1,0 +1,113 @@
+"""The coordinator's side of Dask: hands over dispatches, and turns what Dask says into events."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from dask.delayed import delayed
+from distributed import Client, Future
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
+
+from protheon_dask.model import Dispatch
+from protheon_dask.run.tasks import run_attempt
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S = 10.0
+RECONNECT_S = 60.0
+"""How long a client outlives its scheduler before it is made anew."""
+NANNY_PROBE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Dask answered: word is what run_attempt returned, or what happened to the key. A hint to look at the ledger."""
+
+    dispatch: Dispatch
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The scheduler removed the process that had the key. nanny_lives: the process died alone."""
+
+    dispatch: Dispatch
+    worker: str
+    nanny_lives: bool
+
+
+DaskEvent = Answered | WorkerGone
+
+
+class DaskLink:
+    """One client, made anew when it has closed. Not thread-safe but for on_event, which is called on threads of Dask's."""
+
+    def __init__(self, scheduler_address: str, on_event: Callable[[DaskEvent], None]) -> None:
+        self.scheduler_address = scheduler_address
+        self._on_event = on_event
+        self._client: Client | None = None
+        self._futures: dict[str, Future[str]] = {}
+
+    def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
+        """Hand attempts to Dask, each once, under fresh opaque keys. Raises OSError while there is no scheduler."""
+        client = self._connected()
+        tasks = [delayed(run_attempt, pure=False)(item, dask_key_name=f"chunk-{uuid4().hex}") for item in dispatches]
+        futures = client.compute(tasks, retries=0, optimize_graph=False)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        for item, future in zip(dispatches, futures, strict=True):
+            self._futures[str(future.key)] = future
+            future.add_done_callback(lambda done, item=item: self._answer(item, done))
+
+    def n_threads(self) -> int:
+        """Task threads of all workers. Raises OSError while there is no scheduler."""
+        client = self._connected()
+        return sum(client.nthreads().values())  # type: ignore[no-untyped-call]  # as above
+
+    def close(self) -> None:
+        """Forget all futures; what runs on workers runs on, and the ledger will tell."""
+        self._futures.clear()
+        if self._client is not None:
+            self._client.close(timeout=2)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        self._client = None
+
+    def _connected(self) -> Client:
+        if self._client is not None and self._client.status in ("closed", "closing"):
+            self.close()
+        if self._client is None:
+            client = Client(self.scheduler_address, set_as_default=False, timeout=CONNECT_S, name="protheon-coordinator")  # type: ignore[no-untyped-call]  # distributed is not typed here
+            client._timeout = RECONNECT_S
+            self._client = client
+        return self._client
+
+    def _answer(self, item: Dispatch, future: Future[str]) -> None:
+        self._futures.pop(str(future.key), None)
+        try:
+            event: DaskEvent = Answered(item, str(future.result(timeout=0)))
+        except KilledWorker as exc:
+            last = exc.last_worker
+            event = WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None)))
+        except FutureCancelledError as exc:
+            event = Answered(item, f"cancelled: {exc.reason}")
+        except Exception as exc:  # whatever run_attempt raised: the ledger knows what became of the attempt
+            logger.exception("dispatch.raised", extra={"task_id": item.task_id})
+            event = Answered(item, f"raised: {type(exc).__name__}: {exc}")
+        finally:
+            future.release()  # type: ignore[no-untyped-call]  # distributed is not typed here
+        self._on_event(event)
+
+
+def _answers(nanny_address: str | None) -> bool:
+    """Does a nanny's port accept connections? Then host and nanny live and the process died alone."""
+    if not nanny_address:
+        return False
+    place = urlsplit(nanny_address)
+    try:
+        with socket.create_connection((place.hostname, place.port), timeout=NANNY_PROBE_S):
+            return True
+    except OSError:
+        return False

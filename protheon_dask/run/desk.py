@@ -1,0 +1,193 @@
+"""The broker's answers: submissions become runs, runs become statistics, chunks become files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from uuid import uuid4
+
+from protheon_dask import __version__
+from protheon_dask.broker import wire
+from protheon_dask.broker.server import StoredChunk
+from protheon_dask.config import Settings, parse_reject_limit
+from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError
+from protheon_dask.ledger import chunks, reports, runs
+from protheon_dask.ledger.connect import Connection, opened
+from protheon_dask.model import Identity, TaskState
+from protheon_dask.pipelines.table import Table
+from protheon_dask.policy import auto_chunk_lines
+from protheon_dask.run.coordinator import Coordinator, Wanted
+from protheon_dask.run.statistics import statistics_of
+from protheon_dask.sink import targets
+from protheon_dask.workspace import source
+from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
+
+logger = logging.getLogger(__name__)
+
+IDENTIFIERS = 4
+"""Sources that are identified at a time: each reads at most 64 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the services around this broker are."""
+
+    scheduler_address: str
+    dashboard_link: str
+    broker_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: str
+    identity: Identity
+    estimated_lines: int
+
+
+class RunDesk:
+    """Answers for runs. Thread-safe: a connection for each call."""
+
+    def __init__(self, settings: Settings, url: str, coordinator: Coordinator, place: Place, *, ephemeral: bool) -> None:
+        self._settings, self._url, self._coordinator, self._place, self._ephemeral = settings, url, coordinator, place, ephemeral
+
+    def submit(self, submission: wire.Submission) -> wire.Submitted:
+        """Make a run of a submission: targets checked or made, sources identified, loads joined.
+
+        Raises:    ConfigError: a path, a table or an option; no run was made. SourceUnavailable.
+        Guarantee: the same request_id again returns the same run.
+        """
+        if submission.replace:
+            raise ConfigError("--replace undoes an old load first, which this version cannot do yet: use --again")
+        with self._connected() as conn:
+            if submission.request_id and (known := runs.run_of_request(conn, submission.request_id)) is not None:
+                return self._submitted(conn, known)
+            paths = source.resolve(submission.paths)
+            notices = self._make_targets(conn, submission)
+            with ThreadPoolExecutor(IDENTIFIERS) as pool:
+                found = list(pool.map(_identify, paths))
+            with conn.transaction():
+                run_id = self._create(conn, submission)
+            joined = []
+            for item in found:
+                with conn.transaction():
+                    joined.append(runs.join_load(conn, self._load(run_id, submission, item), again=submission.again))
+            notices += tuple(notice for load in joined for notice in load.notices)
+            runs.start_run(conn, run_id, notices)
+        self._coordinator.wake()
+        logger.info("run.submit", extra={"run_id": run_id, "files": len(found), "pipeline": submission.pipeline.name})
+        return wire.Submitted(run_id, tuple(wire.JoinedLoad(load.load_id, load.path, load.joined) for load in joined), notices)
+
+    def get(self, run_id: int) -> wire.RunView:
+        with self._connected() as conn:
+            return self._view(conn, run_id or runs.latest_run(conn))
+
+    def list(self, limit: int) -> Iterable[wire.RunView]:
+        with self._connected() as conn:
+            return [self._view(conn, row["run"]) for row in reports.runs(conn, limit or 20)]
+
+    def cancel(self, run_id: int) -> wire.RunView:
+        with self._connected() as conn:
+            run_id = run_id or runs.latest_run(conn)
+            with conn.transaction():
+                runs.cancel_run(conn, run_id, "cancelled by hand")
+            self._coordinator.wake()
+            return self._view(conn, run_id)
+
+    def info(self) -> wire.MasterInfo:
+        lead = self._coordinator.leadership
+        return wire.MasterInfo(
+            version=__version__,
+            scheduler_address=self._place.scheduler_address,
+            dashboard_link=self._place.dashboard_link,
+            broker_uuid=self._place.broker_uuid,
+            epoch=lead.epoch if lead else 0,
+            n_threads=self._coordinator.n_threads,
+            ledger_id=str(lead.ledger_id) if lead else "",
+        )
+
+    # --- the pieces -----------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> AbstractContextManager[Connection]:
+        return opened(self._url, application="protheon-broker")
+
+    def _view(self, conn: Connection, run_id: int) -> wire.RunView:
+        statistics = statistics_of(conn, run_id)
+        return wire.RunView(run_id, statistics.state, statistics.to_json())
+
+    def _submitted(self, conn: Connection, run_id: int) -> wire.Submitted:
+        loads = tuple(wire.JoinedLoad(row["load_id"], row["path"], row["joined"]) for row in reports.files(conn, run_id))
+        return wire.Submitted(run_id, loads, tuple(statistics_of(conn, run_id).notices))
+
+    def _make_targets(self, conn: Connection, submission: wire.Submission) -> tuple[str, ...]:
+        tables = [Table.from_json(value) for value in json.loads(submission.pipeline.tables_json)]
+        with conn.transaction():
+            notices = tuple(targets.ensure_tables(conn, tables))
+            if submission.pipeline.reference == "jsonl":
+                targets.create_path_view(conn, tables[0])
+        return notices
+
+    def _create(self, conn: Connection, submission: wire.Submission) -> int:
+        packed = submission.pipeline
+        default = parse_reject_limit(self._settings.reject_limit)
+        given = submission.reject_limit_lines is not None or submission.reject_limit_fraction is not None
+        columns = {
+            "paths": list(submission.paths),
+            "pipeline_name": packed.name,
+            "pipeline_version": packed.version,
+            "chunk_lines": submission.chunk_lines or None,
+            "reject_limit_lines": submission.reject_limit_lines if given else default.lines,
+            "reject_limit_fraction": submission.reject_limit_fraction if given else default.fraction,
+            "request_id": submission.request_id or str(uuid4()),
+            "ephemeral": self._ephemeral,
+        }
+        fields = asdict(packed)
+        pipeline = {name.removesuffix("_json"): value for name, value in fields.items()}
+        run_id = runs.create_run(conn, columns, pipeline)
+        if run_id is None:
+            raise ConfigError(f"submission {submission.request_id} is being made by another call: ask again")
+        return run_id
+
+    def _load(self, run_id: int, submission: wire.Submission, item: _Found) -> runs.NewLoad:
+        settings, packed = self._settings, submission.pipeline
+        auto = auto_chunk_lines(item.estimated_lines, self._coordinator.n_threads)
+        return runs.NewLoad(
+            run_id=run_id,
+            pipeline_name=packed.name,
+            pipeline_version=packed.version,
+            options=packed.options_json,
+            code_hash=packed.code_hash,
+            path=item.path,
+            identity=item.identity,
+            chunk_lines=submission.chunk_lines or min(auto, settings.chunk_lines),
+            chunk_lines_given=bool(submission.chunk_lines),
+            max_chunk_bytes=settings.max_chunk_bytes,
+            max_line_bytes=settings.max_line_bytes,
+            estimated_lines=item.estimated_lines,
+        )
+
+
+class ChunkDesk:
+    """Finds chunk files for the streamer. Thread-safe."""
+
+    def __init__(self, url: str, store: ChunkStore, tell: Callable[[Wanted], None]) -> None:
+        self._url, self._store, self._tell = url, store, tell
+
+    def locate(self, chunk_id: int, generation: int) -> StoredChunk:
+        with opened(self._url, application="protheon-broker") as conn:
+            place = chunks.locate(conn, chunk_id)
+            if place.generation != generation:
+                raise ChunkOutdated(f"chunk {chunk_id} has generation {place.generation} now, not {generation}: claim it again")
+            path = chunk_path(self._store.directory, place.load_id, place.first_line, place.generation)
+            if not path.exists():
+                if place.state in (TaskState.READY, TaskState.RUNNING):
+                    self._tell(Wanted(place.load_id, chunks.manifest(conn, place.load_id, place.first_line)))
+                raise ChunkUnavailable(f"chunk {chunk_id} is not in the workspace: it is being cut again")
+        return StoredChunk(path, place.stored_bytes, place.generation)
+
+
+def _identify(path: str) -> _Found:
+    return _Found(path, source.identify(path), source.estimate_lines(path))

@@ -1,0 +1,176 @@
+"""The handler ``ingest``: one chunk's bytes to rows in one fenced data transaction."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from protheon_dask.broker.chunks import WantedChunk
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.config import Settings
+from protheon_dask.errors import InvariantError, ProtheonError
+from protheon_dask.ledger import runs, transaction, verbs
+from protheon_dask.ledger.connect import Connection
+from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, StageClock
+from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
+from protheon_dask.pipelines.table import Verdict
+from protheon_dask.run.keeper import Attempt
+from protheon_dask.sink.loader import ChunkLoader, LineFault
+from protheon_dask.sink.catalog import Target
+from protheon_dask.workspace import chunkfile, cut
+
+SPOOL_BYTES = 64 << 20
+"""Stored chunks up to this size stay in memory, larger ones go to a temporary file (DESIGN 5)."""
+RAW_BYTES = 65_536
+"""Bytes of a refused line that its reject keeps (DESIGN, The ledger)."""
+
+
+class RejectLimitCrossed(ProtheonError):
+    """This chunk brings its run over its reject limit: it is rolled back, and the run pauses with this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWork:
+    """All that one chunk needs: the claim's answer, and the process's tools."""
+
+    claimed: verbs.Claimed
+    chunk: ChunkManifest
+    load_id: int
+    run_id: int
+    pipeline: Pipeline
+    targets: Sequence[Target]
+    attempt: Attempt
+    settings: Settings
+    clock: StageClock
+
+
+def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
+    """Get the chunk's stored bytes, whole and checked, before any transaction is open.
+
+    Raises: what BrokerClient.fetch_chunk raises; LeaseLost as soon as the lease is lost.
+    """
+    chunk = work.chunk
+    started_s = time.perf_counter()
+    spool = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115  # closed by the caller
+    wanted = WantedChunk(work.claimed.lease.task_id, chunk.generation, chunk.stored_bytes, chunk.stored_xxh3)
+    work.clock.wire_bytes += broker.fetch_chunk(
+        wanted, spool, deadline_s=work.settings.lease_s, wait=work.attempt.wait, on_bytes=work.attempt.progress
+    )
+    spool.seek(0)
+    work.clock.add("fetch", time.perf_counter() - started_s)
+    return spool
+
+
+def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
+    """Decompress, cut, transform and copy the chunk as one stream, inside the caller's open transaction.
+
+    Raises:    RejectLimitCrossed, LeaseLost, ChecksumMismatch, what the pipeline's set-up and the server raise; the caller rolls back.
+    Guarantee: memory is a few batches, however large the chunk is. All is written but complete and COMMIT.
+    """
+    chunk, lease, clock = work.chunk, work.claimed.lease, work.clock
+    context = ChunkContext(load_id=work.load_id, task_id=lease.task_id, path=work.claimed.path or "")
+    transformer = work.pipeline.open(context)
+    loader = ChunkLoader(
+        conn,
+        work.targets,
+        task_id=lease.task_id,
+        check_fence=lambda: verbs.check_fence(conn, lease),
+        clock=clock,
+        now=time.perf_counter,
+    )
+    total = loaded = filtered = blank = rejected = parts = 0
+    blocks = chunkfile.read_blocks(stored, chunk.raw_xxh3)
+    batches = cut.batches(blocks, chunk.first_line, chunk.byte_offset, work.settings.batch_lines, work.settings.batch_bytes)
+    for batch in _timed(batches, clock):
+        work.attempt.check()
+        started_s = time.perf_counter()
+        rows = transformer.transform(batch.lines, batch.first_line_no)
+        clock.add("transform", time.perf_counter() - started_s)
+        with work.attempt.in_flight():
+            faults = loader.load(rows)
+            refused = [*_refused(batch, rows.rejected), *_refused(batch, rows.parts), *_refused_by_server(batch, faults)]
+            if refused:
+                verbs.reject(conn, work.load_id, lease.task_id, lease.attempt_no, refused)
+        clock.raw_bytes += batch.raw_bytes
+        total += batch.n_lines
+        rejected += len(rows.rejected) + len(faults)
+        filtered += len(rows.filtered)
+        blank += len(rows.blank)
+        parts += len(rows.parts)
+    loaded = total - rejected - filtered - blank
+    if total != chunk.n_lines:
+        raise InvariantError(f"chunk {lease.task_id}: {total} lines where its manifest says {chunk.n_lines}")
+    if rejected:
+        check_reject_limit(conn, work, total, rejected)
+    with work.attempt.in_flight():
+        counts = loader.finish()
+    return Loaded(Lines(total, loaded, filtered, rejected, blank, parts), counts)
+
+
+def check_reject_limit(conn: Connection, work: ChunkWork, total: int, rejected: int) -> None:
+    """Raise RejectLimitCrossed if the run's committed rejects and this chunk's own are beyond its limit.
+
+    A chunk whose own share of rejects is within a fraction cannot cross it (those before it did not), so only others ask the ledger.
+    """
+    limit = runs.limit_of(conn, work.run_id)
+    if limit.fraction is not None and rejected <= limit.fraction * total:
+        return
+    committed = runs.count_lines(conn, work.run_id)
+    if limit.is_crossed(committed.rejected + rejected, committed.lines + total):
+        raise RejectLimitCrossed(
+            f"reject limit of {limit}: {committed.rejected + rejected:,} of {committed.lines + total:,} lines are rejected; "
+            f"see why: protheon rejects show {work.run_id}"
+        )
+
+
+def complete(work: ChunkWork, conn: Connection, loaded: Loaded) -> None:
+    """Write the last statements of the data transaction and commit it.
+
+    Raises: LeaseLost: roll back. transaction.CommitUnanswered: only the ledger knows.
+    """
+    with work.attempt.in_flight():
+        started_s = time.perf_counter()
+        verbs.complete(conn, work.claimed.lease, loaded, work.clock)
+        work.clock.add("ledger", time.perf_counter() - started_s)
+        started_s = time.perf_counter()
+        transaction.commit(conn)
+        work.clock.add("commit", time.perf_counter() - started_s)
+
+
+def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.LineBatch]:
+    """Charge the time that the next batch takes to decompression."""
+    iterator = iter(batches)
+    while True:
+        started_s = time.perf_counter()
+        batch = next(iterator, None)
+        clock.add("decompress", time.perf_counter() - started_s)
+        if batch is None:
+            return
+        yield batch
+
+
+def _line(batch: cut.LineBatch, index: int, reason: str, *, part: str | None, sqlstate: str | None, table: str | None) -> RejectedLine:
+    raw = batch.raw_line(index)
+    line_no, offset = batch.first_line_no + index, batch.offset_of(index)
+    return RejectedLine(line_no, offset, part, reason, sqlstate, table, raw[:RAW_BYTES], len(raw))
+
+
+def _refused(batch: cut.LineBatch, verdicts: Sequence[Verdict]) -> list[RejectedLine]:
+    return [_line(batch, v.index, v.reason, part=v.part, sqlstate=None, table=None) for v in verdicts]
+
+
+def _refused_by_server(batch: cut.LineBatch, faults: Sequence[LineFault]) -> list[RejectedLine]:
+    return [_line(batch, f.index, f.reason, part=None, sqlstate=f.sqlstate, table=f.table) for f in faults]
+
+
+__all__ = ["ChunkWork", "RejectLimitCrossed", "complete", "fetch", "load"]

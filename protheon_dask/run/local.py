@@ -1,0 +1,281 @@
+"""Everything on this machine, for the time of one command: PostgreSQL if none was named, scheduler, broker, workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from protheon_dask.config import Effective, Settings, environment
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
+from protheon_dask.ledger.embedded import EmbeddedPostgres
+from protheon_dask.ledger.migrate import migrate
+from protheon_dask.run import settings as rim
+from protheon_dask.run.keys import make_key, read_key
+from protheon_dask.run.master import Master
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+START_S = 60.0
+"""How long a process may take to start on a busy machine before that is an error."""
+POLL_S = 0.05
+STATE_FILE = "local-master.json"
+"""Below home: where a running local master can be found by the next command."""
+DASK_CONFIG = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
+    "DASK_DISTRIBUTED__SCHEDULER__EVENTS_CLEANUP_DELAY": "10m",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "20s",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "0.85",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
+}
+"""Dask's settings on every node (DESIGN, Defaults; PITFALLS, Config to ship)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The PostgreSQL to load into, and how it was chosen. url is empty for the embedded one until it runs."""
+
+    url: str
+    direct_url: str
+    origin: str
+    embedded_dir: Path | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self.embedded_dir is not None
+
+
+class LocalCluster:
+    """A context manager: starts what is missing, or uses the local master that another command runs.
+
+    Guarantee: every process is a child that ends when this one does, however it ends (run.tether). The data stay.
+    """
+
+    def __init__(
+        self, effective: Effective, database: Database, *, workers: int | None, force_own: bool, on_event: Callable[[str], None]
+    ) -> None:
+        self.settings, self._database, self._on_event = effective.settings, database, on_event
+        self.n_workers = workers or max(1, os.cpu_count() or 1)
+        self._force_own = force_own
+        self._home = rim.home_of(self.settings)
+        self._stack = ExitStack()
+        self._processes: dict[str, Tethered] = {}
+        self.client: Master
+        self.is_ours = False
+        self.dashboard_link = ""
+        self.url = database.url
+
+    def __enter__(self) -> Self:
+        try:
+            with self._stack:
+                self._start()
+                self._stack = self._stack.pop_all()
+        except OSError as exc:
+            raise ConfigError(f"the local cluster could not be started: {exc}") from exc
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
+        self._stack.close()
+
+    def worker_pids(self) -> list[tuple[str, int]]:
+        """Name and process id of each worker process of ours that runs now."""
+        import psutil
+
+        if "workers" not in self._processes:
+            return []
+        found = []
+        for process in psutil.Process(self._processes["workers"].process.pid).children(recursive=True):
+            try:
+                if "spawn_main" in " ".join(process.cmdline()):
+                    found.append((process.create_time(), process.pid))
+            except psutil.Error:
+                continue
+        return [(f"worker {n}", pid) for n, (_, pid) in enumerate(sorted(found), start=1)]
+
+    # --- starting -------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        started_s = time.monotonic()
+        if self._database.embedded_dir is not None:
+            postgres = EmbeddedPostgres(
+                self._database.embedded_dir, Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
+            )
+            self.url = postgres.start()
+            self._stack.callback(postgres.stop)
+            self._on_event(f"PostgreSQL is ready, its data stay in {self._database.embedded_dir}")
+        direct_url = self._database.direct_url or self.url
+        if not self._force_own and (master := find_local(self._home, self.url)) is not None:
+            self.client = self._stack.enter_context(master)
+            self.dashboard_link = master.info().dashboard_link
+            self._on_event("using the local master that is running already")
+            return
+        migrate(direct_url)
+        self.is_ours = True
+        settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
+        env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
+        self._start_all(settings, env)
+        self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
+
+    def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
+        scheduler_port, dashboard_port = _port(settings.scheduler_port), _port(settings.dashboard_port)
+        scheduler = f"tcp://{LOOPBACK}:{scheduler_port}"
+        self.dashboard_link = f"http://{LOOPBACK}:{dashboard_port}/status"
+        self._run(
+            "scheduler",
+            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {LOOPBACK}:{dashboard_port} --no-show".split(),
+            env,
+        )
+        port = _port(settings.broker_port)
+        broker = self._run(
+            "broker",
+            [
+                "-m",
+                "protheon_dask.run.broker",
+                "--scheduler",
+                scheduler,
+                "--dashboard",
+                self.dashboard_link,
+                "--port",
+                str(port),
+                "--ephemeral",
+            ],
+            env,
+        )
+        address = f"{LOOPBACK}:{port}"
+        self._run(
+            "workers",
+            [
+                *f"-m dask worker {scheduler} --nworkers {self.n_workers} --nthreads 1 --name local --host {LOOPBACK}".split(),
+                *("--no-dashboard", "--preload", "protheon_dask.run.preload_worker", "--local-directory", str(self._home / "dask")),
+            ],
+            {**env, "PROTHEON_BROKER": address},
+        )
+        ready = json.loads(broker.first_line(START_S))
+        self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"])))
+        self._announce(address, ready["pid"])
+        self._wait_workers()
+
+    def _run(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Tethered:
+        log = self._home / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        tethered = self._stack.enter_context(Tethered(name, arguments, env, log, self.settings.exit_grace_s / 2))
+        self._processes[name] = tethered
+        return tethered
+
+    def _wait_workers(self) -> None:
+        end_at = time.monotonic() + START_S
+        while self.client.info().n_threads < self.n_workers:
+            for process in self._processes.values():
+                process.check()
+            if time.monotonic() > end_at:
+                raise TransientError(f"the workers did not start within {START_S:g} s: see {self._home / 'logs'}")
+            time.sleep(POLL_S)
+
+    def _announce(self, address: str, pid: int) -> None:
+        path = self._home / STATE_FILE
+        path.write_text(json.dumps({"address": address, "pid": pid}))
+        self._stack.callback(path.unlink, missing_ok=True)
+
+
+def find_local(home: Path, url: str) -> Master | None:
+    """The local master that another command of this user runs, if it leads the ledger at url; else None."""
+    try:
+        address = json.loads((home / STATE_FILE).read_text())["address"]
+        master = Master(address, read_key(make_key(home)))
+        info = master.info()
+    except (OSError, ValueError, KeyError, ProtheonError):
+        return None
+    from protheon_dask.ledger import reports
+    from protheon_dask.ledger.connect import opened
+    from protheon_dask.ledger.migrate import applied
+
+    with opened(url, application="protheon-cli") as conn:
+        if applied(conn) and str(reports.status(conn)["ledger_id"]) == info.ledger_id:
+            return master
+    master.close()
+    return None
+
+
+class Tethered:
+    """A Python child behind run.tether: it ends with this process, and its output goes to a log."""
+
+    def __init__(self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float) -> None:
+        self.name, self._log = name, log
+        self._file: IO[bytes] = log.open("wb")
+        command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{grace_s:g}", "--", sys.executable, *arguments]
+        # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
+        self.process = subprocess.Popen(
+            command, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._file, start_new_session=True
+        )
+        self._lines: list[bytes] = []
+        self._first = threading.Event()
+        threading.Thread(target=self._read, name=f"log-{name}", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None, "Popen was given a pipe"
+        for line in self.process.stdout:
+            if not self._first.is_set():
+                self._lines.append(line)
+                self._first.set()
+            self._file.write(line)
+        self._first.set()
+
+    def first_line(self, timeout_s: float) -> str:
+        """The first line that it printed. Raises what check() raises, or TransientError after timeout_s."""
+        if not self._first.wait(timeout_s):
+            raise TransientError(f"the {self.name} did not start within {timeout_s:g} s: see {self._log}")
+        if not self._lines:
+            self.process.wait(timeout_s)
+            self.check()
+            raise InvariantError(f"the {self.name} closed its output and runs on: see {self._log}")
+        return self._lines[0].decode()
+
+    def check(self) -> None:
+        """Raise if it has ended."""
+        code = self.process.poll()
+        if code is None:
+            return
+        self._file.flush()
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        message = f"the {self.name} ended with code {code}: {last[0]} (see {self._log})"
+        raise ConfigError(message) if code == 2 else BrokerUnavailable(message)  # exits.USAGE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None, "Popen was given a pipe"
+        self.process.stdin.close()  # the tether ends it
+        self.process.wait()
+        self._file.close()
+
+
+def _port(wanted: int) -> int:
+    """The wanted port on loopback if it is free, else any other."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ConfigError("no port is free on loopback")

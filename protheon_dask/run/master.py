@@ -1,0 +1,94 @@
+"""A master as its clients see it: the gRPC face in the library's own values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+from uuid import uuid4
+
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.wire import MasterInfo, Submission, Submitted
+from protheon_dask.errors import BrokerUnavailable
+from protheon_dask.pipelines.pack import pack
+from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.policy import RejectLimit
+from protheon_dask.telemetry.statistics import RunStatistics
+
+AWAY_S = 30.0
+"""How long watch() bears a broker that does not answer."""
+RETRY_S = 0.5
+
+
+class Master:
+    """A client of one master. A context manager; connects at the first call."""
+
+    def __init__(self, address: str, key: bytes | None = None) -> None:
+        self.address, self._key = address, key
+        self._client = BrokerClient(address)
+
+    def submit(
+        self,
+        pipeline: Pipeline,
+        paths: Sequence[str],
+        *,
+        chunk_lines: int | None = None,
+        reject_limit: RejectLimit | None = None,
+        again: bool = False,
+        replace: bool = False,
+    ) -> Submitted:
+        """Ask for a run: load these paths, as the master sees them, through this pipeline.
+
+        Raises: ConfigError: a path, table or option; BrokerUnavailable, LedgerUnavailable. Safe to repeat: it attaches.
+        """
+        return self._client.submit(
+            Submission(
+                paths=tuple(paths),
+                pipeline=pack(pipeline, self._key),
+                chunk_lines=chunk_lines or 0,
+                reject_limit_lines=reject_limit.lines if reject_limit else None,
+                reject_limit_fraction=reject_limit.fraction if reject_limit else None,
+                again=again,
+                replace=replace,
+                request_id=str(uuid4()),
+            )
+        )
+
+    def watch(self, run_id: int) -> Iterator[RunStatistics]:
+        """The run at once, then on change, at most twice a second, last as ended or paused.
+
+        Raises: BrokerUnavailable when the broker was away for AWAY_S; NotFound.
+        """
+        away_at: float | None = None
+        while True:
+            try:
+                for view in self._client.watch(run_id):
+                    away_at = None
+                    yield RunStatistics.from_json(view.statistics)
+                return
+            except BrokerUnavailable:
+                away_at = away_at or time.monotonic()
+                if time.monotonic() - away_at > AWAY_S:
+                    raise
+                time.sleep(RETRY_S)
+
+    def get(self, run_id: int = 0) -> RunStatistics:
+        """The run as it is now; 0 is the latest."""
+        return RunStatistics.from_json(self._client.get(run_id).statistics)
+
+    def cancel(self, run_id: int) -> RunStatistics:
+        """Cancel a run; idempotent."""
+        return RunStatistics.from_json(self._client.cancel(run_id).statistics)
+
+    def info(self) -> MasterInfo:
+        """Where its services are."""
+        return self._client.info()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,50 @@
+"""The rim of configuration: reads the environment and the file once and gives values."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from protheon_dask.config import Effective, Settings
+from protheon_dask.errors import ConfigError
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this process; below this module nobody reads it."""
+    return os.environ
+
+
+def config_path() -> Path:
+    """Where the settings file is looked for: PROTHEON_CONFIG, else the user's configuration directory."""
+    given = os.environ.get("PROTHEON_CONFIG")
+    return Path(given) if given else platformdirs.user_config_path("protheon") / "config.toml"
+
+
+def read_settings(given: Mapping[str, Any], *, config_file: Path | None = None) -> Effective:
+    """Effective settings: defaults < file < PROTHEON_* < given (None: not given). Raises ConfigError with every problem."""
+    path = config_file or config_path()
+    must_exist = config_file is not None or "PROTHEON_CONFIG" in os.environ
+    file: dict[str, Any] = {}
+    if must_exist or path.exists():
+        try:
+            file = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigError(f"the settings file {path} cannot be read: {exc.strerror}") from exc
+        except tomllib.TOMLDecodeError as exc:
+            raise ConfigError(f"the settings file {path} is not TOML: {exc}") from exc
+    return Settings.read(os.environ, file, given)
+
+
+def home_of(settings: Settings) -> Path:
+    """Where the embedded PostgreSQL, the workspace and the keys live."""
+    return Path(settings.home).expanduser() if settings.home else platformdirs.user_data_path("protheon")
+
+
+def workspace_of(settings: Settings) -> Path:
+    """Where chunk files wait for workers."""
+    return Path(settings.workspace).expanduser() if settings.workspace else home_of(settings) / "workspace"

@@ -1,0 +1,20 @@
+"""From the ledger's answer to the one frozen picture of a run."""
+
+from __future__ import annotations
+
+from protheon_dask.errors import NotFound
+from protheon_dask.ledger import reports
+from protheon_dask.ledger.connect import Connection
+from protheon_dask.model import STAGES, RunState, TableCount
+from protheon_dask.telemetry.statistics import RunStatistics
+
+
+def statistics_of(conn: Connection, run_id: int) -> RunStatistics:
+    """The run in numbers, from the ledger alone. Raises NotFound."""
+    row = reports.statistics(conn, run_id)
+    if row is None:
+        raise NotFound(f"there is no run {run_id}: `protheon runs` lists them")
+    stages = {stage: float(row.pop(f"{stage}_s")) for stage in STAGES}
+    tables = tuple(TableCount(**count) for count in reports.row_counts(conn, run_id))
+    row.update(state=RunState(row["state"]), paths=tuple(row["paths"]), notices=tuple(row["notices"]))
+    return RunStatistics(**row, rows=tables, stage_seconds=stages)

@@ -1,0 +1,12 @@
+"""What Dask pickles: one function and one small frozen value. Light to import: the scheduler imports it as well."""
+
+from __future__ import annotations
+
+from protheon_dask.model import Dispatch
+
+
+def run_attempt(dispatch: Dispatch) -> str:
+    """Run one attempt in this worker process and return a word on how it ended: a hint, the ledger knows."""
+    from protheon_dask.run.worker import current_process
+
+    return current_process().run(dispatch)

@@ -1,0 +1,254 @@
+"""One worker process: claims attempts, runs their handlers, and tells the ledger how they ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.config import Settings
+from protheon_dask.errors import InvariantError, LeaseLost, LedgerUnavailable, ProtheonError
+from protheon_dask.ledger import runs, transaction, verbs
+from protheon_dask.ledger.connect import Connection, connect, opened, translated
+from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Outcome, Seen, StageClock, Worker
+from protheon_dask.pipelines.pack import PackedPipeline, unpack
+from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.policy import GiveUp, Retry
+from protheon_dask.run import ingest
+from protheon_dask.run.failure import failure_of
+from protheon_dask.run.keeper import Attempt, LeaseKeeper
+from protheon_dask.sink.catalog import Target, describe
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OUTAGE_POLL_S = 1.0
+"""Pause between tries to tell the ledger how an attempt ended, while PostgreSQL is away."""
+CLAIM_WAIT_S = 5.0
+"""How long a dispatch waits for PostgreSQL before it is given back unclaimed."""
+NO_COST_PAUSE_S = 0.5
+"""First pause after an ending without cost; doubles with each attempt up to 60 s, so that both sides of a deadlock part."""
+STALL_EXIT = 75
+"""Exit code of a process that ends itself because its work is stuck; its nanny starts a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run's pipeline and its tables as this process found them."""
+
+    pipeline: Pipeline
+    targets: tuple[Target, ...]
+
+
+class WorkerProcess:
+    """The one of a process. run() is called by Dask's task thread; data and lease connections are kept between attempts."""
+
+    def __init__(self, settings: Settings, *, name: str, broker: BrokerClient, url: str, key: bytes | None) -> None:
+        self.settings, self.broker, self._url, self._key = settings, broker, url, key
+        self.worker = Worker(uuid4(), name, socket.gethostname())
+        self._keeper = LeaseKeeper(
+            url, lease_s=settings.lease_s, renew_s=settings.renew_s, stall_s=settings.stall_s, on_stall=self._end_stalled
+        )
+        self._conn: Connection | None = None
+        self._prepared: dict[int, Prepared] = {}
+        self._commit: tuple[Lease, float] | None = None  # of the last completion, told with the next claim
+
+    def run(self, dispatch: Dispatch) -> str:
+        """Claim the task, do its work, tell the ledger. Returns a word for Dask; the ledger is the truth.
+
+        Guarantee: raises only where the process itself is at fault; an attempt that was opened is ended, or left to its lease.
+        """
+        token = uuid4()
+        try:
+            claimed = self._patiently(lambda: self._claim(dispatch, token), CLAIM_WAIT_S)
+        except LedgerUnavailable:
+            return "ledger unavailable"
+        if claimed is None:
+            return "not claimed"
+        with self._keeper.held(claimed.lease) as attempt:
+            try:
+                self._work(claimed, attempt)
+                return "succeeded"
+            except LeaseLost:
+                self._drop_connection()
+                return "lease lost"
+            except Exception as exc:  # noqa: BLE001  # the one place: whatever ended the attempt becomes a value in the ledger
+                failed = failure_of(exc)
+                logger.warning(
+                    "attempt.failed",
+                    extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
+                )
+                return self._end(claimed, failed)
+
+    # --- the pieces -----------------------------------------------------------------------------------------------------
+
+    def _claim(self, dispatch: Dispatch, token: UUID) -> verbs.Claimed | None:
+        conn = self._connection()
+        with translated(), conn.pipeline():  # one round trip, and one implicit transaction
+            if self._commit is not None:
+                verbs.note_commit(conn, *self._commit)
+            seen = Seen(dispatch.task_id, dispatch.attempt_no)
+            claimed = verbs.claim(conn, seen, self.worker, token, self.settings.lease_s)
+        self._commit = None
+        return claimed
+
+    def _work(self, claimed: verbs.Claimed, attempt: Attempt) -> None:
+        if claimed.handler != INGEST or claimed.chunk is None or claimed.load_id is None or claimed.run_id is None:
+            raise InvariantError(f"task {claimed.lease.task_id}: this worker has no handler {claimed.handler!r}")
+        clock = StageClock()
+        prepared = self._prepare(claimed.run_id)
+        work = ingest.ChunkWork(
+            claimed=claimed,
+            chunk=claimed.chunk,
+            load_id=claimed.load_id,
+            run_id=claimed.run_id,
+            pipeline=prepared.pipeline,
+            targets=prepared.targets,
+            attempt=attempt,
+            settings=self.settings,
+            clock=clock,
+        )
+        with ingest.fetch(work, self.broker) as stored:
+            conn = attempt.connection = self._connection()
+            try:
+                self._begin(conn, attempt, clock)
+                loaded = ingest.load(work, stored, conn)
+                ingest.complete(work, conn, loaded)
+            except transaction.CommitUnanswered:
+                self._drop_connection()
+                self._resolve(claimed.lease)
+            except BaseException:
+                transaction.rollback(conn)
+                attempt.check()  # a severed connection is a lost lease, not an outage
+                raise
+            finally:
+                attempt.connection = None
+        self._commit = (claimed.lease, clock.seconds["commit"])
+
+    def _begin(self, conn: Connection, attempt: Attempt, clock: StageClock) -> None:
+        settings = self.settings
+        timeouts = transaction.Timeouts(settings.advisory_wait_s, settings.lease_s, settings.stall_s + settings.lease_s)
+        started_s = time.perf_counter()
+        with attempt.in_flight():
+            transaction.begin(conn, attempt.lease, timeouts)
+        clock.add("wait", time.perf_counter() - started_s)
+
+    def _resolve(self, lease: Lease) -> None:
+        """Find out what became of an unanswered COMMIT; raise unless the rows are there."""
+        resolved = self._patiently(lambda: transaction.resolve_commit(self._url, lease), None)
+        if resolved.committed:
+            return
+        if not resolved.still_ours:
+            raise LeaseLost(lease.task_id, lease.attempt_no)
+        raise LedgerUnavailable("the connection to PostgreSQL broke in COMMIT, which did not happen")
+
+    def _prepare(self, run_id: int) -> Prepared:
+        """The run's pipeline and tables, read once a process. What fails here fails the attempt, not the process."""
+        if run_id not in self._prepared:
+            conn = self._connection()
+            with translated():
+                packed = PackedPipeline(**runs.pipeline_of(conn, run_id))
+            pipeline = unpack(packed, self._key)
+            with conn.transaction():
+                targets = describe(conn, pipeline.tables)
+            self._prepared = {run_id: Prepared(pipeline, targets)}
+        return self._prepared[run_id]
+
+    def _end(self, claimed: verbs.Claimed, failed: Failed) -> str:
+        """Give the task back, or up, however long PostgreSQL is away; nobody is charged for that."""
+        try:
+            return self._patiently(lambda: self._end_once(claimed, failed), None)
+        except LeaseLost:
+            return "lease lost"
+
+    def _end_once(self, claimed: verbs.Claimed, failed: Failed) -> str:
+        conn, lease = self._connection(), claimed.lease
+        with translated(), conn.transaction():
+            spent = verbs.spent(conn, lease.task_id)
+            n = spent.get(failed.cost, 0) + 1
+            outcome = Outcome.RELEASED if failed.cost is Cost.NOTHING else Outcome.FAILED
+            match self.settings.retry_policy.decide(failed.cost, n, random.random()):
+                case Retry(delay_s=delay_s):
+                    if failed.cost is Cost.NOTHING and failed.pause is None:
+                        delay_s = min(60.0, NO_COST_PAUSE_S * 2.0 ** min(lease.attempt_no - 1, 10)) * (0.5 + random.random())
+                    verbs.release(conn, lease, failed, outcome, delay_s)
+                case GiveUp(reason=reason):
+                    verbs.dead_letter(conn, lease, failed, outcome, reason)
+            if failed.pause is not None and claimed.run_id is not None:
+                runs.pause_run(conn, claimed.run_id, failed.pause)
+        return "released" if failed.cost is Cost.NOTHING else "failed"
+
+    def _patiently(self, action: Callable[[], T], wait_s: float | None) -> T:
+        """Do it as soon as PostgreSQL answers, within wait_s (None: for ever). Raises LedgerUnavailable after that."""
+        end_at = None if wait_s is None else time.monotonic() + wait_s
+        while True:
+            try:
+                return action()
+            except LedgerUnavailable:
+                self._drop_connection()
+                if end_at is not None and time.monotonic() > end_at:
+                    raise
+                time.sleep(OUTAGE_POLL_S)
+
+    def _connection(self) -> Connection:
+        """The data connection, opened anew where it broke. Between attempts it is in no transaction."""
+        if self._conn is None or self._conn.closed or self._conn.broken:
+            self._drop_connection()
+            self._conn = connect(self._url, application="protheon-worker")
+        return self._conn
+
+    def _drop_connection(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+        self._conn = None
+
+    def _end_stalled(self, attempt: Attempt) -> None:
+        """Called by the keeper: the attempt is charged with a crash, and the process, whose thread cannot be ended, ends."""
+        seconds = f"{self.settings.stall_s:g}"
+        failed = Failed(Cost.CRASH, "Stalled", f"no byte, row or statement for {seconds} s; the worker process was ended")
+        logger.error("attempt.stalled", extra={"task_id": attempt.lease.task_id, "attempt_no": attempt.lease.attempt_no})
+        try:
+            with opened(self._url, application="protheon-worker") as conn, conn.transaction():
+                n = verbs.spent(conn, attempt.lease.task_id)[Cost.CRASH] + 1
+                match self.settings.retry_policy.decide(Cost.CRASH, n, random.random()):
+                    case Retry(delay_s=delay_s):
+                        verbs.release(conn, attempt.lease, failed, Outcome.CRASHED, delay_s)
+                    case GiveUp(reason=reason):
+                        verbs.dead_letter(conn, attempt.lease, failed, Outcome.CRASHED, reason)
+        except ProtheonError:
+            logger.exception("attempt.stalled_unsaid")  # its lease will run out
+        os._exit(STALL_EXIT)
+
+
+_current: WorkerProcess | None = None
+
+
+def start_process(settings: Settings, env: Mapping[str, str], name: str) -> WorkerProcess:
+    """Make this process's worker. Called by the preload, once."""
+    global _current
+    from protheon_dask.run.keys import read_key
+
+    key_file = env.get("PROTHEON_KEY_FILE")
+    _current = WorkerProcess(
+        settings,
+        name=name,
+        broker=BrokerClient(env["PROTHEON_BROKER"]),
+        url=settings.database_url,
+        key=read_key(key_file) if key_file else None,
+    )
+    return _current
+
+
+def current_process() -> WorkerProcess:
+    """The worker of this process. Raises InvariantError where the preload did not run."""
+    if _current is None:
+        raise InvariantError("this Dask worker was started without --preload protheon_dask.run.preload_worker")
+    return _current

@@ -1,0 +1,109 @@
+"""One frozen picture of a run: what the card, the command line and the pages draw. None of them owns a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from protheon_dask.model import RunState, TableCount
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """A run as the ledger knows it: committed work only, so nothing here ever runs backwards.
+
+    Totals are over the run's loads, whoever loaded them. own_*, retries, seconds and wire_bytes are this run's own.
+    Units: *_bytes of raw text unless named; seconds of wall time since submit.
+    """
+
+    run: int
+    state: RunState
+    reason: str | None  # why it is paused, incomplete or cancelled
+    pipeline: str
+    paths: tuple[str, ...]
+    notices: tuple[str, ...]
+    files: int
+    files_done: int
+    skipped_files: int
+    attached_files: int
+    split_done: bool  # every source was cut to its end: chunks and lines are final
+    estimated_lines: int  # over all files: exact where cut, from a sample elsewhere
+    chunks: int  # cut so far
+    chunks_ready: int
+    chunks_running: int
+    chunks_done: int
+    chunks_dead: int
+    chunks_cancelled: int
+    lines: int  # committed: loaded + filtered + rejected + blank
+    loaded: int
+    filtered: int
+    rejected: int
+    blank: int
+    rejected_parts: int
+    rows: tuple[TableCount, ...]
+    dead_letters: int
+    retries: int
+    own_lines: int
+    own_raw_bytes: int
+    seconds: float
+    raw_bytes: int
+    wire_bytes: int
+    stage_seconds: Mapping[str, float]  # by model.STAGES, over the run's own succeeded attempts
+
+    @property
+    def lines_per_s(self) -> float:
+        return self.own_lines / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows offered, by the share of lines that is this run's own."""
+        offered = sum(count.offered for count in self.rows)
+        return offered * (self.own_lines / self.lines) / self.seconds if self.seconds > 0 and self.lines else 0.0
+
+    @property
+    def raw_mb_per_s(self) -> float:
+        """10^6 bytes of raw text a second."""
+        return self.own_raw_bytes / 1e6 / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def fraction(self) -> float:
+        """Committed lines of those there are, within 0 and 1; exact once everything was cut."""
+        return min(1.0, self.lines / self.estimated_lines) if self.estimated_lines else float(self.state.is_final)
+
+    def summary(self) -> dict[str, Any]:
+        """The object that ``protheon load --json`` prints: a contract."""
+        return {
+            "run": self.run,
+            "state": str(self.state),
+            "reason": self.reason,
+            "files": self.files,
+            "chunks": self.chunks,
+            "lines": self.lines,
+            "loaded": self.loaded,
+            "filtered": self.filtered,
+            "rejected": self.rejected,
+            "blank": self.blank,
+            "rejected_parts": self.rejected_parts,
+            "rows": {c.table: {"inserted": c.inserted, "updated": c.updated, "ignored": c.ignored} for c in self.rows},
+            "dead_letters": self.dead_letters,
+            "retries": self.retries,
+            "seconds": round(self.seconds, 3),
+            "lines_per_s": round(self.lines_per_s, 1),
+            "raw_bytes": self.raw_bytes,
+            "wire_bytes": self.wire_bytes,
+            "skipped_files": self.skipped_files,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that from_json reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        values = dict(value)
+        values["state"] = RunState(values["state"])
+        for name in ("paths", "notices"):
+            values[name] = tuple(values[name])
+        values["rows"] = tuple(TableCount(**count) for count in values["rows"])
+        return cls(**values)
