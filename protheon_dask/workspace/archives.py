@@ -6,9 +6,11 @@ any block of a plain file), so that a chunk in the middle can be had without rea
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO, ClassVar, Literal, Protocol
 
 import zstandard
@@ -21,7 +23,7 @@ Restart = tuple[int, int]
 Format = Literal["zstd", "gzip", "bzip2", "xz", "plain"]
 
 BLOCK_BYTES = 1 << 20  # decompressed bytes given out at a time, at most
-_READ_BYTES = 256 << 10  # stored bytes read at a time
+_READ_BYTES = 64 << 10  # stored bytes read at a time; small, so that stored_offset is near what was really consumed
 _SNIFF_BYTES = 10  # the longest mark is that of bzip2
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _ZSTD_BLOCKS = 8  # a zstd block holds at most 128 KiB (RFC 8878, 3.1.1.2.4): eight are a block of ours
@@ -178,15 +180,12 @@ class _Streams(Archive):
     """Members one after another, each with a decompressor of its own; zeros between and after them are padding."""
 
     magic: ClassVar[bytes]
+    decompressor: ClassVar[type[_Stream]]  # of one member
+    errors: ClassVar[tuple[type[Exception], ...]]  # what it raises on damage
 
     def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
         super().__init__(fileobj, start)
         self._read_offset = start[0]
-        self._open, self._errors = self._codec()
-
-    @abstractmethod
-    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
-        """The decompressor of one member, and what it raises on damage."""
 
     def _blocks(self) -> Iterator[bytes]:
         data = b""
@@ -200,7 +199,7 @@ class _Streams(Archive):
             if not data.startswith(self.magic):
                 raise self._damage(f"no {self.format} data begin here")
             self._begin_frame()
-            stream = self._open()
+            stream = self.decompressor()
             yield from self._member(stream, data)
             self._end_frame()
             data = stream.unused_data
@@ -209,7 +208,7 @@ class _Streams(Archive):
         while not stream.eof:
             try:
                 block = stream.decompress(data, BLOCK_BYTES)
-            except self._errors as exc:
+            except self.errors as exc:
                 raise self._damage(str(exc)) from exc
             yield block
             self.stored_offset = self._read_offset
@@ -251,29 +250,22 @@ class _Inflate:
 class _Gzip(_Streams):
     format = "gzip"
     magic = _GZIP_MAGIC
-
-    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
-        return _Inflate, (zlib.error,)
+    decompressor = _Inflate
+    errors = (zlib.error,)
 
 
 class _Bzip2(_Streams):
     format = "bzip2"
     magic = _BZIP2_MAGIC
-
-    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
-        import bz2  # rarely needed: the splitting process starts faster without
-
-        return bz2.BZ2Decompressor, (OSError,)
+    decompressor = bz2.BZ2Decompressor
+    errors = (OSError,)
 
 
 class _Xz(_Streams):
     format = "xz"
     magic = _XZ_MAGIC
-
-    def _codec(self) -> tuple[Callable[[], _Stream], tuple[type[Exception], ...]]:
-        import lzma  # rarely needed: the splitting process starts faster without
-
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), (lzma.LZMAError,)
+    decompressor = lzma.LZMADecompressor
+    errors = (lzma.LZMAError,)
 
 
 def open_archive(fileobj: BinaryIO, restart: Restart | None = None) -> Archive:

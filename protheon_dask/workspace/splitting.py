@@ -149,7 +149,8 @@ class _SourceCutter:
                     # Nothing vouches for what a damaged frame gave: cut the open chunk again, up to the end of the frame before.
                     self._abandon()
                     self._cutter = self._new_cutter()
-                    yield from self._feed(open_archive(source, self._starts[0][0]), archive.intact_raw_offset)
+                    if archive.intact_raw_offset > self._offset:
+                        yield from self._feed(open_archive(source, self._starts[0][0]), archive.intact_raw_offset)
                 yield from self._take(self._cutter.finish(whole_only=damage is not None))
             finally:
                 self._abandon()
@@ -168,14 +169,14 @@ class _SourceCutter:
         begin, skipped_line = self._offset, self._starts[0][1]
         for block in archive:
             offset = archive.raw_offset - len(block)
-            if upto is not None and offset >= upto:
-                return
             skip_bytes = max(0, begin - offset)
             self._add_start(archive.restart, skipped_line if skip_bytes else self._cutter.line_no)
             if skip_bytes:
                 skipped_line += block.count(LF, 0, skip_bytes)
             piece = block if upto is None and not skip_bytes else block[skip_bytes : None if upto is None else upto - offset]
             yield from self._take(self._cutter.feed(piece))
+            if upto is not None and archive.raw_offset >= upto:
+                return  # the archive would meet its damage next
 
     def _add_start(self, start: Restart, line_no: int) -> None:
         # One a MiB is enough. The rule looks at the source alone, so that a resumed splitter writes the same manifests.
