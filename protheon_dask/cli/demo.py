@@ -1,0 +1,234 @@
+"""``protheon demo``: the whole product in one command, with a worker killed in the middle on purpose."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import psutil
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from protheon_dask.cli import exits, figures, output
+from protheon_dask.cli.display import Display, display
+from protheon_dask.cli.load import tell, watch
+from protheon_dask.cli.summary import headline, lines_sentence, rows_table, speed_sentence
+from protheon_dask.cli.verbs import effective_settings, json_option
+from protheon_dask.model import Outcome
+from protheon_dask.telemetry.statistics import RunStatistics
+
+if TYPE_CHECKING:
+    from protheon_dask.pipelines.sample import SampleReport
+    from protheon_dask.run.api import LocalCluster
+
+LINES: Final = 20_000
+CHUNKS: Final = 16  # at least so many
+MOST_CHUNK_LINES: Final = 50_000
+BAD_LINES: Final = 6  # one of each kind that the sample knows
+KILL_AFTER: Final = 1 / 3  # of the chunks
+FREEZE_S: Final = 0.05  # a commit that was under way when the process froze has ended by then
+MOST_ATTEMPTS: Final = 1_000_000
+EXAMPLE_CHARACTERS: Final = 120
+QUERY: Final = (
+    "select display_name, sum(kills) kills, count(*) games from pgcr.instance_character "
+    "join pgcr.destiny_player using (membership_id) group by 1 order by 2 desc limit 5"
+)
+Row = Mapping[str, Any]
+
+
+@click.command()
+@click.option("--lines", type=click.IntRange(min=CHUNKS), default=LINES, show_default=True, help="Reports to make and load.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes; left out, one a core.")
+@json_option
+def demo(lines: int, workers: int | None, as_json: bool) -> None:
+    """Make reports, load them into an embedded PostgreSQL, and kill a worker on the way.
+
+    Everything runs on this machine and nothing is left running. The data stay: `protheon sql` answers from them.
+    Each demo makes other reports than the one before.
+
+    \b
+    Example:  protheon demo --lines 100000
+    """
+    from protheon_dask.pipelines.find import find
+    from protheon_dask.run import api
+    from protheon_dask.run.settings import home_of
+
+    effective = effective_settings()
+    database = api.embedded_database(effective)
+    with display(quiet=False) as progress:
+        made = make_reports(home_of(effective.settings) / "demo", lines, progress)
+        with (
+            api.local(effective, database, workers=workers, force_own=True, on_event=progress.event) as cluster,
+            api.opened(database) as url,
+        ):
+            chunk_lines = min(MOST_CHUNK_LINES, lines // CHUNKS)
+            submitted = cluster.client.submit(
+                find("pgcr"), [str(made.path)], chunk_lines=chunk_lines, reject_limit=None, again=True, replace=False
+            )
+            tell(submitted, progress)
+            killer = Killer(cluster, url, submitted.run_id, progress)
+            final = watch(cluster.client, submitted.run_id, progress, goes_on=False, on_change=killer.look)
+            story = killer.story()
+            example = api.report(url, "rejects", final.run, limit=1)
+            findings = (*api.verify_run(url, final.run).findings, *differences(made, final))
+    if as_json:
+        output.emit_json({**final.summary(), "killed": killer.killed, "taken_over": story.taken_over, "lost": lost_rows(made, final)})
+    else:
+        is_default = api.resolve_database(effective, None).embedded
+        output.emit_drawing(*ending(made, final, [story.sentence(lost_rows(made, final)), *findings], example, database.origin))
+        output.emit_drawing(*next_commands(made.path, "" if is_default else " --database embedded"))
+    click.get_current_context().exit(exits.INCOMPLETE if findings else exits.of_state(final.state))
+
+
+def make_reports(directory: Path, lines: int, progress: Display) -> SampleReport:
+    """Write the next demo's file, with a seed of its own, and delete those of the demos before."""
+    from protheon_dask.pipelines.sample import write_sample
+
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [(path, re.fullmatch(r"demo-(\d+)\.jsonl\.zst(\.part)?", path.name)) for path in directory.iterdir()]
+    earlier = {path: int(match[1]) for path, match in names if match}
+    seed = max(earlier.values(), default=0) + 1
+    began_s = time.monotonic()
+    made = write_sample(directory / f"demo-{seed}.jsonl.zst", lines, seed=seed, n_bad=BAD_LINES)
+    for path in earlier:
+        path.unlink(missing_ok=True)
+    sizes = f"{figures.size(made.raw_bytes)} of JSON in {figures.size(made.stored_bytes)}"
+    progress.event(f"{figures.count(lines)} reports made in {figures.duration(time.monotonic() - began_s)}: {sizes}")
+    return made
+
+
+class Killer:
+    """Kills one worker process that has a chunk in hand, and reads from the ledger what became of the chunk."""
+
+    def __init__(self, cluster: LocalCluster, url: str, run_id: int, progress: Display) -> None:
+        self._cluster, self._url, self._run_id, self._progress = cluster, url, run_id, progress
+        self.killed: str | None = None  # the worker's name
+        self._in_hand: list[tuple[int, int]] = []  # (task, attempt) that it had open
+
+    def look(self, s: RunStatistics) -> None:
+        """Strike once, when a third of the chunks is in and one is in flight."""
+        if self.killed is not None or not s.chunks_running or s.chunks_done < KILL_AFTER * s.chunks:
+            return
+        pids = dict(self._cluster.worker_pids())
+        for row in sorted(self._open(), key=lambda row: row["started_at"], reverse=True):
+            if row["worker"] in pids and self._strike(row["worker"], pids[row["worker"]]):
+                return
+
+    def _strike(self, worker: str, pid: int) -> bool:
+        """Freeze the process, look whether it has a chunk in hand, and kill it only then."""
+        try:
+            process = psutil.Process(pid)
+            process.suspend()
+            time.sleep(FREEZE_S)
+            self._in_hand = [(row["task_id"], row["attempt_no"]) for row in self._open() if row["worker"] == worker]
+            if not self._in_hand:
+                process.resume()
+                return False
+            process.kill()
+        except psutil.NoSuchProcess:
+            return False
+        self.killed = worker
+        self._progress.note(f"worker {worker} (process {pid}) killed on purpose, with task {self._in_hand[0][0]} in hand")
+        return True
+
+    def _attempts(self) -> list[dict[str, Any]]:
+        from protheon_dask.run import api
+
+        return api.report(self._url, "attempts", self._run_id, limit=MOST_ATTEMPTS)
+
+    def _open(self) -> list[dict[str, Any]]:
+        return [row for row in self._attempts() if row["ended_at"] is None]
+
+    def story(self) -> Story:
+        """What the ledger says, at the end."""
+        return Story(self.killed, taken_over(self._in_hand, self._attempts()))
+
+
+def taken_over(in_hand: Sequence[tuple[int, int]], attempts: Sequence[Row]) -> int:
+    """How many of the killed process's chunks another attempt has loaded since."""
+    outcomes = {(row["task_id"], row["attempt_no"]): row["outcome"] for row in attempts}
+    return sum(
+        outcomes.get(key) in (Outcome.CRASHED, Outcome.EXPIRED)
+        and any(task == key[0] and no > key[1] and outcome == Outcome.SUCCEEDED for (task, no), outcome in outcomes.items())
+        for key in in_hand
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The killing, as the ledger tells it."""
+
+    killed: str | None
+    taken_over: int  # chunks
+
+    def sentence(self, lost: int) -> str:
+        if self.killed is None:
+            return f"no worker was killed: none had a chunk in hand at the moment; {figures.counted(lost, 'row')} lost"
+        return f"worker {self.killed} killed: {figures.counted(self.taken_over, 'chunk')} taken over, {figures.counted(lost, 'row')} lost"
+
+
+def expected_rows(made: SampleReport) -> dict[str, int]:
+    """Rows that the file has for each table where its maker counts them."""
+    return {
+        "pgcr.instance": made.n_lines - len(made.bad),
+        "pgcr.instance_character": made.n_entries,
+        "pgcr.instance_character_weapon": made.n_weapons,
+    }
+
+
+def lost_rows(made: SampleReport, final: RunStatistics) -> int:
+    """Rows of the file that no committed chunk brought."""
+    brought = {count.table: count.offered for count in final.rows}
+    return sum(max(0, wanted - brought.get(table, 0)) for table, wanted in expected_rows(made).items())
+
+
+def differences(made: SampleReport, final: RunStatistics) -> list[str]:
+    """What differs between the file as it was made and what the ledger counted; nothing if all is well."""
+    wanted = {"lines": made.n_lines, "rejects": len(made.bad), **expected_rows(made)}
+    brought = {"lines": final.lines, "rejects": final.rejected, **{count.table: count.offered for count in final.rows}}
+    return [f"{name}: {brought.get(name, 0)} instead of {n}" for name, n in wanted.items() if brought.get(name, 0) != n]
+
+
+def ending(made: SampleReport, final: RunStatistics, sentences: Sequence[str], example: Sequence[Row], origin: str) -> list[RenderableType]:
+    """What a person reads at the end."""
+    good, bad = sentences[0], sentences[1:]
+    source = f"{figures.size(made.raw_bytes)} of JSON in {figures.size(made.stored_bytes)}, {figures.counted(final.chunks, 'chunk')}"
+    facts: list[tuple[str, RenderableType]] = [
+        ("lines", Text(lines_sentence(final))),
+        ("speed", Text(speed_sentence(final))),
+        ("input", Text(source)),
+        ("failure", Text(good, style="green" if not bad else "")),
+    ]
+    facts += [("differs", Text(sentence, style="bold red")) for sentence in bad]
+    if example:
+        row = example[0]
+        raw = bytes(row["raw"])[:EXAMPLE_CHARACTERS].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+        facts.append(("a reject", Text.assemble((f"line {figures.count(row['line'])}: {row['reason']}\n", "yellow"), (f"{raw} ..", "dim"))))
+    facts.append(("the data", Text(f"stay in PostgreSQL: {origin}")))
+    return [
+        Padding(headline(final), (1, 0, 1, 2)),
+        Padding(rows_table(final), (0, 0, 1, 2)),
+        Padding(output.record(facts), (0, 0, 0, 2)),
+    ]
+
+
+def next_commands(path: Path, database: str) -> list[RenderableType]:
+    """Three commands that work at once, and what each is for."""
+    commands = [
+        (f"protheon sql{database} {shlex.quote(QUERY)}", "the players with the most kills"),
+        (f"protheon rejects show{database}", "the broken lines, with what is wrong"),
+        (
+            f"protheon load --pipeline pgcr{database.replace('database', 'into')} {shlex.quote(str(path))}",
+            "the same file again: nothing is loaded twice",
+        ),
+    ]
+    drawing: list[RenderableType] = [Padding(Text("Now try", style="bold"), (1, 0, 0, 2))]
+    drawing += [Padding(Text.assemble((f"# {why}\n", "dim"), (command, "cyan")), (0, 0, 0, 4)) for command, why in commands]
+    return [*drawing, Text("")]

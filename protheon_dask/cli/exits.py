@@ -1,0 +1,93 @@
+"""What a command leaves with: one table from who must act to an exit code, and one line for the person."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+import platformdirs
+
+from protheon_dask.errors import Acts, ProtheonError
+from protheon_dask.model import RunState
+
+DONE: Final = 0
+INCOMPLETE: Final = 1
+USAGE: Final = 2
+DEFECT: Final = 70
+TRY_LATER: Final = 75
+INTERRUPTED: Final = 130
+
+BY_ACTS: Final[Mapping[Acts, int]] = {
+    Acts.OPERATOR: USAGE,
+    Acts.CLOCK: TRY_LATER,
+    Acts.DATA_OWNER: INCOMPLETE,
+    Acts.NOBODY: TRY_LATER,  # another attempt or broker took over: asking again finds it
+    Acts.MAINTAINER: DEFECT,
+}
+
+GO_ON: Final = "type the same command again to go on"
+
+
+def of_state(state: RunState) -> int:
+    """Exit code of a command that waited for a run. A run that still goes on (--detach) is done as far as the command is."""
+    return INCOMPLETE if state in (RunState.INCOMPLETE, RunState.CANCELLED, RunState.PAUSED) else DONE
+
+
+def code_of(error: BaseException) -> int:
+    """Exit code for what a command raised."""
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            return INTERRUPTED
+        case click.ClickException():
+            return error.exit_code
+        case ProtheonError():
+            return BY_ACTS[error.acts]
+        case OSError(filename=name) if name is not None:
+            return USAGE
+        case _:
+            return DEFECT
+
+
+def message_of(error: BaseException) -> str:
+    """What a person reads of an error: one line, without its traceback."""
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            return f"interrupted; {GO_ON}"
+        case click.ClickException():
+            text = error.format_message()
+        case OSError(filename=name, strerror=reason) if name is not None:
+            text = f"{name}: {reason or type(error).__name__}"
+        case _:
+            text = str(error) or type(error).__name__
+    text = " ".join(text.split())
+    match code_of(error):
+        case 70:
+            return f"{type(error).__name__}: {text}; this is a defect of Protheon"
+        case 75:
+            return f"{text}; try again later: {GO_ON}"
+        case _:
+            return text
+
+
+def keep_details(error: BaseException, now: datetime, directory: Path | None = None) -> Path:
+    """Write a defect's traceback to a file of its own and return its path.
+
+    directory: the user's log directory where None; the temporary one where that cannot be written.
+    """
+    name = f"defect-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
+    text = "".join(traceback.format_exception(error))
+    wanted = directory or platformdirs.user_log_path("protheon", appauthor=False)
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+        path = wanted / name
+        path.write_text(text)
+    except OSError:
+        path = Path(tempfile.gettempdir()) / name
+        path.write_text(text)
+    return path

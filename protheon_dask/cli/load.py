@@ -1,0 +1,182 @@
+"""``protheon load``: submit, wait, tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from protheon_dask.cli import exits, figures, output
+from protheon_dask.cli.display import Display, display
+from protheon_dask.cli.summary import summary
+from protheon_dask.cli.verbs import effective_settings, json_option
+from protheon_dask.config import parse_reject_limit
+from protheon_dask.errors import ConfigError, InvariantError
+from protheon_dask.pipelines.find import find
+from protheon_dask.policy import RejectLimit
+from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.workspace.source import is_url, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from protheon_dask.pipelines.pipeline import Pipeline
+    from protheon_dask.run.api import Master, Submitted
+
+
+def chunk_lines_of(text: str) -> int | Literal["auto"]:
+    """Read a number of lines, or ``auto``. Raises click.BadParameter."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither a number of lines nor auto")
+    return int(text)
+
+
+def reject_limit_of(text: str) -> RejectLimit:
+    """Read ``1000`` or ``5%``. Raises click.BadParameter."""
+    try:
+        return parse_reject_limit(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH..")
+@click.option("--pipeline", default="jsonl", show_default=True, metavar="NAME", help="jsonl, pgcr, module:name or file.py:name.")
+@click.option("--table", metavar="S.T", help="The table that jsonl loads into; left out, it is named after the first path.")
+@click.option("--into", metavar="URL", help="The PostgreSQL to load into; left out, the one that `protheon db url` names.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option(
+    "--chunk-lines", type=chunk_lines_of, metavar="N|auto", help="Lines a chunk; auto suits the files' size and the number of workers."
+)
+@click.option("--again", is_flag=True, help="Load finished files once more, by the tables' conflict rules.")
+@click.option("--replace", is_flag=True, help="Undo the earlier load of each file first, where it can be undone.")
+@click.option(
+    "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
+)
+@click.option("--detach", is_flag=True, help="Submit to a running master and return at once.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@json_option
+def load(
+    paths: tuple[str, ...],
+    pipeline: str,
+    table: str | None,
+    into: str | None,
+    workers: int | None,
+    chunk_lines: int | Literal["auto"] | None,
+    again: bool,
+    replace: bool,
+    reject_limit: RejectLimit | None,
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Load line files into PostgreSQL, every line exactly once.
+
+    PATH is a file, a directory, a glob or an fsspec URL; zstd, gzip, bzip2 and xz are recognised by their content.
+    With no master running, a cluster on this machine is started for the time of the run. Interrupted or failed?
+    Type the same again: what is loaded is skipped.
+
+    \b
+    Example:  protheon load reports/*.jsonl.zst --pipeline pgcr
+    """
+    from protheon_dask.run import api
+
+    if again and replace:
+        raise click.UsageError("--again loads beside the earlier rows, --replace instead of them: give one")
+    if detach and workers is not None:
+        raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
+    effective = effective_settings()
+    places = absolute(paths)
+    chosen = find(pipeline, table=table, paths=places)
+    options = Options(chosen, places, None if chunk_lines == "auto" else chunk_lines, reject_limit, again, replace)
+    if detach:
+        master = api.running_master(effective)
+        if master is None:
+            raise ConfigError("--detach needs a running master, and there is none: leave --detach out, or start one with `protheon master`")
+        submitted = options.submit(master)
+        with display(quiet=quiet) as progress:
+            tell(submitted, progress)
+        finish(master.get(submitted.run_id), quiet=quiet, as_json=as_json)
+        return
+    resolve([place for place in places if not is_url(place)])  # before anything is started: a name mistyped costs no waiting
+    database = api.resolve_database(effective, into)
+    with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
+        submitted = options.submit(cluster.client)
+        tell(submitted, progress)
+        final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours)
+    finish(final, quiet=quiet, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is submitted; checked, and independent of where it runs."""
+
+    pipeline: Pipeline
+    paths: Sequence[str]
+    chunk_lines: int | None  # None: what suits
+    reject_limit: RejectLimit | None
+    again: bool
+    replace: bool
+
+    def submit(self, master: Master) -> Submitted:
+        return master.submit(
+            self.pipeline,
+            self.paths,
+            chunk_lines=self.chunk_lines,
+            reject_limit=self.reject_limit,
+            again=self.again,
+            replace=self.replace,
+        )
+
+
+def absolute(paths: Sequence[str]) -> list[str]:
+    """Paths that mean the same in a master with another working directory; URLs stay."""
+    return [path if is_url(path) or path.startswith("file://") else str(Path.cwd() / Path(path).expanduser()) for path in paths]
+
+
+def tell(submitted: Submitted, progress: Display) -> None:
+    """Say what the master had to say."""
+    for notice in submitted.notices:
+        progress.note(notice)
+
+
+def watch(
+    master: Master, run_id: int, progress: Display, *, goes_on: bool, on_change: Callable[[RunStatistics], object] | None = None
+) -> RunStatistics:
+    """Show the run until it ends or pauses, and return its last picture.
+
+    goes_on: the cluster outlives this command. on_change gets each picture after it was shown.
+    Raises:  KeyboardInterrupt, after it has said what is committed.
+    """
+    latest: RunStatistics | None = None
+    try:
+        for latest in master.watch(run_id):
+            progress.show(latest)
+            if on_change is not None:
+                on_change(latest)
+    except KeyboardInterrupt:
+        if latest is not None:
+            progress.note(f"run {run_id}: {committed(latest)} stay loaded")
+        if goes_on:
+            progress.note(f"the master goes on with it: `protheon runs watch {run_id}` looks on, `protheon runs cancel {run_id}` ends it")
+        raise
+    if latest is None:
+        raise InvariantError(f"run {run_id}: the master ended its report before the first word")
+    return latest
+
+
+def committed(s: RunStatistics) -> str:
+    return f"{figures.count(s.chunks_done)} of {figures.counted(s.chunks, 'chunk')} with {figures.counted(s.lines, 'line')}"
+
+
+def finish(final: RunStatistics, *, quiet: bool, as_json: bool) -> None:
+    """Print how the run ended and leave with its exit code."""
+    if as_json:
+        output.emit_json(final.summary())
+    elif not quiet:
+        output.emit_drawing(*summary(final))
+    click.get_current_context().exit(exits.of_state(final.state))

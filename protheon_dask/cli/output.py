@@ -1,0 +1,170 @@
+"""What goes to stdout and to stderr: one JSON document, or tables that fit the terminal. A reader that has had enough is no error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from protheon_dask.cli import figures
+
+PIPE_WIDTH = 100_000  # not a terminal: nothing is cut or wrapped
+
+
+def to_json(value: Any) -> Any:
+    """A JSON value for what a ledger's row holds.
+
+    Times are RFC 3339 in UTC; bytes are base64 under their name and ``_base64``; spans of time are seconds;
+    a numeric is a number where that is exact to 15 digits, else text; so are NaN and the infinities, which JSON lacks.
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case datetime():
+            return figures.moment(value)
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case Decimal():
+            return _number(value)
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode("ascii")
+        case Mapping():
+            return {_json_name(str(name), item): to_json(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [to_json(item) for item in value]
+        case _:
+            return str(value)
+
+
+def _json_name(name: str, value: Any) -> str:
+    return f"{name}_base64" if isinstance(value, bytes | bytearray | memoryview) else name
+
+
+def _number(value: Decimal) -> int | float | str:
+    if not value.is_finite():
+        return str(value)
+    if value == value.to_integral_value():
+        return int(value)
+    return float(value) if len(value.as_tuple().digits) <= 15 else str(value)
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(to_json(value), ensure_ascii=False, indent=2)
+
+
+def emit(text: str) -> None:
+    """Write text and a line end to stdout.
+
+    Guarantee: a closed pipe is silent and does not change how the command ends; the rest goes nowhere.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def emit_json(value: Any) -> None:
+    emit(dumps(value))
+
+
+def messages() -> Console:
+    """The console on stderr: progress and messages. Honours NO_COLOR."""
+    return Console(file=sys.stderr, stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def render(drawing: RenderableType, *, width: int | None, color: bool) -> str:
+    """Draw into a string, without trailing blanks; width None: as wide as it wants to be."""
+    sink = io.StringIO()
+    console = Console(
+        file=sink, force_terminal=color, no_color=None if color else True, width=width or PIPE_WIDTH, highlight=False, legacy_windows=False
+    )
+    console.print(drawing)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+
+
+def emit_drawing(*drawings: RenderableType) -> None:
+    """Draw to stdout: in colour and to its width on a terminal, plain and uncut elsewhere."""
+    terminal = sys.stdout.isatty()
+    width = Console(file=sys.stdout).width if terminal else None
+    for drawing in drawings:
+        emit(render(drawing, width=width, color=terminal))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One column of a table for people: a row's name of it, the heading, and how its value reads."""
+
+    name: str
+    heading: str
+    text: Callable[[Any], str] | None = None
+    right: bool = False
+    style: str = ""
+    keep: bool = False  # never narrowed: names and numbers that are typed again
+
+
+def cell(value: Any) -> str:
+    """A value in a table: one line, None as nothing."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case datetime() if value.tzinfo is not None:
+            return figures.clock(value)
+        case bytes() | memoryview():
+            return "\\x" + bytes(value).hex()
+        case list() | tuple():
+            return ", ".join(cell(item) for item in value)
+        case dict():
+            return json.dumps(to_json(value), ensure_ascii=False)
+        case UUID() | Decimal() | int() | float():
+            return str(value)
+        case _:
+            return str(value).replace("\n", "\\n").replace("\r", "\\r")
+
+
+def table(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of the columns that are asked for, in that order."""
+    drawing = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for column in shown:
+        drawing.add_column(
+            column.heading,
+            justify="right" if column.right else "left",
+            style=column.style,
+            no_wrap=column.keep or column.right,
+            overflow="fold",
+        )
+    for row in rows:
+        drawing.add_row(*(Text(column.text(row[column.name]) if column.text else cell(row[column.name])) for column in shown))
+    return drawing
+
+
+def record(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
+    """Names and values, one a line."""
+    drawing = Table.grid(padding=(0, 2))
+    drawing.add_column(style="dim", no_wrap=True)
+    drawing.add_column(overflow="fold")
+    for name, value in pairs:
+        drawing.add_row(name, value)
+    return drawing

@@ -1,0 +1,75 @@
+"""How a run ended, for people: what the ledger counted, table by table, and what to look at next."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from protheon_dask.cli import figures
+from protheon_dask.cli.output import Shown, table
+from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what
+from protheon_dask.model import RunState
+from protheon_dask.telemetry.statistics import RunStatistics
+
+ROW_COLUMNS = (
+    Shown("table", "table", keep=True),
+    Shown("inserted", "inserted", figures.count, right=True),
+    Shown("updated", "updated", figures.count, right=True),
+    Shown("ignored", "ignored", figures.count, right=True),
+)
+
+
+def headline(s: RunStatistics) -> Text:
+    """``run 3 · pgcr · a.jsonl.zst: succeeded``, and the reason where there is one."""
+    text = Text.assemble(what(s), ": ", (str(s.state), STATE_STYLES.get(s.state, "bold")))
+    return text.append(f": {s.reason}") if s.reason else text
+
+
+def rows_table(s: RunStatistics) -> Table:
+    """Rows by table."""
+    rows = [{"table": c.table, "inserted": c.inserted, "updated": c.updated, "ignored": c.ignored} for c in s.rows]
+    return table(ROW_COLUMNS, rows)
+
+
+def lines_sentence(s: RunStatistics) -> str:
+    """Where every line went."""
+    parts = [f"{figures.count(s.loaded)} loaded", f"{figures.count(s.rejected)} rejected"]
+    parts += [f"{figures.count(n)} {name}" for n, name in ((s.filtered, "filtered"), (s.blank, "blank")) if n]
+    return f"{figures.counted(s.lines, 'line')}: {', '.join(parts)}"
+
+
+def speed_sentence(s: RunStatistics) -> str:
+    """What this run itself did, from submit to its end."""
+    if not s.own_lines:
+        return f"{figures.duration(s.seconds)}{SEPARATOR}nothing to load"
+    parts = [
+        figures.duration(s.seconds),
+        f"{figures.rate(s.lines_per_s)} lines/s",
+        f"{figures.rate(s.raw_mb_per_s)} MB/s",
+        f"{figures.rate(s.rows_per_s)} rows/s",
+    ]
+    return SEPARATOR.join(parts)
+
+
+def summary(s: RunStatistics) -> list[RenderableType]:
+    """What a person reads at the end of a load."""
+    drawing: list[RenderableType] = [Padding(headline(s), (1, 0, 0, 2))]
+    if s.rows:
+        drawing.append(Padding(rows_table(s), (1, 0, 1, 2)))
+    facts = [lines_sentence(s), speed_sentence(s)]
+    if s.skipped_files:
+        facts.append(f"{figures.counted(s.skipped_files, 'file')} skipped: loaded before (--again loads once more)")
+    if trouble := troubles(s):
+        facts.append(SEPARATOR.join(trouble))
+    hints = []
+    if s.rejected or s.rejected_parts:
+        hints.append(f"protheon rejects show {s.run}")
+    if s.dead_letters:
+        hints.append(f"protheon dlq show {s.run}")
+    if s.state is RunState.INCOMPLETE and not hints:
+        hints.append(f"protheon files {s.run}")
+    drawing += [Text(f"  {fact}") for fact in facts]
+    drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
+    return drawing

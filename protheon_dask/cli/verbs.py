@@ -1,0 +1,64 @@
+"""The grammar that reports share: a noun, a verb that may be left out (list), and a run that may be left out (the latest)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from protheon_dask.config import Effective
+    from protheon_dask.run.api import Database
+
+PATH_HELP = "The PostgreSQL to read from, where it is not the one that `protheon db url` names."
+
+
+class NounGroup(click.Group):
+    """A group whose verb may be left out: ``protheon runs --json`` is ``protheon runs list --json``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names and _may_follow_list(args[0])):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            raise click.UsageError(f"no verb {args[0]!r}; there are: {', '.join(sorted(self.commands))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _may_follow_list(argument: str) -> bool:
+    return argument.startswith("-") or argument.isdigit()
+
+
+def run_number(text: str) -> int:
+    """Read the number of a run, from 1. Raises click.BadParameter."""
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is not the number of a run; `protheon runs` lists them")
+    return int(text)
+
+
+run_argument = click.argument("run", type=run_number, required=False, metavar="[RUN]")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; all else goes to stderr.")
+database_option = click.option("--database", "--into", "into", metavar="URL", help=PATH_HELP)
+
+
+def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option("--limit", type=click.IntRange(min=1), default=default, show_default=True, help="At most so many rows.")
+
+
+def effective_settings(**given: Any) -> Effective:
+    """Settings from environment, --config and the command's flags."""
+    from protheon_dask.run.settings import read_settings
+
+    config_file: Path | None = click.get_current_context().find_root().obj
+    return read_settings(given, config_file=config_file)
+
+
+def chosen_database(into: str | None) -> Database:
+    """The database of a report."""
+    from protheon_dask.run.api import resolve_database
+
+    return resolve_database(effective_settings(), into)

@@ -1,0 +1,132 @@
+"""The grammar: no verb is list, every command shows an example, the options are those of the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from protheon_dask.cli.load import absolute
+from protheon_dask.cli.main import main, protheon
+from protheon_dask.cli.reports import reject_card
+from protheon_dask.cli.verbs import NounGroup
+
+
+def every_command(group: click.Group = protheon, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*names, name), command
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*names, name))
+
+
+@pytest.mark.parametrize(("names", "command"), list(every_command()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_every_command_has_a_help_with_an_example(names: tuple[str, ...], command: click.Command) -> None:
+    text = command.help or ""
+    assert "Example:" in text
+    assert f"protheon {names[0]}" in text
+
+
+def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
+    found = {names for names, command in every_command() if not isinstance(command, click.Group)}
+    assert found == {
+        *((name,) for name in ("load", "demo", "sample", "sql", "config")),
+        *(("runs", verb) for verb in ("list", "show", "watch", "verify", "cancel")),
+        *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
+        *((noun, "show") for noun in ("rejects", "dlq")),
+        *(("db", verb) for verb in ("url", "migrate", "status")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "load",
+            "--pipeline --table --into --workers --chunk-lines --again --replace --reject-limit --detach --quiet --json",
+        ),
+        ("demo", "--lines --workers --json"),
+        ("sample", "--lines --seed --shape --bad --json"),
+    ],
+)
+def test_options_of_the_contract_are_there(name: str, options: str) -> None:
+    have = {option for parameter in protheon.commands[name].params for option in parameter.opts}
+    assert set(options.split()) <= have
+
+
+@pytest.mark.parametrize(
+    ("argv", "verb", "rest"),
+    [
+        ([], "list", []),
+        (["7"], "list", ["7"]),
+        (["--json"], "list", ["--json"]),
+        (["list", "7"], "list", ["7"]),
+        (["show", "7", "--json"], "show", ["7", "--json"]),
+    ],
+)
+def test_no_verb_is_list(argv: list[str], verb: str, rest: list[str]) -> None:
+    group = protheon.commands["rejects"]
+    assert isinstance(group, NounGroup)
+    context = click.Context(group)
+    group.parse_args(context, list(argv))
+    assert (context._protected_args, context.args) == ([verb], rest)
+
+
+def test_local_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = ["a.jsonl", "/x/b.jsonl", "s3://bucket/c.jsonl", "file:///d.jsonl", "sub/*.jsonl"]
+    here = Path.cwd()
+    assert absolute(paths) == [str(here / "a.jsonl"), "/x/b.jsonl", "s3://bucket/c.jsonl", "file:///d.jsonl", str(here / "sub/*.jsonl")]
+
+
+def test_config_names_value_origin_and_meaning_and_masks_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROTHEON_DATABASE_URL", "postgresql://ann:secret@db/reports")
+    settings = tmp_path / "protheon.toml"
+    settings.write_text("batch_lines = 500\n")
+    assert main(["--config", str(settings), "config", "--json"]) == 0
+    out, err = capsys.readouterr()
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert err == ""
+    assert rows["database_url"]["value"] == "postgresql://ann:***@db/reports"
+    assert rows["database_url"]["origin"] == "PROTHEON_DATABASE_URL"
+    assert (rows["batch_lines"]["value"], rows["batch_lines"]["origin"]) == (500, "file")
+    assert rows["lease_s"] == {"name": "lease_s", "value": 60.0, "origin": "default", "meaning": rows["lease_s"]["meaning"]}
+    assert main(["config"]) == 0
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_sample_tells_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s.jsonl"
+    assert main(["sample", str(out), "--lines", "20", "--bad", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["lines"] == 20
+    assert told["raw_bytes"] == told["stored_bytes"] == out.stat().st_size
+    assert len(told["bad"]) == 2
+    assert out.read_bytes().count(b"\n") == 20
+    assert main(["sample", str(out), "--lines", "20"]) == 0
+    assert "20 lines, 0 of them bad" in capsys.readouterr().out
+
+
+def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
+    row = {
+        "id": 7,
+        "load_id": 2,
+        "line": 1_667,
+        "byte_offset": 11_000,
+        "part": None,
+        "reason": "broken JSON",
+        "sqlstate": "22P02",
+        "table_name": "pgcr.instance",
+        "raw": b"{[bold]\xff\0",
+        "raw_bytes": 5_000,
+    }
+    from protheon_dask.cli.output import render
+
+    text = "\n".join(render(part, width=100, color=False) for part in reject_card(row))
+    assert "reject 7: load 2, line 1,667, byte 11,000" in text
+    assert "broken JSON; table pgcr.instance; SQLSTATE 22P02" in text
+    assert "{[bold]\\xff\\x00 .. 4,991 more bytes" in text

@@ -1,0 +1,94 @@
+"""What is printed: JSON by the contract, figures for people, tables that are not cut where nobody looks."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from protheon_dask.cli import figures, output
+from protheon_dask.cli.database import distinct, is_number
+from protheon_dask.cli.output import Shown
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2026, 11, 21, 18, 19, 25, 5_000, tzinfo=timezone(timedelta(hours=2))), "2026-11-21T16:19:25.005000Z"),
+        (datetime(2026, 11, 21, tzinfo=UTC), "2026-11-21T00:00:00Z"),
+        (datetime(2026, 11, 21, 1), "2026-11-21T01:00:00"),
+        (date(2026, 11, 21), "2026-11-21"),
+        (timedelta(seconds=90), 90.0),
+        (Decimal("12"), 12),
+        (Decimal("12.50"), 12.5),
+        (Decimal("1234567890.1234567890"), "1234567890.1234567890"),
+        (Decimal("NaN"), "NaN"),
+        (float("inf"), "inf"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        ({"raw": b"\xff\x00", "n": None}, {"raw_base64": "/wA=", "n": None}),
+        ([(1, True)], [[1, True]]),
+    ],
+)
+def test_ledger_values_become_json(value: Any, expected: Any) -> None:
+    made = output.to_json(value)
+    assert made == expected
+    assert json.loads(output.dumps(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (8.44, "8.4 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7_500, "2 h 05 min"),
+        (97_200, "1 d 3 h"),
+    ],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert figures.duration(seconds) == text
+
+
+def test_sizes_and_counts_read_well() -> None:
+    assert [figures.size(n) for n in (0, 999, 1_000, 153_200_000, 999_960_000)] == ["0 B", "999 B", "1.0 kB", "153.2 MB", "1.0 GB"]
+    assert [figures.counted(n, "retry", "retries") for n in (0, 1, 2_000)] == ["0 retries", "1 retry", "2,000 retries"]
+    assert [figures.rate(r) for r in (0.0, 21.44, 3_210.4)] == ["0.0", "21.4", "3,210"]
+
+
+def test_nearly_all_is_not_all() -> None:
+    assert [figures.percent(f) for f in (0.0, 0.999, 1.0)] == ["0 %", "99 %", "100 %"]
+
+
+def test_a_table_that_nobody_looks_at_is_not_cut() -> None:
+    path = "/data/" + "x" * 500
+    drawing = output.table([Shown("n", "n", right=True), Shown("path", "path")], [{"n": 1, "path": path}])
+    text = output.render(drawing, width=None, color=False)
+    assert path in text
+    assert "\x1b" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_a_table_fits_its_terminal() -> None:
+    drawing = output.table([Shown("n", "n", right=True), Shown("path", "path")], [{"n": 1, "path": "/data/" + "x" * 500}])
+    assert max(len(line) for line in output.render(drawing, width=60, color=False).splitlines()) <= 60
+
+
+def test_markup_in_data_is_data() -> None:
+    drawing = output.table([Shown("reason", "reason")], [{"reason": "[bold]no[/bold] such [key]"}])
+    assert "[bold]no[/bold] such [key]" in output.render(drawing, width=None, color=False)
+
+
+def test_columns_of_one_name_stay_apart_in_json() -> None:
+    assert distinct(["count", "count", "x", "count"]) == ["count", "count_2", "x", "count_3"]
+
+
+def test_a_column_is_of_numbers_if_all_its_values_are() -> None:
+    rows: list[dict[str, object]] = [{"a": 1, "b": "x", "c": None, "d": True}, {"a": Decimal("1.5"), "b": 2, "c": None, "d": False}]
+    assert [is_number(rows, key) for key in "abcd"] == [True, False, False, False]
