@@ -20,7 +20,7 @@ def translate(exc: psycopg.Error) -> ProtheonError:
     Guarantee: SchemaViolation where a row is at fault, ConfigError where the operator must act, LedgerUnavailable
     where a later try may go well (a lost connection too), else InvariantError. The text names the SQLSTATE.
     """
-    if exc.sqlstate is None and not isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError):
+    if exc.sqlstate is None and not isinstance(exc, psycopg.OperationalError):
         return InvariantError(f"psycopg refused a call of Protheon's own: {type(exc).__name__}: {exc}")
     whose = blame(exc.sqlstate)
     text = reason_of(exc)

@@ -226,5 +226,3 @@ def _warnings(table: Table, relation: Relation) -> list[str]:
         return []
     names = ", ".join(relation.triggers)
     return [f"table {table.name} has triggers, which run for each row and may change, drop or refuse it: {names}"]
-
-

@@ -52,18 +52,19 @@ class Chunk:
         return count.inserted, count.updated, count.ignored
 
 
-def load_chunk(conn: psycopg.Connection[Any], tables: Sequence[Table], batches: Sequence[BatchRows], *, task_id: int = 7, **options: Any) -> Chunk:
+def load_chunk(
+    conn: psycopg.Connection[Any], tables: Sequence[Table], batches: Sequence[BatchRows], *, task_id: int = 7, **options: Any
+) -> Chunk:
     """Load one chunk in a transaction of its own and commit it."""
     chunk = Chunk()
 
-    def check_fence() -> None:
+    def count_check() -> None:
         chunk.n_fence_checks += 1
 
+    options = {"check_fence": count_check, "clock": chunk.clock, "now": time.perf_counter, **options}
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        loader = ChunkLoader(
-            conn, describe(conn, tables), task_id=task_id, check_fence=check_fence, clock=chunk.clock, now=time.perf_counter, **options
-        )
+        loader = ChunkLoader(conn, describe(conn, tables), task_id=task_id, **options)
         for batch in batches:
             chunk.faults += loader.load(batch)
         chunk.counts = {count.table: count for count in loader.finish()}

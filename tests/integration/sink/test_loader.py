@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from protheon_dask.model import StageClock
 from protheon_dask.pipelines.table import PROVENANCE, Column, Table
 from protheon_dask.sink.catalog import describe
 from protheon_dask.sink.loader import ChunkLoader
-from tests.integration.sink.conftest import batch_of, load_chunk, one_row_a_line
+from tests.integration.sink.conftest import Line, batch_of, load_chunk, one_row_a_line
 
 Conn = psycopg.Connection[Any]
 Make = Callable[..., list[str]]
@@ -29,7 +30,7 @@ BARE = Table(name="shop.bare", columns=(ID, NOTE))
 
 
 def shared(table: Table) -> Table:
-    return Table(name=table.name, columns=table.columns, primary_key=table.primary_key, on_conflict=table.on_conflict, newer_by=table.newer_by, shared=True)
+    return replace(table, shared=True)
 
 
 def stored(conn: Conn, table: Table) -> list[tuple[Any, ...]]:
@@ -78,10 +79,11 @@ def test_the_last_row_stays_under_the_rule_update(conn: Conn, make: Make, table:
 @pytest.mark.parametrize("table", [NEWER, shared(NEWER)], ids=["own", "shared"])
 def test_only_a_strictly_newer_row_replaces_the_stored_one(conn: Conn, make: Make, table: Table) -> None:
     make(table)
-    batches = [one_row_a_line([(1, "first", 5), (1, "tie", 5), (1, "older", 4), (2, "old", 1), (3, "unknown", None)]), one_row_a_line([(2, "new", 2)])]
-    load_chunk(conn, [table], batches)
+    rows = [(1, "first", 5), (1, "tie", 5), (1, "older", 4), (2, "old", 1), (3, "unknown", None)]
+    load_chunk(conn, [table], [one_row_a_line(rows), one_row_a_line([(2, "new", 2)])])
     assert stored(conn, table) == [(1, "first", 5), (2, "new", 2), (3, "unknown", None)]
-    again = load_chunk(conn, [table], [one_row_a_line([(1, "tie", 5), (2, "newer", 3), (3, "known", 1), (1, "unknown", None), (4, "x", None)])])
+    rows = [(1, "tie", 5), (2, "newer", 3), (3, "known", 1), (1, "unknown", None), (4, "x", None)]
+    again = load_chunk(conn, [table], [one_row_a_line(rows)])
     assert stored(conn, table) == [(1, "first", 5), (2, "newer", 3), (3, "known", 1), (4, "x", None)]
     assert again.count_of(table) == (1, 2, 2)
 
@@ -99,8 +101,8 @@ def test_rows_are_added_up_under_the_rule_add(conn: Conn, make: Make, table: Tab
 def test_a_table_goes_back_to_direct_copy_after_a_batch_without_conflicts(conn: Conn, make: Make) -> None:
     make(IGNORE)
     load_chunk(conn, [IGNORE], [one_row_a_line([(1, "a")])])
-    batches = [one_row_a_line([(1, "b"), (2, "c")]), one_row_a_line([(3, "d")]), one_row_a_line([(4, "e")]), one_row_a_line([(4, "f"), (1, "g")])]
-    chunk = load_chunk(conn, [IGNORE], batches)
+    batches = [[(1, "b"), (2, "c")], [(3, "d")], [(4, "e")], [(4, "f"), (1, "g")]]
+    chunk = load_chunk(conn, [IGNORE], [one_row_a_line(rows) for rows in batches])
     assert chunk.count_of(IGNORE) == (3, 0, 3)
     assert chunk.n_fence_checks == 2  # the first batch and the last one met stored keys
     assert stored(conn, IGNORE) == [(1, "a"), (2, "c"), (3, "d"), (4, "e")]
@@ -115,7 +117,7 @@ def test_a_line_is_in_all_its_tables_or_in_none(conn: Conn, make: Make) -> None:
     make(PARENT, CHILD, SEEN)
     conn.execute("ALTER TABLE shop.child ADD CHECK (n < 100)")
     conn.execute("ALTER TABLE shop.seen ADD CHECK (n <> 18)")
-    lines = [[[(i,)], [(i, k) for k in range(3)], [(i % 5, i)]] for i in range(40)]
+    lines: list[Line] = [[[(i,)], [(i, k) for k in range(3)], [(i % 5, i)]] for i in range(40)]
     lines[7] = [[(7,)], [(7, 1), (7, 200)], [(2, 7)]]  # the child's check
     lines[21] = [[(21,)], [(21, 1)], [(77, None)]]  # the shared table's NOT NULL
     lines[30] = [[(30,)], [(30, 1), (30, 1)], []]  # the child's key, within one line
@@ -140,19 +142,30 @@ def test_bad_lines_of_a_large_batch_are_found_by_the_server_and_the_rest_is_load
     chunk = load_chunk(conn, [table], [one_row_a_line([(i, -1 if i in set(bad) else i) for i in range(2000)])])
     assert [fault.index for fault in chunk.faults] == bad
     assert {fault.sqlstate for fault in chunk.faults} <= {"23514"}
-    assert conn.execute("SELECT count(*), count(DISTINCT xmin::text) FROM checked").fetchone() == (2000 - len(bad), 1 if len(bad) < 2000 else 0)
+    n_good = 2000 - len(bad)
+    assert conn.execute("SELECT count(*), count(DISTINCT xmin::text) FROM checked").fetchone() == (n_good, min(n_good, 1))
     assert chunk.count_of(table) == (2000 - len(bad), 0, 0)
 
 
 def test_faults_of_every_kind_are_told_from_one_another(conn: Conn, make: Make) -> None:
-    columns = (ID, Column("short", "varchar(3)"), Column("n", "smallint", not_null=True), Column("price", "numeric(4,2)"), Column("doc", "jsonb"))
+    short, n, price, doc = (
+        Column("short", "varchar(3)"),
+        Column("n", "smallint", not_null=True),
+        Column("price", "numeric(4,2)"),
+        Column("doc", "jsonb"),
+    )
+    columns = (ID, short, n, price, doc)
     table = Table(name="public.strict", columns=columns, primary_key=("id",))
     make(PARENT, table)
     conn.execute("ALTER TABLE strict ADD FOREIGN KEY (id) REFERENCES shop.parent DEFERRABLE INITIALLY DEFERRED")
     conn.execute("INSERT INTO shop.parent SELECT generate_series(0, 20)")
     conn.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN IF NEW.short = 'no' THEN RAISE EXCEPTION 'not this one'; END IF; IF NEW.short = 'out' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        BEGIN
+            IF NEW.short = 'no' THEN RAISE EXCEPTION 'not this one'; END IF;
+            IF NEW.short = 'out' THEN RETURN NULL; END IF;
+            RETURN NEW;
+        END $$;
         CREATE TRIGGER refuse BEFORE INSERT ON strict FOR EACH ROW EXECUTE FUNCTION refuse();
     """)
     rows: list[tuple[Any, ...]] = [
@@ -191,10 +204,9 @@ def test_the_fence_is_checked_after_a_fault_and_a_lost_lease_ends_the_load(conn:
     def check_fence() -> None:
         raise LeaseLost(7, 1)
 
-    with pytest.raises(LeaseLost), conn.transaction():
-        loader = ChunkLoader(conn, describe(conn, [PLAIN]), task_id=7, check_fence=check_fence, clock=StageClock(), now=lambda: 0.0)
-        assert loader.load(one_row_a_line([(1, "a")])) == []
-        loader.load(one_row_a_line([(1, "b")]))
+    batches = [one_row_a_line([(1, "a")]), one_row_a_line([(1, "b")])]
+    with pytest.raises(LeaseLost):
+        load_chunk(conn, [PLAIN], batches, check_fence=check_fence)
     assert stored(conn, PLAIN) == []
 
 
@@ -202,8 +214,9 @@ def test_what_is_no_lines_fault_passes_as_it_came(conn: Conn, make: Make) -> Non
     make(PLAIN)
     targets = describe(conn, [PLAIN])
     conn.execute("DROP TABLE shop.plain")
-    with pytest.raises(psycopg.errors.UndefinedTable), conn.transaction():
-        loader = ChunkLoader(conn, targets, task_id=7, check_fence=lambda: None, clock=StageClock(), now=lambda: 0.0)
+    loader = ChunkLoader(conn, targets, task_id=7, check_fence=lambda: None, clock=StageClock(), now=lambda: 0.0)
+    conn.execute("BEGIN")
+    with pytest.raises(psycopg.errors.UndefinedTable):
         loader.load(one_row_a_line([(1, "a")]))
 
 
@@ -211,8 +224,8 @@ def test_provenance_is_kept_in_direct_and_in_staged_rows(conn: Conn, make: Make)
     own = Table(name="a.own", columns=(ID, NOTE), primary_key=("id",), on_conflict="update", provenance=True)
     met = Table(name="a.met", columns=(ID, Column("n", "integer")), primary_key=("id",), on_conflict="add", shared=True, provenance=True)
     make(own, met)
-    line = [[[(1, "a")], [(1, 1)]], [[(2, "b")], [(2, 1)]]]
-    load_chunk(conn, [own, met], [batch_of(line, 2)], task_id=5)
+    lines: list[Line] = [[[(1, "a")], [(1, 1)]], [[(2, "b")], [(2, 1)]]]
+    load_chunk(conn, [own, met], [batch_of(lines, 2)], task_id=5)
     load_chunk(conn, [own, met], [batch_of([[[(2, "c")], [(2, 1)]]], 2)], task_id=6)
     assert stored(conn, own) == [(1, "a", 5), (2, "c", 6)]
     assert stored(conn, met) == [(1, 1, 5), (2, 2, 6)]
@@ -236,7 +249,7 @@ def test_what_only_the_merge_refuses_fails_the_chunk_and_is_found_when_merged_by
 def test_deferrable_constraints_may_be_broken_within_a_batch_and_not_beyond(conn: Conn, make: Make) -> None:
     make(CHILD, PARENT)
     conn.execute("ALTER TABLE shop.child ADD FOREIGN KEY (id) REFERENCES shop.parent DEFERRABLE INITIALLY DEFERRED")
-    lines = [[[(1, 1)], [(1,)]], [[(3, 1)], []], [[(2, 1)], [(2,)]]]
+    lines: list[Line] = [[[(1, 1)], [(1,)]], [[(3, 1)], []], [[(2, 1)], [(2,)]]]
     chunk = load_chunk(conn, [CHILD, PARENT], [batch_of(lines, 2), batch_of([[[(4, 1)], [(4,)]], [[(5, 1)], []]], 2)])
     assert chunk.refused == [(1, "23503"), (1, "23503")]
     assert stored(conn, CHILD) == [(1, 1), (2, 1), (4, 1)]
@@ -248,7 +261,9 @@ def test_partitioned_tables_take_rows_by_every_way(conn: Conn, make: Make, attri
     conn.execute("CREATE TABLE shop.low PARTITION OF shop.updating FOR VALUES FROM (0) TO (10)")
     if attribute_map:
         conn.execute("CREATE TABLE shop.high (gone int, note text, id bigint NOT NULL)")
-        conn.execute("ALTER TABLE shop.high DROP COLUMN gone; ALTER TABLE shop.updating ATTACH PARTITION shop.high FOR VALUES FROM (10) TO (20)")
+        conn.execute(
+            "ALTER TABLE shop.high DROP COLUMN gone; ALTER TABLE shop.updating ATTACH PARTITION shop.high FOR VALUES FROM (10) TO (20)"
+        )
     else:
         conn.execute("CREATE TABLE shop.high PARTITION OF shop.updating FOR VALUES FROM (10) TO (20)")
     make(UPDATE)
@@ -272,7 +287,7 @@ def test_loaders_that_meet_on_the_same_keys_wait_for_each_other_and_never_deadlo
         try:
             for chunk_no in range(6):
                 order = [(i * (7 if seed else 11) + chunk_no) % 211 for i in range(211)]
-                lines = [[[(key, f"{seed}", chunk_no * 2 + seed)], [(key, 1)]] for key in order]
+                lines: list[Line] = [[[(key, f"{seed}", chunk_no * 2 + seed)], [(key, 1)]] for key in order]
                 tables = [table, other] if seed else [other, table]
                 barrier.wait()
                 load_chunk(connection, tables, [batch_of([line if seed else line[::-1] for line in lines], 2)])
