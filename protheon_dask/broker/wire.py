@@ -18,6 +18,7 @@ from protheon_dask.broker._pb import chunk_pb2, run_pb2
 from protheon_dask.broker.chunks import WantedChunk
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
 from protheon_dask.model import Joined, RunState
+from protheon_dask.pipelines.pack import PackedPipeline
 
 Status = grpc.StatusCode
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -28,21 +29,6 @@ MAX_ARGS_BYTES = 4_096
 """JSON of an error's arguments: with the details well below gRPC's 8 KiB for all metadata of a call."""
 MAX_DETAILS_CHARS = 1_000
 """Text of a status: percent-encoded on the wire, so up to three times this for each byte of UTF-8."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedPipeline:
-    """A pipeline as it travels; the fields are those of message Pipeline in run.proto."""
-
-    name: str
-    version: str
-    reference: str
-    object: bytes
-    signature: bytes
-    code_hash: bytes
-    tables_json: str
-    versions_json: str
-    options_json: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from protheon_dask.broker import client as client_module
 from protheon_dask.broker import server as server_module
 from protheon_dask.broker.client import BrokerClient, broker_at
 from protheon_dask.broker.thread import BrokerThread
-from protheon_dask.broker.wire import PackedPipeline, RunView, Submission
+from protheon_dask.broker.wire import RunView, Submission
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
 from protheon_dask.model import RunState
+from protheon_dask.pipelines.pack import PackedPipeline
 from tests.fixtures.broker import BrokerProcess, ChunkFolder, Runs
 
 SERVICES = {"protheon.v1.ChunkService", "protheon.v1.RunService", "grpc.health.v1.Health"}

@@ -16,10 +16,11 @@ from protheon_dask.broker._pb import run_pb2
 from protheon_dask.broker.server import is_loopback
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError, SchemaViolation
 from protheon_dask.model import Joined, RunState
+from protheon_dask.pipelines.pack import PackedPipeline
 
 TEXT = st.text(max_size=20)
 PIPELINES = st.builds(
-    wire.PackedPipeline, TEXT, TEXT, TEXT, st.binary(max_size=20), st.binary(max_size=20), st.binary(max_size=20), TEXT, TEXT, TEXT
+    PackedPipeline, TEXT, TEXT, TEXT, st.binary(max_size=20), st.binary(max_size=20), st.binary(max_size=20), TEXT, TEXT, TEXT
 )
 SUBMISSIONS = st.builds(
     wire.Submission,
@@ -82,7 +83,7 @@ def test_answers_survive_the_wire() -> None:
 
 def test_a_name_that_is_not_utf_8_is_refused_by_the_client_and_spelled_out_by_the_master() -> None:
     odd = b"caf\xe9.jsonl".decode("utf-8", "surrogateescape")
-    pipeline = wire.PackedPipeline("jsonl", "1", "jsonl", b"", b"", b"", "[]", "{}", "{}")
+    pipeline = PackedPipeline("jsonl", "1", "jsonl", b"", b"", b"", "[]", "{}", "{}")
 
     with pytest.raises(ConfigError, match=r"caf\\udce9.jsonl"):
         wire.submission_to_message(wire.Submission((odd,), pipeline))
