@@ -76,7 +76,8 @@ class BrokerClient:
         Units:    deadline_s is for the whole fetch, waits included; the result counts refetched bytes again.
         Raises:   BrokerUnavailable, ChunkUnavailable, ChunkGap: not whole by the deadline; ChecksumMismatch: wrong twice;
                   ChunkOutdated: read the manifest again; NotFound. The sink's bytes are worthless then.
-        Guarantee: on return the sink holds exactly the manifest's bytes, by size and checksum. Memory: gRPC's window (5 to 17 MiB seen) at most.
+        Guarantee: on return the sink holds exactly the manifest's bytes, by size and checksum. Memory: gRPC's window, which
+                  follows the link's bandwidth (5 to 17 MiB were seen).
         """
         end_at = time.monotonic() + deadline_s
         assembler, tries, wire_bytes = ChunkAssembler(wanted), Tries(), 0

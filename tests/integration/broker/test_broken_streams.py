@@ -27,7 +27,7 @@ class Bent(chunk_pb2_grpc.ChunkServiceServicer):
     def __init__(self, data: bytes, bend: Callable[[bytes, int], Iterator[tuple[int, bytes]]]) -> None:
         self._data, self._bend, self.n_calls = data, bend, 0
 
-    def ReadChunk(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ARG002, N802  # the service's shape
+    def ReadChunk(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # the service's shape
         self.n_calls += 1
         for offset, data in self._bend(self._data, request.offset_bytes):
             yield chunk_pb2.ReadChunkResponse(offset_bytes=offset, data=data)
