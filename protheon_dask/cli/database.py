@@ -7,7 +7,7 @@ from rich.text import Text
 
 from protheon_dask.cli import output
 from protheon_dask.cli.output import Shown
-from protheon_dask.cli.verbs import chosen_database, database_option, effective_settings, json_option
+from protheon_dask.cli.verbs import database_option, effective_settings, json_option, opened, resolved
 from protheon_dask.config import mask
 
 
@@ -25,8 +25,7 @@ def sql(query: str, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    database = chosen_database(into)
-    with api.opened(database) as url:
+    with opened(into) as url:
         names, rows = api.query(url, query)
     keys = distinct(names)
     records = [dict(zip(keys, row, strict=True)) for row in rows]
@@ -80,8 +79,9 @@ def db_url(into: str | None, as_json: bool, show_password: bool) -> None:
     """
     from protheon_dask.run import api
 
-    database = chosen_database(into)
-    with api.opened(database) as url:
+    effective = effective_settings()
+    database = resolved(effective, into)
+    with api.opened(effective, database) as url:
         shown = url if show_password else mask(url)
     if as_json:
         output.emit_json({"url": shown, "origin": database.origin, "embedded": database.embedded})
@@ -103,8 +103,7 @@ def db_migrate(into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    database = chosen_database(into)
-    with api.opened(database) as url:
+    with opened(into) as url:
         applied = api.migrate(url)
     if as_json:
         output.emit_json({"applied": applied})
@@ -123,8 +122,7 @@ def db_status(into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    database = chosen_database(into)
-    with api.opened(database) as url:
+    with opened(into) as url:
         status = api.ledger_status(url)
     if as_json:
         output.emit_json(status)

@@ -20,8 +20,9 @@ from protheon_dask.cli import exits, figures, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.load import tell, watch
 from protheon_dask.cli.summary import headline, lines_sentence, rows_table, speed_sentence
-from protheon_dask.cli.verbs import effective_settings, json_option
+from protheon_dask.cli.verbs import EMBEDDED, effective_settings, json_option, resolved
 from protheon_dask.model import Outcome
+from protheon_dask.run.exits import INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ CHUNKS: Final = 16  # at least so many
 MOST_CHUNK_LINES: Final = 50_000
 BAD_LINES: Final = 6  # one of each kind that the sample knows
 KILL_AFTER: Final = 1 / 3  # of the chunks
+LOOK_S: Final = 2.0  # at a time: the display goes on meanwhile
 FREEZE_S: Final = 0.05  # a commit that was under way when the process froze has ended by then
 MOST_ATTEMPTS: Final = 1_000_000
 EXAMPLE_CHARACTERS: Final = 120
@@ -61,30 +63,27 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
     from protheon_dask.run.settings import home_of
 
     effective = effective_settings()
-    database = api.embedded_database(effective)
+    database = resolved(effective, EMBEDDED)
     with display(quiet=False) as progress:
         made = make_reports(home_of(effective.settings) / "demo", lines, progress)
-        with (
-            api.local(effective, database, workers=workers, force_own=True, on_event=progress.event) as cluster,
-            api.opened(database) as url,
-        ):
+        with api.local(effective, database, workers=workers, force_own=True, on_event=progress.event) as cluster:
             chunk_lines = min(MOST_CHUNK_LINES, lines // CHUNKS)
             submitted = cluster.client.submit(
                 find("pgcr"), [str(made.path)], chunk_lines=chunk_lines, reject_limit=None, again=True, replace=False
             )
             tell(submitted, progress)
-            killer = Killer(cluster, url, submitted.run_id, progress)
+            killer = Killer(cluster, submitted.run_id, progress)
             final = watch(cluster.client, submitted.run_id, progress, goes_on=False, on_change=killer.look)
             story = killer.story()
-            example = api.report(url, "rejects", final.run, limit=1)
-            findings = (*api.verify_run(url, final.run).findings, *differences(made, final))
+            example = api.report(cluster.url, "rejects", final.run, limit=1)
+            findings = (*api.verify_run(cluster.url, final.run).findings, *differences(made, final))
     if as_json:
-        output.emit_json({**final.summary(), "killed": killer.killed, "taken_over": story.taken_over, "lost": lost_rows(made, final)})
+        output.emit_json({**final.summary(), "killed": story.killed, "taken_over": story.taken_over, "lost": lost_rows(made, final)})
     else:
         is_default = api.resolve_database(effective, None).embedded
         output.emit_drawing(*ending(made, final, [story.sentence(lost_rows(made, final)), *findings], example, database.origin))
-        output.emit_drawing(*next_commands(made.path, "" if is_default else " --database embedded"))
-    click.get_current_context().exit(exits.INCOMPLETE if findings else exits.of_state(final.state))
+        output.emit_drawing(*next_commands(made.path, "" if is_default else f" --database {EMBEDDED}"))
+    click.get_current_context().exit(INCOMPLETE if findings else exits.of_state(final.state))
 
 
 def make_reports(directory: Path, lines: int, progress: Display) -> SampleReport:
@@ -107,71 +106,78 @@ def make_reports(directory: Path, lines: int, progress: Display) -> SampleReport
 class Killer:
     """Kills one worker process that has a chunk in hand, and reads from the ledger what became of the chunk."""
 
-    def __init__(self, cluster: LocalCluster, url: str, run_id: int, progress: Display) -> None:
-        self._cluster, self._url, self._run_id, self._progress = cluster, url, run_id, progress
-        self.killed: str | None = None  # the worker's name
-        self._in_hand: list[tuple[int, int]] = []  # (task, attempt) that it had open
+    def __init__(self, cluster: LocalCluster, run_id: int, progress: Display) -> None:
+        self._cluster, self._run_id, self._progress = cluster, run_id, progress
+        self._killed: str | None = None
+        self._open_then: list[tuple[int, int]] = []  # (task, attempt) of all workers at that moment
 
     def look(self, s: RunStatistics) -> None:
-        """Strike once, when a third of the chunks is in and one is in flight."""
-        if self.killed is not None or not s.chunks_running or s.chunks_done < KILL_AFTER * s.chunks:
-            return
-        pids = dict(self._cluster.worker_pids())
-        for row in sorted(self._open(), key=lambda row: row["started_at"], reverse=True):
-            if row["worker"] in pids and self._strike(row["worker"], pids[row["worker"]]):
-                return
+        """Strike once, when a third of the chunks is in and every worker has one in hand."""
+        if self._killed is None and s.chunks_running and s.chunks_done >= KILL_AFTER * s.chunks:
+            end_s = time.monotonic() + LOOK_S
+            while self._killed is None and time.monotonic() < end_s:
+                self._strike()
 
-    def _strike(self, worker: str, pid: int) -> bool:
-        """Freeze the process, look whether it has a chunk in hand, and kill it only then."""
+    def _strike(self) -> None:
+        """Freeze a process, look whether it has a chunk in hand, and kill it only then.
+
+        An attempt does not name the operating system's process: the frozen one has a chunk if all of them have.
+        """
+        workers = self._cluster.worker_pids()
+        if not workers:
+            return
+        name, pid = workers[-1]
         try:
             process = psutil.Process(pid)
             process.suspend()
             time.sleep(FREEZE_S)
-            self._in_hand = [(row["task_id"], row["attempt_no"]) for row in self._open() if row["worker"] == worker]
-            if not self._in_hand:
+            in_hand = self._open()
+            if len({row["process_uuid"] for row in in_hand}) < len(workers):
                 process.resume()
-                return False
+                time.sleep(FREEZE_S)
+                return
             process.kill()
         except psutil.NoSuchProcess:
-            return False
-        self.killed = worker
-        self._progress.note(f"worker {worker} (process {pid}) killed on purpose, with task {self._in_hand[0][0]} in hand")
-        return True
+            return
+        self._killed = name.removeprefix("worker ")
+        self._open_then = [(row["task_id"], row["attempt_no"]) for row in in_hand]
+        self._progress.note(f"a worker (process {pid}) was killed on purpose, with a chunk in hand")
 
     def _attempts(self) -> list[dict[str, Any]]:
         from protheon_dask.run import api
 
-        return api.report(self._url, "attempts", self._run_id, limit=MOST_ATTEMPTS)
+        return api.report(self._cluster.url, "attempts", self._run_id, limit=MOST_ATTEMPTS)
 
     def _open(self) -> list[dict[str, Any]]:
         return [row for row in self._attempts() if row["ended_at"] is None]
 
     def story(self) -> Story:
         """What the ledger says, at the end."""
-        return Story(self.killed, taken_over(self._in_hand, self._attempts()))
-
-
-def taken_over(in_hand: Sequence[tuple[int, int]], attempts: Sequence[Row]) -> int:
-    """How many of the killed process's chunks another attempt has loaded since."""
-    outcomes = {(row["task_id"], row["attempt_no"]): row["outcome"] for row in attempts}
-    return sum(
-        outcomes.get(key) in (Outcome.CRASHED, Outcome.EXPIRED)
-        and any(task == key[0] and no > key[1] and outcome == Outcome.SUCCEEDED for (task, no), outcome in outcomes.items())
-        for key in in_hand
-    )
+        return story_of(self._killed, self._open_then, self._attempts())
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
     """The killing, as the ledger tells it."""
 
-    killed: str | None
+    killed: str | None  # the worker, by its name there
     taken_over: int  # chunks
 
     def sentence(self, lost: int) -> str:
         if self.killed is None:
             return f"no worker was killed: none had a chunk in hand at the moment; {figures.counted(lost, 'row')} lost"
         return f"worker {self.killed} killed: {figures.counted(self.taken_over, 'chunk')} taken over, {figures.counted(lost, 'row')} lost"
+
+
+def story_of(killed: str | None, open_then: Sequence[tuple[int, int]], attempts: Sequence[Row]) -> Story:
+    """Find the attempts that were open at the kill and died of it, and whether others loaded their chunks.
+
+    killed: a name for the worker where the ledger has none: its commit was faster than the kill.
+    """
+    by_key = {(row["task_id"], row["attempt_no"]): row for row in attempts}
+    died = [by_key[key] for key in open_then if key in by_key and by_key[key]["outcome"] in (Outcome.CRASHED, Outcome.EXPIRED)]
+    loaded = {row["task_id"] for row in attempts if row["outcome"] == Outcome.SUCCEEDED}
+    return Story(died[0]["worker"] if died else killed, sum(row["task_id"] in loaded for row in died))
 
 
 def expected_rows(made: SampleReport) -> dict[str, int]:

@@ -1,11 +1,10 @@
-"""What a command leaves with: one table from who must act to an exit code, and one line for the person."""
+"""What a command leaves with: the exit code of the one who must act (run.exits), and one line for the person."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import traceback
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,23 +12,9 @@ from typing import Final
 import click
 import platformdirs
 
-from protheon_dask.errors import Acts, ProtheonError
+from protheon_dask.errors import ProtheonError
 from protheon_dask.model import RunState
-
-DONE: Final = 0
-INCOMPLETE: Final = 1
-USAGE: Final = 2
-DEFECT: Final = 70
-TRY_LATER: Final = 75
-INTERRUPTED: Final = 130
-
-BY_ACTS: Final[Mapping[Acts, int]] = {
-    Acts.OPERATOR: USAGE,
-    Acts.CLOCK: TRY_LATER,
-    Acts.DATA_OWNER: INCOMPLETE,
-    Acts.NOBODY: TRY_LATER,  # another attempt or broker took over: asking again finds it
-    Acts.MAINTAINER: DEFECT,
-}
+from protheon_dask.run.exits import DONE, INCOMPLETE, INTERNAL, INTERRUPTED, TRY_LATER, USAGE, exit_code
 
 GO_ON: Final = "type the same command again to go on"
 
@@ -47,11 +32,11 @@ def code_of(error: BaseException) -> int:
         case click.ClickException():
             return error.exit_code
         case ProtheonError():
-            return BY_ACTS[error.acts]
+            return exit_code(error)
         case OSError(filename=name) if name is not None:
             return USAGE
         case _:
-            return DEFECT
+            return INTERNAL
 
 
 def message_of(error: BaseException) -> str:
@@ -66,13 +51,10 @@ def message_of(error: BaseException) -> str:
         case _:
             text = str(error) or type(error).__name__
     text = " ".join(text.split())
-    match code_of(error):
-        case 70:
-            return f"{type(error).__name__}: {text}; this is a defect of Protheon"
-        case 75:
-            return f"{text}; try again later: {GO_ON}"
-        case _:
-            return text
+    code = code_of(error)
+    if code == INTERNAL:
+        return f"{type(error).__name__}: {text}; this is a defect of Protheon"
+    return f"{text}; try again later: {GO_ON}" if code == TRY_LATER else text
 
 
 def keep_details(error: BaseException, now: datetime, directory: Path | None = None) -> Path:

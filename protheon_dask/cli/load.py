@@ -11,7 +11,7 @@ import click
 from protheon_dask.cli import exits, figures, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
-from protheon_dask.cli.verbs import effective_settings, json_option
+from protheon_dask.cli.verbs import effective_settings, json_option, resolved
 from protheon_dask.config import parse_reject_limit
 from protheon_dask.errors import ConfigError, InvariantError
 from protheon_dask.pipelines.find import find
@@ -22,8 +22,9 @@ from protheon_dask.workspace.source import is_url, resolve
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from protheon_dask.broker.wire import Submitted
     from protheon_dask.pipelines.pipeline import Pipeline
-    from protheon_dask.run.api import Master, Submitted
+    from protheon_dask.run.api import Master
 
 
 def chunk_lines_of(text: str) -> int | Literal["auto"]:
@@ -93,17 +94,20 @@ def load(
     places = absolute(paths)
     chosen = find(pipeline, table=table, paths=places)
     options = Options(chosen, places, None if chunk_lines == "auto" else chunk_lines, reject_limit, again, replace)
+    if not any(is_url(place) for place in places):
+        resolve(places)  # before anything is started: a name mistyped costs no waiting
+    database = resolved(effective, into)
     if detach:
-        master = api.running_master(effective)
-        if master is None:
-            raise ConfigError("--detach needs a running master, and there is none: leave --detach out, or start one with `protheon master`")
-        submitted = options.submit(master)
-        with display(quiet=quiet) as progress:
-            tell(submitted, progress)
-        finish(master.get(submitted.run_id), quiet=quiet, as_json=as_json)
+        with api.opened(effective, database) as url, display(quiet=quiet) as progress:
+            master = api.running_master(effective, url)
+            if master is None:
+                raise ConfigError("--detach needs a running master, and there is none: leave it out, or start one with `protheon master`")
+            with master:
+                submitted = options.submit(master)
+                tell(submitted, progress)
+                latest = master.get(submitted.run_id)
+        finish(latest, quiet=quiet, as_json=as_json)
         return
-    resolve([place for place in places if not is_url(place)])  # before anything is started: a name mistyped costs no waiting
-    database = api.resolve_database(effective, into)
     with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
         submitted = options.submit(cluster.client)
         tell(submitted, progress)

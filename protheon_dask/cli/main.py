@@ -21,6 +21,7 @@ from protheon_dask.cli.demo import demo
 from protheon_dask.cli.load import load
 from protheon_dask.cli.reports import attempts, chunks, dlq, files, rejects, runs
 from protheon_dask.cli.sample import sample
+from protheon_dask.run.exits import DONE, INTERNAL
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return leave.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the rim: whatever it is, the person gets one line and a code
         return report(error)
-    return exits.DONE
+    return DONE
 
 
 def report(error: BaseException) -> int:
@@ -69,7 +70,7 @@ def report(error: BaseException) -> int:
     if os.environ.get("PROTHEON_DEBUG") == "1":
         traceback.print_exception(error)
     message = f"protheon: {exits.message_of(error)}"
-    if code == exits.DEFECT:
+    if code == INTERNAL:
         message += f"; details are in {exits.keep_details(error, datetime.now(UTC))}"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" ({error.ctx.command_path} --help)"

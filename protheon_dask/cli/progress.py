@@ -83,7 +83,7 @@ class Pace:
             lines_per_s=lines_per_s,
             raw_mb_per_s=(last.raw_bytes - first.raw_bytes) / 1e6 / seconds,
             rows_per_s=(last.rows - first.rows) / seconds,
-            eta_s=max(0.0, left / lines_per_s - (now_s - last.at_s)) if known else None,
+            eta_s=max(0.0, left / lines_per_s - min(now_s - last.at_s, spacing_s)) if known else None,
         )
 
 

@@ -18,14 +18,16 @@ from protheon_dask.cli.progress import STATE_STYLES, amounts
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import (
     NounGroup,
-    chosen_database,
     database_option,
     effective_settings,
     json_option,
     limit_option,
+    opened,
+    resolved,
     run_argument,
 )
 from protheon_dask.model import RunState
+from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
 
 LOOK_EVERY_S: Final = 0.5
@@ -47,9 +49,9 @@ def _size(value: int | None) -> str:
 RUN_COLUMNS: Final = (
     Shown("run", "run", right=True, style="bold"),
     Shown("state", "state", keep=True),
-    Shown("pipeline", "pipeline", keep=True),
+    Shown("pipeline_name", "pipeline", keep=True),
     Shown("files", "files", _count, right=True),
-    Shown("chunks_done", "chunks", _count, right=True),
+    Shown("chunks", "chunks", _count, right=True),
     Shown("lines", "lines", _count, right=True),
     Shown("rejected", "rejects", _count, right=True),
     Shown("seconds", "time", _seconds, right=True),
@@ -112,7 +114,7 @@ def read(name: str, run: int | None, into: str | None, **filters: Any) -> list[d
     """Rows of one report."""
     from protheon_dask.run import api
 
-    with api.opened(chosen_database(into)) as url:
+    with opened(into) as url:
         return api.report(url, name, run, **filters)
 
 
@@ -164,7 +166,7 @@ def runs_show(run: int | None, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    with api.opened(chosen_database(into)) as url:
+    with opened(into) as url:
         statistics = api.run_statistics(url, run)
     if as_json:
         output.emit_json(statistics.summary())
@@ -196,10 +198,9 @@ def runs_watch(run: int | None, into: str | None, as_json: bool, quiet: bool) ->
     \b
     Example:  protheon runs watch 3
     """
-    from protheon_dask.run import api
 
     final: RunStatistics | None = None
-    with api.opened(chosen_database(into)) as url, display(quiet=quiet) as progress:
+    with opened(into) as url, display(quiet=quiet) as progress:
         for final in changes(url, run):
             progress.show(final)
     if final is None:
@@ -237,7 +238,7 @@ def runs_verify(run: int | None, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    with api.opened(chosen_database(into)) as url:
+    with opened(into) as url:
         found = api.verify_run(url, run)
     if as_json:
         output.emit_json({"run": found.run_id, "verified": not found.findings, "checked": found.checked, "findings": found.findings})
@@ -247,7 +248,7 @@ def runs_verify(run: int | None, into: str | None, as_json: bool) -> None:
         drawing += [Text.assemble("  ", ("ok  ", "green"), check) for check in found.checked]
         drawing += [Text.assemble("  ", ("not ", "red"), finding) for finding in found.findings]
         output.emit_drawing(*drawing)
-    click.get_current_context().exit(exits.INCOMPLETE if found.findings else exits.DONE)
+    click.get_current_context().exit(INCOMPLETE if found.findings else DONE)
 
 
 @runs.command("cancel")
@@ -262,14 +263,14 @@ def runs_cancel(run: int | None, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    master = api.running_master(effective_settings()) if into is None else None
-    if master is not None:
-        wanted = run if run is not None else master.get(0).run
-        cancelled = master.cancel(wanted)
-    else:
-        with api.opened(chosen_database(into)) as url:
-            wanted = run if run is not None else api.run_statistics(url, None).run
-            cancelled = api.cancel_run(url, wanted)
+    effective = effective_settings()
+    with api.opened(effective, resolved(effective, into)) as url:
+        master = api.running_master(effective, url)
+        if master is None:
+            cancelled = api.cancel_run(url, run)
+        else:
+            with master:
+                cancelled = master.cancel(run or master.get().run)
     if as_json:
         output.emit_json(cancelled.summary())
         return
@@ -342,7 +343,14 @@ def attempts_list(run: int | None, limit: int, into: str | None, as_json: bool) 
     \b
     Example:  protheon attempts --json
     """
-    emit_list(read("attempts", run, into, limit=limit), ATTEMPT_COLUMNS, "the run has no attempts", as_json=as_json, limit=limit)
+    rows = read("attempts", run, into, limit=limit)
+    timed = rows if as_json else [{**row, "seconds": took(row)} for row in rows]
+    emit_list(timed, ATTEMPT_COLUMNS, "the run has no attempts", as_json=as_json, limit=limit)
+
+
+def took(attempt: Mapping[str, Any]) -> float | None:
+    """Seconds of an attempt that has ended."""
+    return None if attempt["ended_at"] is None else (attempt["ended_at"] - attempt["started_at"]).total_seconds()
 
 
 @click.group(cls=NounGroup)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from protheon_dask.config import Effective
     from protheon_dask.run.api import Database
 
-PATH_HELP = "The PostgreSQL to read from, where it is not the one that `protheon db url` names."
+EMBEDDED: Final = "embedded"
+"""In the place of a database's URL: the embedded one, whatever the environment says."""
+DATABASE_HELP: Final = "The PostgreSQL to read, or `embedded`; left out, the one that `protheon db url` names."
 
 
 class NounGroup(click.Group):
@@ -42,7 +45,7 @@ def run_number(text: str) -> int:
 
 run_argument = click.argument("run", type=run_number, required=False, metavar="[RUN]")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; all else goes to stderr.")
-database_option = click.option("--database", "--into", "into", metavar="URL", help=PATH_HELP)
+database_option = click.option("--database", "--into", "into", metavar="URL", help=DATABASE_HELP)
 
 
 def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -57,8 +60,18 @@ def effective_settings(**given: Any) -> Effective:
     return read_settings(given, config_file=config_file)
 
 
-def chosen_database(into: str | None) -> Database:
-    """The database of a report."""
+def resolved(effective: Effective, into: str | None) -> Database:
+    """The database that --into or --database names: a URL, the word ``embedded``, or the one that the settings say."""
     from protheon_dask.run.api import resolve_database
 
-    return resolve_database(effective_settings(), into)
+    return resolve_database(effective, into, embedded=into == EMBEDDED)
+
+
+@contextmanager
+def opened(into: str | None) -> Iterator[str]:
+    """A URL of the report's database that answers, for the time of the block."""
+    from protheon_dask.run import api
+
+    effective = effective_settings()
+    with api.opened(effective, resolved(effective, into)) as url:
+        yield url

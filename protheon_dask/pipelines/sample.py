@@ -22,6 +22,10 @@ Shape = Literal["dump", "api", "mixed"]
 N_PLAYERS: Final = 200_000
 """How many players there are; the u^3 draw below makes the first of 400,000 lines' 1.8 million appearances 1.7 %."""
 FIRST_INSTANCE_ID: Final = 15_780_000_000
+IDS_A_SEED: Final = 100_000_000
+"""Each seed has instance ids of its own, for some 50 million lines: a second sample is other reports, not the same ones changed."""
+N_ID_RANGES: Final = 10_000
+"""Seeds this far apart share a range: ids stay within bigint whatever the seed."""
 FIRST_PERIOD: Final = datetime(2024, 12, 24, 7, 42, 52, tzinfo=UTC)
 FIRST_MEMBERSHIP_ID: Final = 4_611_686_018_430_000_000
 FIRST_CHARACTER_ID: Final = 2_305_843_009_260_000_000
@@ -134,7 +138,7 @@ class _Maker:
     def __init__(self, seed: int, shape: Shape) -> None:
         self._random = random.Random(seed).random
         self._shape = shape
-        self._instance_id = FIRST_INSTANCE_ID
+        self._instance_id = FIRST_INSTANCE_ID + (seed - 1) % N_ID_RANGES * IDS_A_SEED
         self.n_entries = self.n_weapons = 0
 
     def line(self, line_no: int, bad: _BadKind | None) -> bytes:

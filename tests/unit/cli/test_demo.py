@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protheon_dask.cli.demo import Story, differences, expected_rows, lost_rows, taken_over
+from protheon_dask.cli.demo import Story, differences, expected_rows, lost_rows, story_of
 from protheon_dask.model import TableCount
 from protheon_dask.pipelines.sample import BadLine, SampleReport
 from tests.unit.cli.pictures import picture_of
@@ -29,21 +29,21 @@ WHOLE = picture_of(
 
 
 def attempt(task_id: int, attempt_no: int, outcome: str | None) -> dict[str, Any]:
-    return {"task_id": task_id, "attempt_no": attempt_no, "outcome": outcome}
+    return {"task_id": task_id, "attempt_no": attempt_no, "outcome": outcome, "worker": f"local-{attempt_no}"}
 
 
 @pytest.mark.parametrize(
-    ("attempts", "n"),
+    ("attempts", "story"),
     [
-        ([attempt(5, 1, "crashed"), attempt(5, 2, "succeeded")], 1),
-        ([attempt(5, 1, "expired"), attempt(5, 2, "released"), attempt(5, 3, "succeeded")], 1),
-        ([attempt(5, 1, "crashed"), attempt(5, 2, None)], 0),
-        ([attempt(5, 1, "crashed"), attempt(6, 2, "succeeded")], 0),
-        ([attempt(5, 1, "succeeded")], 0),  # its commit was faster than the kill
+        ([attempt(5, 1, "crashed"), attempt(5, 2, "succeeded"), attempt(4, 1, "succeeded")], Story("local-1", 1)),
+        ([attempt(5, 1, "expired"), attempt(5, 2, "released"), attempt(5, 3, "succeeded")], Story("local-1", 1)),
+        ([attempt(5, 1, "crashed"), attempt(5, 2, None)], Story("local-1", 0)),
+        ([attempt(5, 1, "crashed"), attempt(6, 1, "crashed"), attempt(6, 2, "succeeded")], Story("local-1", 0)),
+        ([attempt(5, 1, "succeeded")], Story("2", 0)),  # its commit was faster than the kill
     ],
 )
-def test_a_chunk_is_taken_over_when_another_attempt_has_loaded_it(attempts: list[dict[str, Any]], n: int) -> None:
-    assert taken_over([(5, 1)], attempts) == n
+def test_a_chunk_is_taken_over_when_another_attempt_has_loaded_it(attempts: list[dict[str, Any]], story: Story) -> None:
+    assert story_of("2", [(4, 1), (5, 1)], attempts) == story
 
 
 def test_nothing_is_lost_when_every_row_of_the_file_was_brought() -> None:
@@ -61,5 +61,5 @@ def test_a_missing_row_is_lost_and_a_doubled_one_differs() -> None:
 
 
 def test_the_story_is_one_sentence() -> None:
-    assert Story("2", 1).sentence(0) == "worker 2 killed: 1 chunk taken over, 0 rows lost"
+    assert Story("local-1", 1).sentence(0) == "worker local-1 killed: 1 chunk taken over, 0 rows lost"
     assert Story(None, 0).sentence(0) == "no worker was killed: none had a chunk in hand at the moment; 0 rows lost"
