@@ -1,3 +1,3 @@
 """Register the fixture plugins, one a concern (STYLE, Tests)."""
 
-pytest_plugins = ["tests.fixtures.postgres"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.cluster"]

@@ -87,7 +87,7 @@ class DaskLink:
     def _answer(self, item: Dispatch, future: Future[str]) -> None:
         self._futures.pop(str(future.key), None)
         try:
-            event: DaskEvent = Answered(item, str(future.result(timeout=0)))
+            event: DaskEvent = Answered(item, str(future.result(timeout=CONNECT_S)))
         except KilledWorker as exc:
             last = exc.last_worker
             event = WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None)))

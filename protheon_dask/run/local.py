@@ -226,15 +226,17 @@ class Tethered:
         )
         self._lines: list[bytes] = []
         self._first = threading.Event()
-        threading.Thread(target=self._read, name=f"log-{name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"log-{name}", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None, "Popen was given a pipe"
-        for line in self.process.stdout:
-            if not self._first.is_set():
-                self._lines.append(line)
-                self._first.set()
-            self._file.write(line)
+        with self.process.stdout as output:
+            for line in output:
+                if not self._first.is_set():
+                    self._lines.append(line)
+                    self._first.set()
+                self._file.write(line)
         self._first.set()
 
     def first_line(self, timeout_s: float) -> str:
@@ -264,6 +266,7 @@ class Tethered:
         assert self.process.stdin is not None, "Popen was given a pipe"
         self.process.stdin.close()  # the tether ends it
         self.process.wait()
+        self._reader.join()
         self._file.close()
 
 
