@@ -38,6 +38,11 @@ def is_line_fault(exc: psycopg.Error) -> bool:
     return exc.sqlstate is not None and blame(exc.sqlstate).line
 
 
+def is_passing(exc: psycopg.Error) -> bool:
+    """Tell whether a later try may go well: a lost connection, a deadlock, a full disk, a shutdown."""
+    return isinstance(exc, psycopg.OperationalError) if exc.sqlstate is None else blame(exc.sqlstate).nobody
+
+
 def reason_of(exc: psycopg.Error) -> str:
     """Say on one line what the server said: message, the key where one is named, SQLSTATE."""
     said = exc.diag.message_primary or str(exc).strip() or type(exc).__name__

@@ -156,15 +156,25 @@ class ChunkLoader:
     def load(self, batch: BatchRows) -> list[LineFault]:
         """Load a batch and return the lines that the database refused, in their order.
 
-        Guarantee: one released savepoint. One round trip besides the COPYs where no line is at fault.
+        Guarantee: one released savepoint. One round trip besides the COPYs where no line is at fault: it closes this batch
+                   and opens the next one's savepoint, unless lines or parts of this batch are refused, by the pipeline
+                   or the database. So their rejects may be written at once; before writing anything else: settle().
         """
-        if not any(table.rows for table in batch.tables):
-            return []
         started = self._now()
         try:
-            return self._load(batch)
+            if any(table.rows for table in batch.tables):
+                return self._load(batch)
+            if _has_refused(batch):
+                self.settle()
+            return []
         finally:
             self._clock.add("copy", self._now() - started)
+
+    def settle(self) -> None:
+        """Release the open savepoint, so that no fault of a later batch undoes what the caller writes next. Idempotent."""
+        if self._is_open:
+            self._run(CLOSE_BATCH)
+            self._is_open = False
 
     def finish(self) -> tuple[TableCount, ...]:
         """Merge shared tables, in the order of their qualified names, and return the counts of all, in the pipeline's order.
@@ -189,12 +199,12 @@ class ChunkLoader:
 
     def _load(self, batch: BatchRows) -> list[LineFault]:
         if not self._is_open:
-            self._run(*[route.make_staging() for route in self._routes if route.is_staged], OPEN_BATCH)
+            self._run(*[route.make_staging() for route in self._routes if route.is_staged and route.staging is None], OPEN_BATCH)
             self._is_open = True
         faults: dict[int, LineFault] = {}
         has_looked, searches = False, 0
         while True:
-            refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)))
+            refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)), is_settled=bool(faults) or _has_refused(batch))
             if refusal is None:
                 return [faults[index] for index in sorted(faults)]
             self._undo_batch()
@@ -217,10 +227,11 @@ class ChunkLoader:
             else:
                 self._undo_batch()
 
-    def _try_batch(self, tables: Iterable[Sequence[Sequence[Any]]]) -> _Refusal | None:
+    def _try_batch(self, tables: Iterable[Sequence[Sequence[Any]]], *, is_settled: bool) -> _Refusal | None:
         """Load rows and close the batch; on a refusal the transaction waits for its savepoint to be rolled back to."""
-        refusal = self._write(tables) or self._ask(CLOSE_BATCH + "; " + OPEN_BATCH)
+        refusal = self._write(tables) or self._ask(CLOSE_BATCH if is_settled else f"{CLOSE_BATCH}; {OPEN_BATCH}")
         if refusal is None:
+            self._is_open = not is_settled
             for route in self._routes:
                 route.note_batch()
         return refusal
@@ -306,6 +317,10 @@ def _meets_stored_keys(refusal: _Refusal) -> _Route | None:
     if route is None or route.is_staged or refusal.error.sqlstate != UNIQUE_VIOLATION or route.target.table.on_conflict == "error":
         return None
     return route
+
+
+def _has_refused(batch: BatchRows) -> bool:
+    return bool(batch.rejected or batch.parts)
 
 
 def _runs(n_lines: int, left_out: Iterable[int]) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import pytest
 
 from protheon_dask.errors import LeaseLost, SchemaViolation
 from protheon_dask.model import StageClock
-from protheon_dask.pipelines.table import PROVENANCE, Column, Table
+from protheon_dask.pipelines.table import PROVENANCE, BatchRows, Column, Table, TableRows, Verdict
 from protheon_dask.sink.catalog import describe
 from protheon_dask.sink.loader import ChunkLoader
 from tests.integration.sink.conftest import Line, batch_of, load_chunk, one_row_a_line
@@ -332,3 +332,40 @@ def test_seconds_go_to_their_stages(conn: Conn, make: Make) -> None:
     chunk = load_chunk(conn, [shared(IGNORE)], [one_row_a_line([(1, "a")])])
     assert chunk.clock.seconds["copy"] > 0
     assert chunk.clock.seconds["merge"] > 0
+
+
+def test_rejects_written_after_a_batch_outlive_the_faults_of_the_next_one(conn: Conn, make: Make) -> None:
+    make(PLAIN)
+    conn.execute("CREATE TABLE reject (batch integer)")
+    refused_by_server = one_row_a_line([(1, "a"), (1, "b")])
+    refused_by_pipeline = one_row_a_line([(2, "c")])
+    refused_by_pipeline.rejected.append(Verdict(0, "no"))
+    refused_in_part = one_row_a_line([(3, "d")])
+    refused_in_part.parts.append(Verdict(0, "no", part="x"))
+    refused_whole = BatchRows(1, [TableRows([], [0])], rejected=[Verdict(0, "no")])
+    with conn.transaction():
+        loader = ChunkLoader(conn, describe(conn, [PLAIN]), task_id=7, check_fence=lambda: None, clock=StageClock(), now=lambda: 0.0)
+        for number, batch in enumerate(
+            [refused_by_server, refused_by_pipeline, refused_in_part, one_row_a_line([(4, "e")]), refused_whole]
+        ):
+            loader.load(batch)
+            if number != 3:
+                conn.execute("INSERT INTO reject VALUES (%s)", (number,))
+            assert len(loader.load(one_row_a_line([(1, "again")]))) == 1
+        loader.finish()
+    assert conn.execute("SELECT batch FROM reject ORDER BY 1").fetchall() == [(0,), (1,), (2,), (4,)]
+
+
+def test_rows_that_are_not_newer_wait_for_no_lock(connect: Callable[[], Conn], conn: Conn, make: Make) -> None:
+    make(shared(NEWER))
+    load_chunk(conn, [shared(NEWER)], [one_row_a_line([(1, "stored", 5), (2, "stored", 5)])])
+    other = connect()
+    with other.transaction():
+        other.execute("UPDATE shop.newer SET note = 'locked' WHERE id = 1")
+        conn.execute("SET lock_timeout = '1s'")
+        chunk = load_chunk(conn, [shared(NEWER)], [one_row_a_line([(1, "older", 4), (2, "newer", 6)])])
+    assert chunk.count_of(NEWER) == (0, 1, 1)
+    with other.transaction():
+        other.execute("UPDATE shop.newer SET note = 'locked' WHERE id = 1")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            load_chunk(conn, [shared(NEWER)], [one_row_a_line([(1, "newer", 6)])])
