@@ -144,9 +144,15 @@ def complete(conn: psycopg.Connection, lease: Lease, loaded: Loaded, clock: Stag
         raise LeaseLost(lease.task_id, lease.attempt_no)
 
 
-def note_commit(conn: psycopg.Connection, lease: Lease, commit_s: float) -> None:
-    """Add to a succeeded attempt how long its COMMIT took."""
-    conn.execute(statement("note_commit"), {"task_id": lease.task_id, "attempt_no": lease.attempt_no, "commit_s": commit_s})
+def note_commit(conn: psycopg.Connection, lease: Lease, clock: StageClock) -> None:
+    """Add to a succeeded attempt how long its last statements and its COMMIT took."""
+    params = {
+        "task_id": lease.task_id,
+        "attempt_no": lease.attempt_no,
+        "ledger_s": clock.seconds["ledger"],
+        "commit_s": clock.seconds["commit"],
+    }
+    conn.execute(statement("note_commit"), params)
 
 
 def reject(conn: psycopg.Connection, load_id: int, task_id: int, attempt_no: int, lines: Sequence[RejectedLine]) -> None:

@@ -6,6 +6,7 @@ tells it where to look.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -24,6 +25,7 @@ from protheon_dask.model import ChunkManifest, Cost, Dispatch, Failed, Outcome, 
 from protheon_dask.policy import GiveUp, Retry, dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
+from protheon_dask.run.tasks import CORRUPT
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitting import ChunkCut, SplitEnded
 
@@ -81,6 +83,7 @@ class Coordinator:
         self._n_threads, self._threads_at = 0, 0.0
         self._swept_at = 0.0
         self._expire_from = 0.0
+        self._ephemeral = False
         self._conn: Connection | None = None
         self.leadership: leadership.Leadership | None = None
         self.waiting_for: str | None = None  # an outage, in words; None: all is well
@@ -120,6 +123,7 @@ class Coordinator:
 
         ephemeral: runs of an earlier cluster that lived as long as one command are interrupted: that command is gone.
         """
+        self._ephemeral = ephemeral
         conn = connect(self._url, application="protheon-coordinator")
         with translated():
             check_current(conn)
@@ -128,11 +132,9 @@ class Coordinator:
                 conn.close()
                 return False
             self._conn = conn
-            with conn.transaction():
-                runs.abandon_queued(conn)
-                if ephemeral:
-                    for run_id in runs.ephemeral_runs(conn):
-                        runs.cancel_run(conn, run_id, "interrupted: its command ended; type the same again to go on")
+            runs.abandon_queued(conn)
+            if ephemeral:
+                self._cancel_ephemeral(conn)
             stored = chunks.stored(conn)
         for load_id, manifest in self._store.adopt((item.load_id, item.manifest) for item in stored):
             self._wanted.setdefault(load_id, {})[manifest.first_line] = manifest
@@ -155,8 +157,20 @@ class Coordinator:
         finally:
             self._splitters.stop_all()
             self._dask.close()
+            self._interrupt()
             if self._conn is not None:
                 self._conn.close()
+
+    def _cancel_ephemeral(self, conn: Connection) -> None:
+        for run_id in runs.ephemeral_runs(conn):
+            with conn.transaction():
+                runs.cancel_run(conn, run_id, "interrupted: its command ended; type the same again to go on")
+
+    def _interrupt(self) -> None:
+        """The command that this cluster lives for ends: say so of its runs, if PostgreSQL still answers."""
+        if self._ephemeral and self._conn is not None:
+            with contextlib.suppress(LedgerUnavailable), translated():
+                self._cancel_ephemeral(self._conn)
 
     @property
     def _epoch(self) -> int:
@@ -214,8 +228,10 @@ class Coordinator:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Answered(dispatch=dispatch):
+            case Answered(dispatch=dispatch, word=word):
                 self._forget(dispatch)
+                if word == CORRUPT:
+                    self._drop_file(dispatch.task_id)
             case WorkerGone(dispatch=dispatch, worker=worker, nanny_lives=nanny_lives):
                 self._forget(dispatch)
                 attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
@@ -232,6 +248,12 @@ class Coordinator:
             del self._dispatched[dispatch.task_id]
         self._look.add(dispatch.task_id)
         self._swept_at = 0.0 if not self._dispatched else self._swept_at  # the last ones may end a run
+
+    def _drop_file(self, task_id: int) -> None:
+        """A file whose bytes are wrong: whoever asks for it next has it cut again."""
+        for item in verbs.look(self._ledger, [task_id]):
+            if item.load_id is not None and item.first_line is not None:
+                self._store.delete(item.load_id, item.first_line)
 
     def _take_split(self, item: FromSplitter) -> None:
         load_id, event = item.split.load_id, item.event
@@ -322,6 +344,8 @@ class Coordinator:
                 self._store.delete(*key)
             elif item.state is TaskState.DEAD or (item.state is TaskState.READY and not item.is_due):
                 self._store.park(*key)
+            else:
+                self._store.unpark(*key)
         self._look.clear()
 
     def _split(self) -> None:
@@ -360,6 +384,7 @@ class Coordinator:
             if items:
                 self._dask.dispatch(items)
                 self._dispatched.update((item.task_id, item) for item in items)
+                self._look.update(item.task_id for item in items if item.attempt_no)  # back from backoff: their files count again
             if self.waiting_for is not None:
                 self.waiting_for = None
         except (OSError, TimeoutError) as exc:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from uuid import uuid4
 
 from protheon_dask import __version__
@@ -182,11 +183,18 @@ class ChunkDesk:
             if place.generation != generation:
                 raise ChunkOutdated(f"chunk {chunk_id} has generation {place.generation} now, not {generation}: claim it again")
             path = chunk_path(self._store.directory, place.load_id, place.first_line, place.generation)
-            if not path.exists():
+            if not _is_whole(path, place.stored_bytes):
                 if place.state in (TaskState.READY, TaskState.RUNNING):
                     self._tell(Wanted(place.load_id, chunks.manifest(conn, place.load_id, place.first_line)))
                 raise ChunkUnavailable(f"chunk {chunk_id} is not in the workspace: it is being cut again")
         return StoredChunk(path, place.stored_bytes, place.generation)
+
+
+def _is_whole(path: Path, stored_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == stored_bytes
+    except OSError:
+        return False
 
 
 def _identify(path: str) -> _Found:

@@ -18,12 +18,14 @@ from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, Stag
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import Verdict
 from protheon_dask.run.keeper import Attempt
-from protheon_dask.sink.loader import ChunkLoader, LineFault
 from protheon_dask.sink.catalog import Target
+from protheon_dask.sink.loader import ChunkLoader, LineFault
 from protheon_dask.workspace import chunkfile, cut
 
 SPOOL_BYTES = 64 << 20
 """Stored chunks up to this size stay in memory, larger ones go to a temporary file (DESIGN 5)."""
+SLOWEST_LINK_BYTES_PER_S = 64 << 10
+"""A fetch may take a lease and what its bytes take at this rate; it makes progress, so its lease is renewed meanwhile."""
 RAW_BYTES = 65_536
 """Bytes of a refused line that its reject keeps (DESIGN, The ledger)."""
 
@@ -63,8 +65,9 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     started_s = time.perf_counter()
     spool = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115  # closed by the caller
     wanted = WantedChunk(work.claimed.lease.task_id, chunk.generation, chunk.stored_bytes, chunk.stored_xxh3)
+    deadline_s = work.settings.lease_s + chunk.stored_bytes / SLOWEST_LINK_BYTES_PER_S
     work.clock.wire_bytes += broker.fetch_chunk(
-        wanted, spool, deadline_s=work.settings.lease_s, wait=work.attempt.wait, on_bytes=work.attempt.progress
+        wanted, spool, deadline_s=deadline_s, wait=work.attempt.wait, on_bytes=work.attempt.progress
     )
     spool.seek(0)
     work.clock.add("fetch", time.perf_counter() - started_s)
@@ -100,7 +103,9 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
             faults = loader.load(rows)
             refused = [*_refused(batch, rows.rejected), *_refused(batch, rows.parts), *_refused_by_server(batch, faults)]
             if refused:
+                started_s = time.perf_counter()
                 verbs.reject(conn, work.load_id, lease.task_id, lease.attempt_no, refused)
+                clock.add("ledger", time.perf_counter() - started_s)
         clock.raw_bytes += batch.raw_bytes
         total += batch.n_lines
         rejected += len(rows.rejected) + len(faults)

@@ -135,11 +135,11 @@ class LocalCluster:
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         scheduler_port, dashboard_port = _port(settings.scheduler_port), _port(settings.dashboard_port)
-        scheduler = f"tcp://{LOOPBACK}:{scheduler_port}"
-        self.dashboard_link = f"http://{LOOPBACK}:{dashboard_port}/status"
+        scheduler, dashboard = f"tcp://{LOOPBACK}:{scheduler_port}", f"{LOOPBACK}:{dashboard_port}"
+        self.dashboard_link = f"http://{dashboard}/status"
         self._run(
             "scheduler",
-            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {LOOPBACK}:{dashboard_port} --no-show".split(),
+            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {dashboard} --no-show".split(),
             env,
         )
         port = _port(settings.broker_port)

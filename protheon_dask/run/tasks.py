@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from protheon_dask.model import Dispatch
 
+CORRUPT = "corrupt"
+"""run_attempt's word for: the chunk's stored bytes are wrong at the broker; it is to be cut again."""
+
 
 def run_attempt(dispatch: Dispatch) -> str:
     """Run one attempt in this worker process and return a word on how it ended: a hint, the ledger knows."""

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
-from protheon_dask.errors import InvariantError, LeaseLost, LedgerUnavailable, ProtheonError
+from protheon_dask.errors import ChecksumMismatch, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import runs, transaction, verbs
 from protheon_dask.ledger.connect import Connection, connect, opened, translated
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Outcome, Seen, StageClock, Worker
@@ -24,6 +24,7 @@ from protheon_dask.policy import GiveUp, Retry
 from protheon_dask.run import ingest
 from protheon_dask.run.failure import failure_of
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
+from protheon_dask.run.tasks import CORRUPT
 from protheon_dask.sink.catalog import Target, describe
 
 logger = logging.getLogger(__name__)
@@ -59,23 +60,25 @@ class WorkerProcess:
         )
         self._conn: Connection | None = None
         self._prepared: dict[int, Prepared] = {}
-        self._commit: tuple[Lease, float] | None = None  # of the last completion, told with the next claim
+        self._told_late: tuple[Lease, StageClock] | None = None  # what the last completion took, told with the next claim
 
     def run(self, dispatch: Dispatch) -> str:
         """Claim the task, do its work, tell the ledger. Returns a word for Dask; the ledger is the truth.
 
         Guarantee: raises only where the process itself is at fault; an attempt that was opened is ended, or left to its lease.
         """
-        token = uuid4()
+        token, clock = uuid4(), StageClock()
+        started_s = time.perf_counter()
         try:
             claimed = self._patiently(lambda: self._claim(dispatch, token), CLAIM_WAIT_S)
         except LedgerUnavailable:
             return "ledger unavailable"
         if claimed is None:
             return "not claimed"
+        clock.add("ledger", time.perf_counter() - started_s)
         with self._keeper.held(claimed.lease) as attempt:
             try:
-                self._work(claimed, attempt)
+                self._work(claimed, attempt, clock)
                 return "succeeded"
             except LeaseLost:
                 self._drop_connection()
@@ -93,17 +96,16 @@ class WorkerProcess:
     def _claim(self, dispatch: Dispatch, token: UUID) -> verbs.Claimed | None:
         conn = self._connection()
         with translated(), conn.pipeline():  # one round trip, and one implicit transaction
-            if self._commit is not None:
-                verbs.note_commit(conn, *self._commit)
+            if self._told_late is not None:
+                verbs.note_commit(conn, *self._told_late)
             seen = Seen(dispatch.task_id, dispatch.attempt_no)
             claimed = verbs.claim(conn, seen, self.worker, token, self.settings.lease_s)
-        self._commit = None
+        self._told_late = None
         return claimed
 
-    def _work(self, claimed: verbs.Claimed, attempt: Attempt) -> None:
+    def _work(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
         if claimed.handler != INGEST or claimed.chunk is None or claimed.load_id is None or claimed.run_id is None:
             raise InvariantError(f"task {claimed.lease.task_id}: this worker has no handler {claimed.handler!r}")
-        clock = StageClock()
         prepared = self._prepare(claimed.run_id)
         work = ingest.ChunkWork(
             claimed=claimed,
@@ -131,7 +133,7 @@ class WorkerProcess:
                 raise
             finally:
                 attempt.connection = None
-        self._commit = (claimed.lease, clock.seconds["commit"])
+        self._told_late = (claimed.lease, clock)
 
     def _begin(self, conn: Connection, attempt: Attempt, clock: StageClock) -> None:
         settings = self.settings
@@ -139,7 +141,7 @@ class WorkerProcess:
         started_s = time.perf_counter()
         with attempt.in_flight():
             transaction.begin(conn, attempt.lease, timeouts)
-        clock.add("wait", time.perf_counter() - started_s)
+        clock.add("ledger", time.perf_counter() - started_s)
 
     def _resolve(self, lease: Lease) -> None:
         """Find out what became of an unanswered COMMIT; raise unless the rows are there."""
@@ -184,6 +186,8 @@ class WorkerProcess:
                     verbs.dead_letter(conn, lease, failed, outcome, reason)
             if failed.pause is not None and claimed.run_id is not None:
                 runs.pause_run(conn, claimed.run_id, failed.pause)
+        if failed.error_class == ChecksumMismatch.__name__:
+            return CORRUPT
         return "released" if failed.cost is Cost.NOTHING else "failed"
 
     def _patiently(self, action: Callable[[], T], wait_s: float | None) -> T:

@@ -180,7 +180,7 @@ CREATE TABLE protheon.attempt (
     copy_s         real NOT NULL DEFAULT 0,
     merge_s        real NOT NULL DEFAULT 0,
     ledger_s       real NOT NULL DEFAULT 0,
-    commit_s       real NOT NULL DEFAULT 0,               -- known only after it: written with the worker's next claim
+    commit_s       real NOT NULL DEFAULT 0,               -- known only after it: written, with ledger_s, at the worker's next claim
     PRIMARY KEY (task_id, attempt_no),
     CHECK ((ended_at IS NULL) = (outcome IS NULL)),
     CHECK (outcome = 'succeeded' OR (loaded, filtered, rejected, blank) = (0, 0, 0, 0)),
