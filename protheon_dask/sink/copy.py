@@ -8,6 +8,7 @@ The way measured best: psycopg's C ``write_row`` with ``set_types``. Packing who
 from __future__ import annotations
 
 import datetime
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -44,24 +45,44 @@ class CopyWriter:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         self._statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(relation, columns)
         self._table = target.table.name
+        self.suspect: int | None = None
+        """After a refusal: the index of the row that seems to be the cause. A hint: it is to be tried alone."""
 
-    def write(self, rows: Iterable[Sequence[Any]]) -> int:
+    def write(self, rows: Sequence[Sequence[Any]], decorated: Iterable[Sequence[Any]]) -> int:
         """Send rows as one COPY and return how many the server stored (a trigger may have dropped some).
 
-        Raises: psycopg.Error as the server said it. SchemaViolation: a value could not be encoded (faulty_rows finds
-                its row). Either way the transaction is unusable until it is rolled back to a savepoint.
+        Shapes: decorated: the rows again, each with the values of the columns that are not the pipeline's.
+        Raises: psycopg.Error as the server said it. SchemaViolation: a value could not be encoded (faulty_rows says
+                which). Either way the transaction is unusable until it is rolled back to a savepoint.
         """
-        with self._cursor.copy(self._statement) as copy:
-            copy.set_types(self._oids)
-            write_row = copy.write_row
-            try:
-                for row in rows:
+        self.suspect = None
+        left = iter(decorated)
+        try:
+            with self._cursor.copy(self._statement) as copy:
+                copy.set_types(self._oids)
+                write_row = copy.write_row
+                for row in left:
                     write_row(row)
-            except ENCODE_ERRORS as exc:
-                if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
-                    raise
-                raise SchemaViolation(f"a value does not fit its column: {exc}", WRONG_TYPE, self._table) from exc
+        except psycopg.Error as exc:
+            if exc.sqlstate is not None:
+                self.suspect = _row_in(exc.diag.context, len(rows))
+            if exc.sqlstate is not None or not isinstance(exc, psycopg.DataError):
+                raise
+            raise self._cannot_encode(exc, rows, left) from exc
+        except ENCODE_ERRORS as exc:
+            raise self._cannot_encode(exc, rows, left) from exc
         return self._cursor.rowcount
+
+    def _cannot_encode(self, exc: Exception, rows: Sequence[Sequence[Any]], left: Iterator[Sequence[Any]]) -> SchemaViolation:
+        self.suspect = len(rows) - sum(1 for _ in left) - 1
+        return SchemaViolation(f"a value does not fit its column: {exc}", WRONG_TYPE, self._table)
+
+
+def _row_in(context: str | None, n_rows: int) -> int | None:
+    """The index of the row that the server's CONTEXT names ("COPY t, line 5, ..", in any language), if it names one."""
+    for number in re.findall(r"\d+", (context or "").partition(",")[2]):
+        return int(number) - 1 if 0 < int(number) <= n_rows else None
+    return None
 
 
 def faulty_rows(conn: Connection, target: Target, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, str, str]]:

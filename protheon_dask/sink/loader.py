@@ -7,6 +7,7 @@ tables are always staged, and merged last, in :meth:`ChunkLoader.finish`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ CLOSE_CHUNK: Final = "SET CONSTRAINTS ALL IMMEDIATE"
 UNIQUE_VIOLATION: Final = "23505"
 VISIBLE_STATES: Final = ("22", "23502")
 """SQLSTATEs (or classes) of faults that are often visible in the rows themselves, without asking the server."""
+
+OWN_STATES: Final = ("22", "23502", "23505", "23514")
+"""SQLSTATEs (or classes) of faults that no line before can heal: refused alone is refused among others."""
+
+MAX_GUESSES: Final = 3
+"""Suspected rows of a batch that are tried alone; each costs a part of a load, and a search of many is cheaper."""
 
 MAX_SEARCHES: Final = 3
 """Times that a batch is searched; others may commit a key between a search and the load after it, but not for ever."""
@@ -80,6 +87,7 @@ class _Route:
         self._direct: CopyWriter | None = None
         self.offered = self.inserted = self.updated = 0
         self._batch = (0, 0, 0)
+        self.suspect: Sequence[Any] | None = None  # after a refusal by COPY: the row that seems to be the cause
 
     def make_staging(self) -> sql.Composed:
         self.staging = Staging(self._conn, self.target, self._number)
@@ -89,11 +97,17 @@ class _Route:
         """Send rows of the batch; what became of them counts only when note_batch is called."""
         if not self.is_staged:
             self._direct = self._direct or CopyWriter(self._conn, self.target, self.target.identifier)
-            inserted = self._direct.write(((*row, *self._own) for row in rows) if self._own else rows)
+            try:
+                inserted = self._direct.write(rows, ((*row, *self._own) for row in rows) if self._own else rows)
+            finally:
+                self.suspect = None if self._direct.suspect is None else rows[self._direct.suspect]
             self._add_to_batch(len(rows), inserted, 0)
             return
         assert self.staging is not None  # made before the batch, outside its savepoint
-        self.staging.write(rows, self._own)
+        try:
+            self.staging.write(rows, self._own)
+        finally:
+            self.suspect = self.staging.suspect
         if self.is_merged_last:
             self._add_to_batch(len(rows), 0, 0)
         else:
@@ -202,7 +216,7 @@ class ChunkLoader:
             self._run(*[route.make_staging() for route in self._routes if route.is_staged and route.staging is None], OPEN_BATCH)
             self._is_open = True
         faults: dict[int, LineFault] = {}
-        has_looked, searches = False, 0
+        has_looked, guesses, searches = False, 0, 0
         while True:
             refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)), is_settled=bool(faults) or _has_refused(batch))
             if refusal is None:
@@ -211,6 +225,11 @@ class ChunkLoader:
             if (route := _meets_stored_keys(refusal)) is not None:
                 self._stage(route)
                 continue
+            if guesses < MAX_GUESSES and (line := _suspected(batch, self._routes, refusal)) is not None and line not in faults:
+                guesses += 1
+                if (fault := self._try_alone(batch, line)) is not None:
+                    faults[line] = fault
+                    continue
             if not has_looked and (refusal.error.sqlstate or "").startswith(VISIBLE_STATES):
                 has_looked = True
                 if visible := self._look_at(batch, faults):
@@ -266,14 +285,23 @@ class ChunkLoader:
         if route.staging is None:
             self._run(CLOSE_BATCH, route.make_staging(), OPEN_BATCH)
 
+    def _try_alone(self, batch: BatchRows, line: int) -> LineFault | None:
+        """Tell why a line is refused whatever the others are; None: it is not, or not for certain."""
+        for route, table in zip(self._routes, batch.tables, strict=True):
+            for _, reason, sqlstate in faulty_rows(self._conn, route.target, table.of_lines(line, line + 1)):
+                return LineFault(line, reason, sqlstate, route.name)
+        refusal = self._write(_rows_of(batch, [(line, line + 1)]))
+        self._undo_batch()
+        if refusal is None or not (refusal.error.sqlstate or "").startswith(OWN_STATES) or _meets_stored_keys(refusal):
+            return None
+        return LineFault(line, *refusal.error.args)
+
     def _look_at(self, batch: BatchRows, known: dict[int, LineFault]) -> dict[int, LineFault]:
         """Find lines with rows that cannot be right, without asking the server."""
         found: dict[int, LineFault] = {}
         for route, table in zip(self._routes, batch.tables, strict=True):
-            line = 0
             for index, reason, sqlstate in faulty_rows(self._conn, route.target, table.rows):
-                while table.ends[line] <= index:
-                    line += 1
+                line = bisect_right(table.ends, index)
                 if line not in known:
                     found.setdefault(line, LineFault(line, reason, sqlstate, route.name))
         return found
@@ -317,6 +345,17 @@ def _meets_stored_keys(refusal: _Refusal) -> _Route | None:
     if route is None or route.is_staged or refusal.error.sqlstate != UNIQUE_VIOLATION or route.target.table.on_conflict == "error":
         return None
     return route
+
+
+def _suspected(batch: BatchRows, routes: Sequence[_Route], refusal: _Refusal) -> int | None:
+    """The line whose row seems to be the cause of a refusal."""
+    if refusal.route is None or (suspect := refusal.route.suspect) is None:
+        return None
+    table = batch.tables[routes.index(refusal.route)]
+    for index, row in enumerate(table.rows):
+        if row is suspect:
+            return bisect_right(table.ends, index)
+    return None
 
 
 def _has_refused(batch: BatchRows) -> bool:

@@ -34,6 +34,8 @@ class Staging:
         self._merge = merge_statement(target, self._identifier, conn.info.server_version)
         self._writer = CopyWriter(conn, target, self._identifier, extra=[(ROW_NO, INT8_OID)])
         self._n_rows = 0
+        self.suspect: Sequence[Any] | None = None
+        """After a refusal by COPY: the row that seems to be the cause."""
 
     def create(self) -> sql.Composed:
         """Write the statements that make the table; it is dropped with the transaction."""
@@ -49,7 +51,12 @@ class Staging:
         rows = one_of_each_key(self._target.table, rows)
         first_no = self._n_rows + 1
         self._n_rows += len(rows)  # numbers need only rise: those of rows that are rolled back stay unused
-        self._writer.write((*row, *own, number) for number, row in enumerate(rows, first_no))
+        self.suspect = None
+        try:
+            self._writer.write(rows, ((*row, *own, number) for number, row in enumerate(rows, first_no)))
+        finally:
+            if self._writer.suspect is not None:
+                self.suspect = rows[self._writer.suspect]
 
     def merge(self) -> tuple[int, int]:
         """Merge what is staged into the target and return how many rows were (inserted, updated)."""
