@@ -39,8 +39,8 @@ FREEZE_S: Final = 0.05  # a commit that was under way when the process froze has
 MOST_ATTEMPTS: Final = 1_000_000
 EXAMPLE_CHARACTERS: Final = 120
 QUERY: Final = (
-    "select display_name, sum(kills) kills, count(*) games from pgcr.instance_character "
-    "join pgcr.destiny_player using (membership_id) group by 1 order by 2 desc limit 5"
+    "select display_name, sum(kills) from pgcr.instance_character join pgcr.destiny_player using (membership_id) "
+    "group by 1 order by 2 desc limit 5"
 )
 Row = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
     else:
         is_default = api.resolve_database(effective, None).embedded
         output.emit_drawing(*ending(made, final, [story.sentence(lost_rows(made, final)), *findings], example, database.origin))
-        output.emit_drawing(*next_commands(made.path, "" if is_default else f" --database {EMBEDDED}"))
+        output.emit_drawing(*next_commands(made.path, "" if is_default else f" --database {EMBEDDED}"), wrap=False)
     click.get_current_context().exit(INCOMPLETE if findings else exits.of_state(final.state))
 
 

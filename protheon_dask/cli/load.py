@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,7 @@ from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import effective_settings, json_option, resolved
 from protheon_dask.config import parse_reject_limit
-from protheon_dask.errors import ConfigError, InvariantError
+from protheon_dask.errors import ConfigError, InvariantError, ProtheonError
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -153,8 +154,8 @@ def watch(
 ) -> RunStatistics:
     """Show the run until it ends or pauses, and return its last picture.
 
-    goes_on: the cluster outlives this command. on_change gets each picture after it was shown.
-    Raises:  KeyboardInterrupt, after it has said what is committed.
+    goes_on: the cluster outlives this command; else an interrupted run is cancelled. on_change gets each picture after it was shown.
+    Raises:  KeyboardInterrupt, after it has said what stays.
     """
     latest: RunStatistics | None = None
     try:
@@ -163,10 +164,13 @@ def watch(
             if on_change is not None:
                 on_change(latest)
     except KeyboardInterrupt:
-        if latest is not None:
-            progress.note(f"run {run_id}: {committed(latest)} stay loaded")
         if goes_on:
             progress.note(f"the master goes on with it: `protheon runs watch {run_id}` looks on, `protheon runs cancel {run_id}` ends it")
+        else:
+            with suppress(ProtheonError):  # without the word, the next command finds the leases of processes that are gone
+                latest = master.cancel(run_id)
+        if latest is not None:
+            progress.note(f"run {run_id}: {committed(latest)} stay loaded")
         raise
     if latest is None:
         raise InvariantError(f"run {run_id}: the master ended its report before the first word")

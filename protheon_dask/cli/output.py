@@ -103,10 +103,13 @@ def render(drawing: RenderableType, *, width: int | None, color: bool) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
-def emit_drawing(*drawings: RenderableType) -> None:
-    """Draw to stdout: in colour and to its width on a terminal, plain and uncut elsewhere."""
+def emit_drawing(*drawings: RenderableType, wrap: bool = True) -> None:
+    """Draw to stdout: in colour and to its width on a terminal, plain and uncut elsewhere.
+
+    wrap: False leaves long lines to the terminal, so that a command is copied as it is.
+    """
     terminal = sys.stdout.isatty()
-    width = Console(file=sys.stdout).width if terminal else None
+    width = Console(file=sys.stdout).width if terminal and wrap else None
     for drawing in drawings:
         emit(render(drawing, width=width, color=terminal))
 
