@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from protheon_dask.errors import ConfigError, InvariantError, LedgerUnavailable, ProtheonError
+from protheon_dask.errors import ConfigError, InvariantError, LedgerUnavailable, ProtheonError, SchemaViolation
 from protheon_dask.policy import blame
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -34,7 +34,7 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
     with translated(url):
         given = conninfo_to_dict(url)
         parameters = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
-        return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)  # type: ignore[arg-type]  # libpq's own keywords
+        return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
 
 
 @contextmanager
@@ -58,6 +58,8 @@ def translate(exc: psycopg.Error, url: str | None = None) -> ProtheonError:
     if state is None and isinstance(exc, psycopg.OperationalError):
         return LedgerUnavailable(f"PostgreSQL does not answer{where}: {text}")
     whose = blame(state)
+    if whose.line:
+        return SchemaViolation(f"{text} (SQLSTATE {state})", state)
     if state is not None and (whose.operator or state in ("28000", "28P01", "3D000")):
         return ConfigError(f"PostgreSQL refuses{where}: {text} (SQLSTATE {state})")
     if whose.nobody and state is not None:

@@ -265,6 +265,7 @@ class Committed:
     """Committed lines and rejects of a run's loads, and tasks that will not run."""
 
     lines: int
+    own_lines: int  # loaded by the run itself
     rejected: int
     dead: int
     cancelled: int
@@ -273,7 +274,7 @@ class Committed:
 def count_lines(conn: psycopg.Connection, run_id: int) -> Committed:
     """Sums over the run's loads, whoever loaded them."""
     [row] = rows(conn, "count_lines", {"run_id": run_id})
-    return Committed(row["lines"], row["rejected"], row["dead"], row["cancelled"])
+    return Committed(row["lines"], row["own_lines"], row["rejected"], row["dead"], row["cancelled"])
 
 
 def latest_run(conn: psycopg.Connection) -> int:

@@ -37,7 +37,7 @@ def resolve_database(effective: Effective, into: str | None, *, embedded: bool =
     if into:
         return Database(_checked(into, "--into"), settings.direct_url, "--into")
     if settings.database_url:
-        origin = {"env": "PROTHEON_DATABASE_URL", "file": "the settings file"}.get(effective.origins["database_url"], "settings")
+        origin = {"file": "the settings file", "flag": "settings"}.get(named := effective.origins["database_url"], named)
         return Database(_checked(settings.database_url, origin), settings.direct_url, origin)
     if env.get("DATABASE_URL"):
         return Database(_checked(env["DATABASE_URL"], "DATABASE_URL"), settings.direct_url, "DATABASE_URL")

@@ -24,6 +24,7 @@ from protheon_dask.ledger.migrate import check_current
 from protheon_dask.model import ChunkManifest, Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
 from protheon_dask.policy import GiveUp, Retry, dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
+from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.tasks import CORRUPT
 from protheon_dask.workspace.chunkfile import ChunkStore
@@ -72,6 +73,7 @@ class Coordinator:
         self._events: deque[Event] = deque()
         self._dask = DaskLink(scheduler_address, self.tell)
         self._splitters = SplitterPool(store, n_splitters, self.tell)
+        self._finisher = TableFinisher(url, self.wake)
         self._host = socket.gethostname()
         self._dispatched: dict[int, Dispatch] = {}
         self._gone: dict[Seen, bool] = {}  # attempts whose process is known to be gone -> its nanny lives
@@ -156,6 +158,7 @@ class Coordinator:
                     self._wait_for_ledger(exc)
         finally:
             self._splitters.stop_all()
+            self._finisher.stop()
             self._dask.close()
             self._interrupt()
             if self._conn is not None:
@@ -414,6 +417,10 @@ class Coordinator:
                 reasons.append(f"over the reject limit of {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
             if item.n_unfinished and not reasons:
                 reasons.append(f"{item.n_unfinished} files are not finished")
+            problems = self._finisher.problems_nowait(item.run_id, has_loaded=committed.own_lines > 0)
+            if problems is None:
+                continue
+            reasons += problems
             state = RunState.INCOMPLETE if reasons else RunState.SUCCEEDED
             self._write_sent()
             runs.end_run(self._ledger, item.run_id, state, "; ".join(reasons) or None)

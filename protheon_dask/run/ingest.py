@@ -69,15 +69,15 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     work.clock.wire_bytes += broker.fetch_chunk(
         wanted, spool, deadline_s=deadline_s, wait=work.attempt.wait, on_bytes=work.attempt.progress
     )
-    spool.seek(0)
     work.clock.add("fetch", time.perf_counter() - started_s)
     return spool
 
 
-def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
+def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batch: bool = False) -> Loaded:
     """Decompress, cut, transform and copy the chunk as one stream, inside the caller's open transaction.
 
     Raises:    RejectLimitCrossed, LeaseLost, ChecksumMismatch, what the pipeline's set-up and the server raise; the caller rolls back.
+               SchemaViolation: the last merge refused a row of no known line: load again with merge_each_batch, which finds it.
     Guarantee: memory is a few batches, however large the chunk is. All is written but complete and COMMIT.
     """
     chunk, lease, clock = work.chunk, work.claimed.lease, work.clock
@@ -90,8 +90,11 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
         check_fence=lambda: verbs.check_fence(conn, lease),
         clock=clock,
         now=time.perf_counter,
+        merge_each_batch=merge_each_batch,
     )
-    total = loaded = filtered = blank = rejected = parts = 0
+    stored.seek(0)
+    clock.raw_bytes = 0
+    total = filtered = blank = rejected = parts = 0
     blocks = chunkfile.read_blocks(stored, chunk.raw_xxh3)
     batches = cut.batches(blocks, chunk.first_line, chunk.byte_offset, work.settings.batch_lines, work.settings.batch_bytes)
     for batch in _timed(batches, clock):
@@ -101,7 +104,9 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
         clock.add("transform", time.perf_counter() - started_s)
         with work.attempt.in_flight():
             faults = loader.load(rows)
-            refused = [*_refused(batch, rows.rejected), *_refused(batch, rows.parts), *_refused_by_server(batch, faults)]
+            whole = {fault.index for fault in faults}
+            refused_parts = [verdict for verdict in rows.parts if verdict.index not in whole]
+            refused = [*_refused(batch, rows.rejected), *_refused(batch, refused_parts), *_refused_by_server(batch, faults)]
             if refused:
                 started_s = time.perf_counter()
                 verbs.reject(conn, work.load_id, lease.task_id, lease.attempt_no, refused)
@@ -111,7 +116,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
         rejected += len(rows.rejected) + len(faults)
         filtered += len(rows.filtered)
         blank += len(rows.blank)
-        parts += len(rows.parts)
+        parts += len(refused_parts)
     loaded = total - rejected - filtered - blank
     if total != chunk.n_lines:
         raise InvariantError(f"chunk {lease.task_id}: {total} lines where its manifest says {chunk.n_lines}")

@@ -327,6 +327,6 @@ def test_a_run_counts_lines_and_dead_tasks_of_its_loads(scene: Scene) -> None:
     verbs.reject(scene.conn, scene.load_id, lease.task_id, 1, [line])
     verbs.complete(scene.conn, lease, Loaded(Lines(10, loaded=9, rejected=1), ()), StageClock())
     verbs.dead_letter(scene.conn, other, failed(), Outcome.FAILED, "failed 5 times")
-    assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, rejected=1, dead=1, cancelled=0)
+    assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, own_lines=10, rejected=1, dead=1, cancelled=0)
     [run] = runs.open_runs(scene.conn)
     assert (run.n_live_loads, run.n_unfinished) == (1, 1)
