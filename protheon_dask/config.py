@@ -6,6 +6,7 @@ and the relations that matter are checked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,6 +17,7 @@ from protheon_dask.policy import RejectLimit, RetryPolicy
 
 MIB = 1 << 20
 GIB = 1 << 30
+MAX_PORT = 65_535
 
 SECRETS = ("database_url", "direct_url")
 
@@ -80,12 +82,20 @@ class Settings:
             problems.append(f"stall_s={self.stall_s:g} must be at least lease_s={self.lease_s:g}")
         if self.max_line_bytes > self.max_chunk_bytes:
             problems.append(f"max_line_bytes={self.max_line_bytes} must not exceed max_chunk_bytes={self.max_chunk_bytes}")
-        if not 0 <= self.backoff_jitter < 1:
-            problems.append(f"backoff_jitter={self.backoff_jitter:g} must be within 0 and 1")
+        if self.backoff_jitter >= 1:
+            problems.append(f"backoff_jitter={self.backoff_jitter:g} must be below 1")
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, int | float) and item.name not in _ZERO_ALLOWED and value <= 0:
-                problems.append(f"{item.name}={value:g} must be positive")
+            if isinstance(value, str):
+                continue
+            if not math.isfinite(value):
+                problems.append(f"{item.name}={value:g} must be a finite number")
+            elif item.name in _PORTS and not 0 <= value <= MAX_PORT:
+                problems.append(f"{item.name}={value} must be a port, 0 to {MAX_PORT}")
+            elif value < 0:
+                problems.append(f"{item.name}={value:g} must not be negative")
+            elif value == 0 and item.name not in _ZERO_ALLOWED:
+                problems.append(f"{item.name}=0 must be positive")
         try:
             parse_reject_limit(self.reject_limit)
         except ConfigError as exc:
@@ -110,8 +120,8 @@ class Settings:
             variable = f"PROTHEON_{name.upper()}"
             for origin, source, key in (("file", file, name), (variable, env, variable), ("flag", given, name)):
                 raw = source.get(key)
-                if raw is None or (source is env and raw == ""):
-                    continue
+                if raw is None or (source is env and raw == "" and item.default != ""):
+                    continue  # an emptied variable says "empty" where that is a value, and nothing elsewhere
                 try:
                     values[name] = _parse(item.type, raw)
                     origins[name] = origin
@@ -122,7 +132,8 @@ class Settings:
         return Effective(cls(**values), {name: origins.get(name, "default") for name in known})
 
 
-_ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes", "broker_port", "scheduler_port", "dashboard_port"}
+_PORTS = {"broker_port", "scheduler_port", "dashboard_port"}  # 0: any that is free
+_ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes"} | _PORTS
 _KINDS = {"float": "a number", "int": "a whole number", "str": "text"}
 
 
@@ -177,12 +188,10 @@ def parse_reject_limit(text: str) -> RejectLimit:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables that hand these settings to a child process of ours."""
-    return {
-        f"PROTHEON_{item.name.upper()}": str(getattr(settings, item.name))
-        for item in fields(settings)
-        if getattr(settings, item.name) != item.default
-    }
+    """Variables that hand these settings to a child process of ours: all of them, so that neither a variable that the child
+    inherits nor the settings file has a say in it.
+    """
+    return {f"PROTHEON_{item.name.upper()}": str(getattr(settings, item.name)) for item in fields(settings)}
 
 
 __all__ = ["Effective", "Settings", "environment", "mask", "parse_reject_limit"]
