@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from protheon_dask.run.api import LocalCluster
 
 LINES: Final = 20_000
-CHUNKS: Final = 16  # at least so many
+CHUNKS: Final = 16  # at least so many,
+CHUNKS_A_WORKER: Final = 4  # and so many that all have one in hand when one is killed
 MOST_CHUNK_LINES: Final = 50_000
 BAD_LINES: Final = 6  # one of each kind that the sample knows
 KILL_AFTER: Final = 1 / 3  # of the chunks
 LOOK_S: Final = 2.0  # at a time: the display goes on meanwhile
+HOLD_S: Final = 3.0  # longer than a chunk takes the others
 FREEZE_S: Final = 0.05  # a commit that was under way when the process froze has ended by then
 MOST_ATTEMPTS: Final = 1_000_000
 EXAMPLE_CHARACTERS: Final = 120
@@ -67,7 +69,8 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
     with display(quiet=False) as progress:
         made = make_reports(home_of(effective.settings) / "demo", lines, progress)
         with api.local(effective, database, workers=workers, force_own=True, on_event=progress.event) as cluster:
-            chunk_lines = min(MOST_CHUNK_LINES, lines // CHUNKS)
+            n_chunks = max(CHUNKS, CHUNKS_A_WORKER * cluster.n_workers)
+            chunk_lines = max(1, min(MOST_CHUNK_LINES, lines // n_chunks))
             submitted = cluster.client.submit(
                 find("pgcr"), [str(made.path)], chunk_lines=chunk_lines, reject_limit=None, again=True, replace=False
             )
@@ -112,17 +115,14 @@ class Killer:
         self._open_then: list[tuple[int, int]] = []  # (task, attempt) of all workers at that moment
 
     def look(self, s: RunStatistics) -> None:
-        """Strike once, when a third of the chunks is in and every worker has one in hand."""
+        """Strike once, when a third of the chunks is in and some are in hand."""
         if self._killed is None and s.chunks_running and s.chunks_done >= KILL_AFTER * s.chunks:
             end_s = time.monotonic() + LOOK_S
             while self._killed is None and time.monotonic() < end_s:
                 self._strike()
 
     def _strike(self) -> None:
-        """Freeze a process, look whether it has a chunk in hand, and kill it only then.
-
-        An attempt does not name the operating system's process: the frozen one has a chunk if all of them have.
-        """
+        """Freeze a process, look whether it has a chunk in hand, and kill it only then."""
         workers = self._cluster.worker_pids()
         if not workers:
             return
@@ -130,9 +130,8 @@ class Killer:
         try:
             process = psutil.Process(pid)
             process.suspend()
-            time.sleep(FREEZE_S)
-            in_hand = self._open()
-            if len({row["process_uuid"] for row in in_hand}) < len(workers):
+            in_hand = self._held(len(workers))
+            if not in_hand:
                 process.resume()
                 time.sleep(FREEZE_S)
                 return
@@ -140,8 +139,24 @@ class Killer:
         except psutil.NoSuchProcess:
             return
         self._killed = name.removeprefix("worker ")
-        self._open_then = [(row["task_id"], row["attempt_no"]) for row in in_hand]
+        self._open_then = in_hand
         self._progress.note(f"a worker (process {pid}) was killed on purpose, with a chunk in hand")
+
+    def _held(self, n_workers: int) -> list[tuple[int, int]]:
+        """Attempts of which one is the frozen process's; none: it has no chunk.
+
+        An attempt does not name the operating system's process. The frozen one has a chunk if all workers have; else its
+        attempt is one that stays open while those of the others end.
+        """
+        time.sleep(FREEZE_S)
+        rows = self._open()
+        held = {(row["task_id"], row["attempt_no"]) for row in rows}
+        if len({row["process_uuid"] for row in rows}) < n_workers:
+            end_s = time.monotonic() + HOLD_S
+            while held and time.monotonic() < end_s:
+                time.sleep(FREEZE_S)
+                held &= {(row["task_id"], row["attempt_no"]) for row in self._open()}
+        return sorted(held)
 
     def _attempts(self) -> list[dict[str, Any]]:
         from protheon_dask.run import api

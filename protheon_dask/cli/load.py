@@ -110,6 +110,9 @@ def load(
         finish(latest, quiet=quiet, as_json=as_json)
         return
     with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
+        progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
+        if workers is not None and not cluster.is_ours:
+            progress.note("--workers is left aside: the master that runs already has workers of its own")
         submitted = options.submit(cluster.client)
         tell(submitted, progress)
         final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours)

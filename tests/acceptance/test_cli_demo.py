@@ -15,11 +15,14 @@ import pytest
 PROTHEON = Path(sys.executable).with_name("protheon")
 
 
-def protheon(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it with a DATABASE_URL that nobody answers: the demo does not look at it."""
+def environment(home: Path) -> dict[str, str]:
+    """A DATABASE_URL that nobody answers: the demo does not look at it."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG"))}
-    env |= {"PROTHEON_HOME": str(home), "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
-    return subprocess.run([PROTHEON, *arguments], env=env, capture_output=True, text=True, check=False, timeout=110)
+    return env | {"PROTHEON_HOME": str(home), "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+
+
+def protheon(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROTHEON, *arguments], env=environment(home), capture_output=True, text=True, check=False, timeout=110)
 
 
 def of_home(home: Path) -> list[str]:
@@ -61,6 +64,25 @@ def test_nothing_is_left_running_and_the_data_stay(home: Path, told: Any) -> Non
     assert of_home(home) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+@pytest.mark.usefixtures("told")
+def test_nothing_is_left_running_when_the_command_itself_is_killed(home: Path) -> None:
+    command = [PROTHEON, "demo", "--lines", "8000", "--workers", "2"]
+    child = subprocess.Popen(command, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("run "):  # everything runs, and it watches
+            break
+    started = psutil.Process(child.pid).children(recursive=True)
+    assert len(started) > 5
+    child.kill()
+    child.wait()
+    child.stderr.close()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
+    assert of_home(home) == []
+
+
 @pytest.mark.slow
 def test_a_second_demo_loads_other_reports_and_its_commands_work(home: Path, told: Any) -> None:
     done = protheon(home, "demo", "--lines", "4000", "--workers", "2")
@@ -71,7 +93,7 @@ def test_a_second_demo_loads_other_reports_and_its_commands_work(home: Path, tol
     commands = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("protheon ")]
     assert len(commands) == 3
     for command in commands:
-        env = {**os.environ, "PROTHEON_HOME": str(home), "PATH": f"{PROTHEON.parent}{os.pathsep}{os.environ['PATH']}"}
+        env = environment(home) | {"PATH": f"{PROTHEON.parent}{os.pathsep}{os.environ['PATH']}"}
         ran = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False, timeout=100)
         assert (ran.returncode, bool(ran.stdout)) == (0, True), ran.stderr
     assert "1 file skipped" in ran.stdout
