@@ -44,6 +44,11 @@ DASK_CONFIG = {
     "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "0.85",
     "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
+    # Dask's looking at itself, less often: each look takes the interpreter from the thread that loads
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "2s",
 }
 """Dask's settings on every node (DESIGN, Defaults; PITFALLS, Config to ship)."""
 
