@@ -19,7 +19,8 @@ from protheon_dask.cli import exits, output
 from protheon_dask.cli.database import config, db, sql
 from protheon_dask.cli.demo import demo
 from protheon_dask.cli.load import load
-from protheon_dask.cli.reports import attempts, chunks, dlq, files, rejects, runs
+from protheon_dask.cli.reports import attempts, chunks, dlq, files, rejects
+from protheon_dask.cli.runs import runs
 from protheon_dask.cli.sample import sample
 from protheon_dask.run.exits import DONE, INTERNAL
 

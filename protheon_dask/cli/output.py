@@ -23,6 +23,8 @@ from rich.text import Text
 from protheon_dask.cli import figures
 
 PIPE_WIDTH = 100_000  # not a terminal: nothing is cut or wrapped
+WRAPPED_WIDTH = 20  # a text that wraps is still read at this width
+GAP = 3  # cells between two columns
 
 
 def to_json(value: Any) -> Any:
@@ -108,10 +110,14 @@ def emit_drawing(*drawings: RenderableType, wrap: bool = True) -> None:
 
     wrap: False leaves long lines to the terminal, so that a command is copied as it is.
     """
-    terminal = sys.stdout.isatty()
-    width = Console(file=sys.stdout).width if terminal and wrap else None
+    width = terminal_width()
     for drawing in drawings:
-        emit(render(drawing, width=width, color=terminal))
+        emit(render(drawing, width=width if wrap else None, color=width is not None))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal on stdout; None where it is none."""
+    return Console(file=sys.stdout).width if sys.stdout.isatty() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,8 @@ class Shown:
     text: Callable[[Any], str] | None = None
     right: bool = False
     style: str = ""
-    keep: bool = False  # never narrowed: names and numbers that are typed again
+    keep: bool = False  # never wrapped: names and times
+    drop: int = 0  # left out of a terminal that is too narrow, the highest first; 0: never
 
 
 def cell(value: Any) -> str:
@@ -159,8 +166,30 @@ def table(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]) -> Table:
             overflow="fold",
         )
     for row in rows:
-        drawing.add_row(*(Text(column.text(row[column.name]) if column.text else cell(row[column.name])) for column in shown))
+        drawing.add_row(*(Text(text_of(column, row)) for column in shown))
     return drawing
+
+
+def text_of(column: Shown, row: Mapping[str, Any]) -> str:
+    value = row[column.name]
+    return column.text(value) if column.text else cell(value)
+
+
+def fitting(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]], width: int) -> list[Shown]:
+    """The columns that have something to say and fit into width: a number is left out rather than cut."""
+    filled = [column for column in shown if any(text_of(column, row) for row in rows)]
+    needs = {column.name: _least_width(column, rows) for column in filled}
+    while sum(needs[column.name] for column in filled) + GAP * (len(filled) - 1) > width:
+        last = max(filled, key=lambda column: column.drop)
+        if not last.drop:
+            break
+        filled.remove(last)
+    return filled
+
+
+def _least_width(column: Shown, rows: Sequence[Mapping[str, Any]]) -> int:
+    widest = max(len(column.heading), *(len(text_of(column, row)) for row in rows))
+    return widest if column.keep or column.right else min(widest, WRAPPED_WIDTH)
 
 
 def record(pairs: Sequence[tuple[str, RenderableType]]) -> Table:

@@ -1,9 +1,8 @@
-"""The reports: runs, files, chunks, attempts, rejects, dead letters. They read the ledger; no master need run."""
+"""The reports of a run: files, chunks, attempts, rejects, dead letters. They read the ledger; no master need run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -11,100 +10,72 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from protheon_dask.cli import exits, figures, output
-from protheon_dask.cli.display import display
+from protheon_dask.cli import figures, output
 from protheon_dask.cli.output import Shown
-from protheon_dask.cli.progress import STATE_STYLES, amounts
-from protheon_dask.cli.summary import summary
-from protheon_dask.cli.verbs import (
-    NounGroup,
-    database_option,
-    effective_settings,
-    json_option,
-    limit_option,
-    opened,
-    resolved,
-    run_argument,
-)
-from protheon_dask.model import RunState
-from protheon_dask.run.exits import DONE, INCOMPLETE
-from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.cli.verbs import NounGroup, database_option, json_option, limit_option, opened, run_argument
 
-LOOK_EVERY_S: Final = 0.5
 RAW_SHOWN: Final = 300  # characters of a line that `rejects show` prints
 
 
-def _count(value: int | None) -> str:
+def count_text(value: int | None) -> str:
     return "" if value is None else figures.count(value)
 
 
-def _seconds(value: float | None) -> str:
+def seconds_text(value: float | None) -> str:
     return "" if value is None else figures.duration(value)
 
 
-def _size(value: int | None) -> str:
+def size_text(value: int | None) -> str:
     return "" if value is None else figures.size(value)
 
 
-RUN_COLUMNS: Final = (
-    Shown("run", "run", right=True, style="bold"),
-    Shown("state", "state", keep=True),
-    Shown("pipeline_name", "pipeline", keep=True),
-    Shown("files", "files", _count, right=True),
-    Shown("chunks", "chunks", _count, right=True),
-    Shown("lines", "lines", _count, right=True),
-    Shown("rejected", "rejects", _count, right=True),
-    Shown("seconds", "time", _seconds, right=True),
-    Shown("submitted_at", "submitted", keep=True),
-    Shown("paths", "paths"),
-)
 FILE_COLUMNS: Final = (
     Shown("load_id", "load", right=True, style="bold"),
-    Shown("joined", "joined", keep=True),
-    Shown("split_state", "cut", keep=True),
-    Shown("chunks_done", "done", _count, right=True),
-    Shown("chunks", "chunks", _count, right=True),
-    Shown("lines", "lines", _count, right=True),
-    Shown("rejected", "rejects", _count, right=True),
+    Shown("joined", "joined", keep=True, drop=1),
+    Shown("split_state", "cut", keep=True, drop=2),
+    Shown("chunks_done", "done", count_text, right=True, drop=3),
+    Shown("chunks", "chunks", count_text, right=True),
+    Shown("lines", "lines", count_text, right=True),
+    Shown("rejected", "rejects", count_text, right=True),
     Shown("path", "path"),
     Shown("split_message", "message", style="yellow"),
 )
 CHUNK_COLUMNS: Final = (
     Shown("load_id", "load", right=True),
     Shown("chunk_no", "chunk", right=True, style="bold"),
-    Shown("task_id", "task", right=True),
+    Shown("task_id", "task", right=True, drop=2),
     Shown("state", "state", keep=True),
-    Shown("first_line", "first line", _count, right=True),
-    Shown("n_lines", "lines", _count, right=True),
-    Shown("raw_bytes", "raw", _size, right=True),
-    Shown("stored_bytes", "stored", _size, right=True),
+    Shown("first_line", "first line", count_text, right=True),
+    Shown("n_lines", "lines", count_text, right=True),
+    Shown("raw_bytes", "raw", size_text, right=True, drop=1),
+    Shown("stored_bytes", "stored", size_text, right=True, drop=3),
     Shown("attempt_no", "attempts", right=True),
 )
 ATTEMPT_COLUMNS: Final = (
     Shown("task_id", "task", right=True, style="bold"),
     Shown("attempt_no", "try", right=True),
-    Shown("worker", "worker", keep=True),
-    Shown("started_at", "started", keep=True),
-    Shown("seconds", "time", _seconds, right=True),
+    Shown("worker", "worker", keep=True, drop=1),
+    Shown("started_at", "started", keep=True, drop=2),
+    Shown("seconds", "time", seconds_text, right=True),
     Shown("outcome", "outcome", keep=True),
-    Shown("loaded", "loaded", _count, right=True),
-    Shown("rejected", "rejects", _count, right=True),
+    Shown("loaded", "loaded", count_text, right=True, drop=3),
+    Shown("rejected", "rejects", count_text, right=True, drop=4),
     Shown("message", "message", style="yellow"),
 )
 REJECT_COLUMNS: Final = (
     Shown("id", "reject", right=True, style="bold"),
-    Shown("load_id", "load", right=True),
-    Shown("line", "line", _count, right=True),
+    Shown("load_id", "load", right=True, drop=2),
+    Shown("line", "line", count_text, right=True),
     Shown("part", "part"),
     Shown("reason", "reason"),
-    Shown("table_name", "table", keep=True),
+    Shown("table_name", "table", keep=True, drop=3),
 )
 DEAD_COLUMNS: Final = (
     Shown("task_id", "task", right=True, style="bold"),
-    Shown("load_id", "load", right=True),
+    Shown("load_id", "load", right=True, drop=2),
     Shown("chunk_no", "chunk", right=True),
-    Shown("attempt_no", "attempts", right=True),
-    Shown("died_at", "died", keep=True),
+    Shown("attempt_no", "attempts", right=True, drop=3),
+    Shown("died_at", "died", keep=True, drop=4),
     Shown("reason", "reason"),
     Shown("message", "message", style="yellow"),
 )
@@ -125,157 +96,10 @@ def emit_list(rows: Sequence[Mapping[str, Any]], shown: Sequence[Shown], nothing
     elif not rows:
         output.messages().print(nothing, markup=False)
     else:
-        output.emit_drawing(output.table(shown, rows))
+        columns = output.fitting(shown, rows, output.terminal_width() or output.PIPE_WIDTH)
+        output.emit_drawing(output.table(columns, rows))
         if limit is not None and len(rows) >= limit:
             output.messages().print(f"the first {limit}; --limit shows more", style="dim", markup=False)
-
-
-@click.group(cls=NounGroup)
-def runs() -> None:
-    """The runs, newest first.
-
-    \b
-    Example:  protheon runs
-              protheon runs show 3
-    """
-
-
-@runs.command("list")
-@limit_option(20)
-@database_option
-@json_option
-def runs_list(limit: int, into: str | None, as_json: bool) -> None:
-    """List the runs.
-
-    \b
-    Example:  protheon runs list --limit 5 --json
-    """
-    rows = read("runs", None, into, limit=limit)
-    emit_list(rows, RUN_COLUMNS, "no runs yet; begin with `protheon demo` or `protheon load PATH`", as_json=as_json, limit=limit)
-
-
-@runs.command("show")
-@run_argument
-@database_option
-@json_option
-def runs_show(run: int | None, into: str | None, as_json: bool) -> None:
-    """Show one run in numbers.
-
-    \b
-    Example:  protheon runs show
-    """
-    from protheon_dask.run import api
-
-    with opened(into) as url:
-        statistics = api.run_statistics(url, run)
-    if as_json:
-        output.emit_json(statistics.summary())
-        return
-    output.emit_drawing(*summary(statistics), *stages(statistics))
-
-
-def stages(s: RunStatistics) -> list[RenderableType]:
-    """Where the attempts' seconds went, and what the run was told."""
-    drawing: list[RenderableType] = []
-    total_s = sum(s.stage_seconds.values())
-    if total_s:
-        spent = [f"{stage} {figures.percent(seconds / total_s)}" for stage, seconds in s.stage_seconds.items() if seconds / total_s >= 0.01]
-        drawing.append(Text(f"  time of its attempts: {', '.join(spent)}", style="dim"))
-    if not s.state.is_final:
-        drawing.append(Text("  " + "  ·  ".join(amounts(s))))
-    drawing += [Text(f"  note: {notice}", style="dim") for notice in s.notices]
-    return drawing
-
-
-@runs.command("watch")
-@run_argument
-@database_option
-@json_option
-@click.option("--quiet", is_flag=True, help="No progress and no summary.")
-def runs_watch(run: int | None, into: str | None, as_json: bool, quiet: bool) -> None:
-    """Watch a run until it ends or pauses. Ending the watch does not end the run.
-
-    \b
-    Example:  protheon runs watch 3
-    """
-
-    final: RunStatistics | None = None
-    with opened(into) as url, display(quiet=quiet) as progress:
-        for final in changes(url, run):
-            progress.show(final)
-    if final is None:
-        return
-    if as_json:
-        output.emit_json(final.summary())
-    elif not quiet:
-        output.emit_drawing(*summary(final))
-    click.get_current_context().exit(exits.of_state(final.state))
-
-
-def changes(url: str, run: int | None) -> Iterator[RunStatistics]:
-    """The run at once and whenever it changed, until it is final or paused."""
-    from protheon_dask.run import api
-
-    statistics = api.run_statistics(url, run)
-    yield statistics
-    while not (statistics.state.is_final or statistics.state is RunState.PAUSED):
-        time.sleep(LOOK_EVERY_S)
-        latest = api.run_statistics(url, statistics.run)
-        if latest != statistics:
-            statistics = latest
-            yield statistics
-
-
-@runs.command("verify")
-@run_argument
-@database_option
-@json_option
-def runs_verify(run: int | None, into: str | None, as_json: bool) -> None:
-    """Prove from the ledger that every line and every row is accounted for. Exit code 1: something differs.
-
-    \b
-    Example:  protheon runs verify
-    """
-    from protheon_dask.run import api
-
-    with opened(into) as url:
-        found = api.verify_run(url, run)
-    if as_json:
-        output.emit_json({"run": found.run_id, "verified": not found.findings, "checked": found.checked, "findings": found.findings})
-    else:
-        mark, style = ("differs", "bold red") if found.findings else ("verified", "bold green")
-        drawing = [Text.assemble(f"run {found.run_id}: ", (mark, style))]
-        drawing += [Text.assemble("  ", ("ok  ", "green"), check) for check in found.checked]
-        drawing += [Text.assemble("  ", ("not ", "red"), finding) for finding in found.findings]
-        output.emit_drawing(*drawing)
-    click.get_current_context().exit(INCOMPLETE if found.findings else DONE)
-
-
-@runs.command("cancel")
-@run_argument
-@database_option
-@json_option
-def runs_cancel(run: int | None, into: str | None, as_json: bool) -> None:
-    """Cancel a run. What it has loaded stays; typing its `protheon load` again goes on with it.
-
-    \b
-    Example:  protheon runs cancel 3
-    """
-    from protheon_dask.run import api
-
-    effective = effective_settings()
-    with api.opened(effective, resolved(effective, into)) as url:
-        master = api.running_master(effective, url)
-        if master is None:
-            cancelled = api.cancel_run(url, run)
-        else:
-            with master:
-                cancelled = master.cancel(run or master.get().run)
-    if as_json:
-        output.emit_json(cancelled.summary())
-        return
-    state = Text(str(cancelled.state), style=STATE_STYLES.get(cancelled.state, "bold"))
-    output.emit_drawing(Text.assemble(f"run {cancelled.run}: ", state, f"; {figures.counted(cancelled.lines, 'line')} stay loaded"))
 
 
 @click.group(cls=NounGroup)

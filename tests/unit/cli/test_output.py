@@ -80,6 +80,29 @@ def test_a_table_fits_its_terminal() -> None:
     assert max(len(line) for line in output.render(drawing, width=60, color=False).splitlines()) <= 60
 
 
+def test_a_number_is_left_out_rather_than_cut() -> None:
+    shown = [
+        Shown("n", "n", right=True),
+        Shown("lines", "lines", right=True, drop=1),
+        Shown("files", "files", right=True, drop=2),
+        Shown("path", "path"),
+    ]
+    rows = [{"n": 1, "lines": 20_000, "files": 12_345, "path": "/data/" + "x" * 50}]
+    names = {width: [column.name for column in output.fitting(shown, rows, width)] for width in (200, 40, 35, 5)}
+    assert names == {
+        200: ["n", "lines", "files", "path"],
+        40: ["n", "lines", "files", "path"],
+        35: ["n", "lines", "path"],
+        5: ["n", "path"],
+    }
+    assert "20000" in output.render(output.table(output.fitting(shown, rows, 35), rows), width=35, color=False)
+
+
+def test_a_column_without_a_word_is_left_out() -> None:
+    shown = [Shown("n", "n"), Shown("message", "message")]
+    assert [column.name for column in output.fitting(shown, [{"n": 1, "message": None}], 80)] == ["n"]
+
+
 def test_markup_in_data_is_data() -> None:
     drawing = output.table([Shown("reason", "reason")], [{"reason": "[bold]no[/bold] such [key]"}])
     assert "[bold]no[/bold] such [key]" in output.render(drawing, width=None, color=False)
