@@ -33,7 +33,7 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
     """
     with translated(url):
         given = conninfo_to_dict(url)
-        parameters = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
+        parameters: dict[str, Any] = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
         return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
 
 
@@ -47,7 +47,7 @@ def opened(url: str, *, application: str) -> Iterator[Connection]:
 def public_url(url: str) -> str:
     """The URL without its password, for people and logs."""
     parts = {k: v for k, v in conninfo_to_dict(url).items() if k not in ("password", "passfile", "sslpassword")}
-    return make_conninfo("", **parts)  # type: ignore[arg-type]  # values are str or int
+    return make_conninfo("", **parts)
 
 
 def translate(exc: psycopg.Error, url: str | None = None) -> ProtheonError:
