@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from protheon_dask.errors import NotFound, TargetRefused
+from protheon_dask.errors import TargetRefused
 from protheon_dask.pipelines.table import PROVENANCE, Table
 from protheon_dask.sink.encode import PLAIN_OIDS, TEXT, ArrayOf, Plain, Wire
 
@@ -138,7 +138,7 @@ class Target:
 def describe(conn: Connection, tables: Sequence[Table]) -> tuple[Target, ...]:
     """Read what binary COPY and the merge must know of each table, in the order given.
 
-    Raises:    NotFound: a table or a column is missing. TargetRefused: a column's type cannot be sent.
+    Raises:    TargetRefused: a table or a column is missing, or a column's type cannot be sent.
     Guarantee: reads the catalog only; the values stay right until somebody alters a table.
     """
     return tuple(_describe(conn, table) for table in tables)
@@ -147,11 +147,11 @@ def describe(conn: Connection, tables: Sequence[Table]) -> tuple[Target, ...]:
 def _describe(conn: Connection, table: Table) -> Target:
     relation = read_relation(conn, table.schema, table.relation)
     if relation is None:
-        raise NotFound(f"table {table.name} does not exist: it is made when a run is submitted; submit the run again")
+        raise TargetRefused(f"table {table.name} does not exist: it is made when a run is submitted; submit the run again")
     found = {column.name: column for column in read_columns(conn, relation.oid)}
     names = sent_columns(table)
     if missing := [name for name in names if name not in found]:
-        raise NotFound(f"table {table.name} has lost column {', '.join(map(repr, missing))} since the run was submitted")
+        raise TargetRefused(f"table {table.name} has lost column {', '.join(map(repr, missing))} since the run was submitted")
     wires = read_wires(conn, [found[name].oid for name in names])
     if refused := [f"{name} {found[name].type}" for name in names if found[name].oid not in wires]:
         raise TargetRefused(

@@ -1,6 +1,6 @@
 -- verify_run: what does not add up in a run's loads, from the ledger alone.
 -- Params: run_id bigint   Returns: one row a finding, in words; none: every line of every file is accounted for once
--- Index: run_load_pkey, task_load, chunk_load_id_chunk_no_key, attempt_pkey, reject_load.
+-- Index: run_load_pkey, task_load, chunk_load_id_chunk_no_key, attempt_pkey, reject_load, table_count_pkey.
 WITH joined AS (
     SELECT load.* FROM protheon.load WHERE load.id IN (SELECT load_id FROM protheon.run_load WHERE run_id = %(run_id)s)
 ), manifest AS (
@@ -43,4 +43,9 @@ SELECT format('chunk %%s of load %%s: %%s of %%s lines are accounted for', chunk
   FROM work WHERE state = 'succeeded' AND (counted IS DISTINCT FROM n_lines OR lines IS DISTINCT FROM n_lines)
 UNION ALL
 SELECT format('chunk %%s of load %%s: %%s lines were rejected, %%s are kept', chunk_no, load_id, rejected, reject_rows)
-  FROM work WHERE state = 'succeeded' AND (rejected, rejected_parts) IS DISTINCT FROM (reject_rows, part_rows);
+  FROM work WHERE state = 'succeeded' AND (rejected, rejected_parts) IS DISTINCT FROM (reject_rows, part_rows)
+UNION ALL
+SELECT format('chunk %%s of load %%s: table %%s: %%s rows were offered, %%s are accounted for', chunk_no, load_id, counted.table_name,
+              counted.offered, counted.inserted + counted.updated + counted.ignored)
+  FROM work JOIN protheon.table_count AS counted ON counted.task_id = work.task_id
+ WHERE counted.offered <> counted.inserted + counted.updated + counted.ignored;

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from protheon_dask.errors import ConfigError, NotFound, TargetRefused
+from protheon_dask.errors import ConfigError, TargetRefused
 from protheon_dask.pipelines.table import Column, Table
 from protheon_dask.sink.catalog import describe
 from protheon_dask.sink.targets import create_path_view, ensure_tables
@@ -212,11 +212,11 @@ def test_only_numbers_can_be_added_up(make: Make) -> None:
 
 
 def test_a_table_that_is_gone_or_altered_since_the_submit_is_not_described(conn: Conn, make: Make) -> None:
-    with pytest.raises(NotFound, match=r"shop\.order"):
+    with pytest.raises(TargetRefused, match=r"shop\.order"):
         describe(conn, [table_of()])
     make(table_of())
     conn.execute("ALTER TABLE shop.order DROP COLUMN price")
-    with pytest.raises(NotFound, match="price"):
+    with pytest.raises(TargetRefused, match="price"):
         describe(conn, [table_of()])
 
 

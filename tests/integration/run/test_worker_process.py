@@ -1,0 +1,242 @@
+"""One worker process against a real ledger, broker and database: how attempts are opened, and what each ending costs."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from protheon_dask.model import Dispatch
+from tests.fixtures.cluster import wait_until
+from tests.integration.run.conftest import Bench, Running
+
+TEN = "".join(f"{n}\n" for n in range(10))
+
+
+def test_a_chunk_is_loaded_once_and_its_run_is_accounted_for(bench: Bench) -> None:
+    bench.submit(TEN + "10\nnot a number\n\n")
+    assert bench.load_all(bench.worker()) == ["succeeded", "succeeded"]
+    assert bench.numbers() == list(range(11))
+    assert bench.endings(0) == [(1, "succeeded", "nothing")]
+    counts = bench.ask("SELECT lines, loaded, rejected, blank FROM protheon.attempt ORDER BY task_id")
+    assert counts == [(10, 10, 0, 0), (3, 1, 1, 1)]
+
+
+def test_asking_twice_with_one_token_opens_one_attempt(bench: Bench) -> None:
+    bench.submit(TEN)
+    worker, token = bench.worker(), uuid4()
+    dispatch = bench.dispatch()
+    first, again = worker._claim(dispatch, token), worker._claim(dispatch, token)
+    assert first == again
+    assert bench.endings() == [(1, None, None)]
+
+
+def test_who_loses_the_race_does_nothing(bench: Bench) -> None:
+    bench.submit(TEN)
+    dispatch = bench.dispatch()
+    assert bench.worker().run(dispatch) == "succeeded"
+    assert bench.worker().run(dispatch) == "not claimed"
+    assert bench.worker().run(Dispatch(10**9, 0, "ingest")) == "not claimed"
+    assert bench.numbers() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class", "told"),
+    [
+        ("raise MemoryError", "MemoryError", "MemoryError"),
+        ("import a_module_that_is_not_there", "ModuleNotFoundError", "a_module_that_is_not_there"),
+        ("from math import no_such_name", "ImportError", "no_such_name"),
+    ],
+)
+def test_what_fails_outside_a_line_costs_a_failure_with_its_traceback(bench: Bench, body: str, error_class: str, told: str) -> None:
+    bench.submit(TEN, body=body)
+    assert bench.worker().run(bench.dispatch()) == "failed"
+    assert bench.endings() == [(1, "failed", "failure")]
+    [(found, message, traceback)] = bench.ask("SELECT error_class, message, traceback FROM protheon.attempt")
+    assert found == error_class
+    assert told in message
+    assert "Traceback (most recent call last)" in traceback
+    assert body in traceback or "numbers" in traceback
+    assert bench.numbers() == []
+
+
+def test_a_task_that_keeps_failing_waits_longer_each_time_and_is_dead_at_the_fifth(bench: Bench) -> None:
+    bench.submit(TEN, body="raise MemoryError")
+    worker, pauses_s = bench.worker(), []
+    for _ in range(4):
+        assert worker.run(bench.dispatch()) == "failed"
+        assert worker.run(bench.dispatch()) == "not claimed"  # it is not due
+        [(pause_s,)] = bench.ask(
+            "SELECT extract(epoch FROM task.ready_at - attempt.ended_at)::float8 FROM protheon.task JOIN protheon.attempt"
+            " ON attempt.task_id = task.id AND attempt.attempt_no = task.attempt_no"
+        )
+        pauses_s.append(pause_s)
+        bench.make_due()
+    assert [pause_s == pytest.approx(2.0 * 2**n, rel=0.11, abs=0.1) for n, pause_s in enumerate(pauses_s)] == [True] * 4, pauses_s
+
+    assert bench.state() == "ready"
+    assert worker.run(bench.dispatch()) == "failed"
+    assert bench.state() == "dead"
+    assert bench.ask("SELECT task_id, attempt_no, reason, replayed_at FROM protheon.dead_letter") == [
+        (bench.task_ids[0], 5, "failed 5 times", None)
+    ]
+    bench.make_due()
+    assert worker.run(bench.dispatch()) == "not claimed"
+
+
+def test_a_missing_table_pauses_the_run_at_no_cost(bench: Bench) -> None:
+    bench.submit(TEN)
+    bench.conn.execute("DROP TABLE public.numbers")
+    assert bench.worker().run(bench.dispatch()) == "released"
+    assert bench.endings() == [(1, "released", "nothing")]
+    state, reason = bench.run_state()
+    assert state == "paused"
+    assert reason is not None
+    assert "public.numbers" in reason
+
+
+def test_a_table_dropped_under_a_worker_that_knew_it_pauses_the_run_at_no_cost(bench: Bench) -> None:
+    bench.submit(TEN + TEN)
+    worker = bench.worker()
+    assert worker.run(bench.dispatch(0)) == "succeeded"
+    bench.conn.execute("DROP TABLE public.numbers")
+    assert worker.run(bench.dispatch(1)) == "released"
+    assert bench.endings(1) == [(1, "released", "nothing")]
+    assert bench.run_state()[0] == "paused"
+
+
+def test_a_right_that_was_withdrawn_pauses_the_run_at_no_cost(bench: Bench) -> None:
+    bench.submit(TEN)
+    role = f"r{uuid4().hex[:8]}"
+    bench.conn.execute(f"CREATE ROLE {role} LOGIN")
+    bench.conn.execute(f"GRANT USAGE ON SCHEMA protheon TO {role}")
+    bench.conn.execute(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA protheon TO {role}")
+    bench.conn.execute(f"GRANT SELECT ON public.numbers TO {role}")
+    try:
+        url = bench.url.replace("postgres@", f"{role}@")
+        assert bench.worker(url).run(bench.dispatch()) == "released"
+        assert bench.endings() == [(1, "released", "nothing")]
+        state, reason = bench.run_state()
+        assert state == "paused"
+        assert reason is not None
+        assert "permission denied" in reason
+    finally:
+        bench.conn.execute(f"DROP OWNED BY {role}")
+        bench.conn.execute(f"DROP ROLE {role}")
+
+
+def test_a_lock_that_is_not_given_in_time_costs_nothing(bench: Bench) -> None:
+    bench.submit(TEN)
+    worker = bench.worker(lease_s=3, renew_s=1, exit_grace_s=1, stall_s=3)
+    with psycopg.connect(bench.url) as other:
+        other.execute("LOCK TABLE public.numbers IN SHARE MODE")
+        assert worker.run(bench.dispatch()) == "released"
+    assert bench.endings() == [(1, "released", "nothing")]
+    assert bench.ask("SELECT sqlstate FROM protheon.attempt") == [("55P03",)]
+    bench.make_due()
+    assert worker.run(bench.dispatch()) == "succeeded"
+    assert bench.numbers() == list(range(10))
+
+
+def test_an_attempt_whose_forerunner_still_has_its_transaction_costs_nothing(bench: Bench) -> None:
+    bench.submit(TEN)
+    with psycopg.connect(bench.url) as forerunner:
+        forerunner.execute("SELECT pg_advisory_xact_lock((x'50524F'::bigint << 40) | %s)", (bench.task_ids[0],))
+        assert bench.worker(advisory_wait_s=0.2).run(bench.dispatch()) == "released"
+    assert bench.endings() == [(1, "released", "nothing")]
+
+
+def test_a_deadlock_costs_nothing_and_the_next_attempt_loads(bench: Bench) -> None:
+    """The worker has place 1, another waits for that and has place 2, and the worker's wait for it closes the circle."""
+    bench.submit(TEN)
+    bench.conn.execute("CREATE TABLE public.place (id int PRIMARY KEY)")
+    bench.conn.execute("INSERT INTO public.place VALUES (1), (2)")
+    bench.conn.execute(
+        """CREATE FUNCTION public.meet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             UPDATE public.place SET id = id WHERE id = 1;
+             PERFORM pg_advisory_xact_lock_shared(1);
+             UPDATE public.place SET id = id WHERE id = 2;
+             RETURN NEW; END $$"""
+    )
+    bench.conn.execute("CREATE TRIGGER meet BEFORE INSERT ON public.numbers FOR EACH ROW EXECUTE FUNCTION public.meet()")
+    worker = bench.worker()
+    with psycopg.connect(bench.url) as gate, psycopg.connect(bench.url) as other:
+        gate.execute("SELECT pg_advisory_xact_lock(1)")
+        other.execute("SET deadlock_timeout = '10min'")  # so that the worker is the one to find out
+        other.execute("UPDATE public.place SET id = id WHERE id = 2")
+        attempt = Running(lambda: worker.run(bench.dispatch()))
+        wait_until(lambda: bench.ask("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"))
+        waiting = Running(lambda: other.execute("UPDATE public.place SET id = id WHERE id = 1"))
+        wait_until(lambda: bench.ask("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'transactionid'"))
+        gate.rollback()
+        assert attempt.answer() == "released"
+        waiting.answer()
+    assert bench.ask("SELECT outcome, cost, sqlstate FROM protheon.attempt") == [("released", "nothing", "40P01")]
+    bench.make_due()
+    assert worker.run(bench.dispatch()) == "succeeded"
+    assert bench.numbers() == list(range(10))
+
+
+def test_a_serialization_failure_costs_nothing(bench: Bench) -> None:
+    bench.submit(TEN)
+    bench.conn.execute(
+        """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'could not serialize' USING ERRCODE = '40001'; END $$"""
+    )
+    bench.conn.execute("CREATE TRIGGER refuse BEFORE INSERT ON public.numbers FOR EACH ROW EXECUTE FUNCTION public.refuse()")
+    assert bench.worker().run(bench.dispatch()) == "released"
+    assert bench.ask("SELECT outcome, cost, sqlstate FROM protheon.attempt") == [("released", "nothing", "40001")]
+    assert bench.ask("SELECT failures, crashes, losses FROM protheon.task") == [(0, 0, 0)]
+
+
+def test_a_backend_that_is_terminated_in_the_middle_costs_nothing(bench: Bench) -> None:
+    bench.submit(TEN)
+    worker = bench.worker()
+    with psycopg.connect(bench.url) as other:
+        other.execute("LOCK TABLE public.numbers IN SHARE MODE")
+        attempt = Running(lambda: worker.run(bench.dispatch()))
+        wait_until(
+            lambda: bench.ask("SELECT 1 FROM pg_stat_activity WHERE application_name = 'protheon-worker' AND wait_event_type = 'Lock'")
+        )
+        bench.conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'protheon-worker' AND wait_event_type = 'Lock'"
+        )
+        assert attempt.answer() == "released"
+    assert bench.endings() == [(1, "released", "nothing")]
+    bench.make_due()
+    assert worker.run(bench.dispatch()) == "succeeded"
+    assert bench.numbers() == list(range(10))
+
+
+def test_the_chunk_that_crosses_the_reject_limit_is_rolled_back_and_pauses_the_run(bench: Bench) -> None:
+    bench.submit("x\n" * 4 + "".join(f"{n}\n" for n in range(6)) + "y\n" * 3 + "7\n" * 7, reject_limit_lines=6)
+    worker = bench.worker()
+    assert worker.run(bench.dispatch(0)) == "succeeded"  # 4 rejects
+    assert worker.run(bench.dispatch(1)) == "released"  # 3 more
+    state, reason = bench.run_state()
+    assert state == "paused"
+    assert reason is not None
+    assert "7 of 20 lines are rejected" in reason
+    assert bench.numbers() == list(range(6))
+    assert bench.ask("SELECT count(*) FROM protheon.reject") == [(4,)]
+    assert bench.endings(1) == [(1, "released", "nothing")]
+
+
+def test_a_limit_that_is_just_reached_is_not_crossed(bench: Bench) -> None:
+    bench.submit("x\n" * 4 + "1\n" * 6 + "y\n" * 2 + "7\n" * 8, reject_limit_lines=6)
+    assert bench.load_all(bench.worker()) == ["succeeded", "succeeded"]
+    assert bench.run_state()[0] == "running"
+
+
+def test_a_chunk_without_its_file_is_asked_for_and_waited_for(bench: Bench) -> None:
+    bench.submit(TEN)
+    for path in bench.store.directory.glob("*/*.zst"):
+        path.rename(path.with_suffix(".away"))
+    attempt = Running(lambda: bench.worker().run(bench.dispatch()))
+    wait_until(lambda: bench.wanted)
+    assert bench.wanted[0].load_id == bench.load_id
+    for path in bench.store.directory.glob("*/*.away"):
+        path.rename(path.with_suffix(".zst"))
+    assert attempt.answer() == "succeeded"
+    assert bench.numbers() == list(range(10))

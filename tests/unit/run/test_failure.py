@@ -1,0 +1,94 @@
+"""What ends an attempt: its cost, and whether the run must pause, as a table."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+
+from protheon_dask import errors
+from protheon_dask.model import Cost
+from protheon_dask.run.failure import failure_of
+from protheon_dask.run.ingest import RejectLimitCrossed
+
+NOTHING: list[Exception] = [
+    errors.SourceUnavailable("away"),
+    errors.BrokerUnavailable("away"),
+    errors.ChunkUnavailable("being cut again"),
+    errors.ChunkOutdated("a new generation"),
+    errors.ChunkGap(5, 7),
+    errors.ChecksumMismatch("aa", "bb"),
+    errors.LedgerUnavailable("away"),
+    psycopg.OperationalError("the connection was closed"),
+    pg.DeadlockDetected("deadlock detected"),
+    pg.SerializationFailure("could not serialize"),
+    pg.LockNotAvailable("canceling statement due to lock timeout"),
+    pg.DiskFull("no space left"),
+    pg.AdminShutdown("terminating connection"),
+    pg.QueryCanceled("canceling statement"),
+]
+OPERATOR: list[Exception] = [
+    errors.TargetRefused("table public.t does not exist"),
+    pg.UndefinedTable("relation does not exist"),
+    pg.InsufficientPrivilege("permission denied"),
+    pg.InvalidPassword("password authentication failed"),
+    pg.InvalidCatalogName("no such database"),
+    pg.FeatureNotSupported("not supported"),
+]
+FAILURES: list[Exception] = [
+    ValueError("bad"),
+    MemoryError(),
+    ImportError("no module named x"),
+    RecursionError("too deep"),
+    errors.ConfigError("the pipeline is another one here"),
+    errors.InvariantError("cannot happen"),
+    errors.SchemaViolation("a row does not fit", "23505", "public.t"),
+    pg.InternalError_("a defect of the server"),
+    pg.UniqueViolation("duplicate key"),
+]
+
+
+def name(exc: Exception) -> str:
+    return type(exc).__name__
+
+
+@pytest.mark.parametrize("exc", NOTHING, ids=name)
+def test_an_outage_costs_nothing_and_pauses_nothing(exc: Exception) -> None:
+    failed = failure_of(exc)
+    assert (failed.cost, failed.pause) == (Cost.NOTHING, None)
+    assert failed.message
+
+
+@pytest.mark.parametrize("exc", OPERATOR, ids=name)
+def test_what_only_the_operator_can_mend_pauses_the_run_at_no_cost(exc: Exception) -> None:
+    failed = failure_of(exc)
+    assert failed.cost is Cost.NOTHING
+    assert failed.pause
+
+
+@pytest.mark.parametrize("exc", FAILURES, ids=name)
+def test_all_else_is_a_failure_with_its_traceback(exc: Exception) -> None:
+    try:
+        raise exc
+    except Exception as raised:
+        failed = failure_of(raised)
+    assert (failed.cost, failed.pause) == (Cost.FAILURE, None)
+    assert failed.error_class == name(exc)
+    assert failed.traceback is not None
+    assert "test_failure.py" in failed.traceback
+    assert failed.message
+
+
+def test_the_reject_limit_pauses_the_run_with_its_own_words() -> None:
+    failed = failure_of(RejectLimitCrossed("7 of 10 lines are rejected"))
+    assert (failed.cost, failed.pause) == (Cost.NOTHING, "7 of 10 lines are rejected")
+
+
+def test_the_sqlstate_behind_a_translated_error_is_kept() -> None:
+    try:
+        try:
+            raise pg.DeadlockDetected("deadlock detected")
+        except pg.Error as exc:
+            raise errors.LedgerUnavailable("PostgreSQL cannot serve us now") from exc
+    except errors.LedgerUnavailable as exc:
+        assert failure_of(exc).sqlstate == "40P01"
