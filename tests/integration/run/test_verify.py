@@ -51,7 +51,8 @@ def test_a_chunk_that_is_missing_is_found(loaded: Bench, chunk_no: int) -> None:
 
 def test_a_chunk_that_succeeded_twice_is_found(loaded: Bench) -> None:
     loaded.conn.execute(
-        """INSERT INTO protheon.attempt (task_id, attempt_no, token, run_id, process_uuid, worker, host, started_at, ended_at, outcome, cost, lines, loaded)
+        """INSERT INTO protheon.attempt
+                  (task_id, attempt_no, token, run_id, process_uuid, worker, host, started_at, ended_at, outcome, cost, lines, loaded)
            SELECT task_id, 2, gen_random_uuid(), run_id, process_uuid, worker, host, now(), now(), 'succeeded', 'nothing', lines, loaded
              FROM protheon.attempt WHERE task_id = %s""",
         (loaded.task_ids[0],),

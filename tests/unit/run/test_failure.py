@@ -68,10 +68,9 @@ def test_what_only_the_operator_can_mend_pauses_the_run_at_no_cost(exc: Exceptio
 
 @pytest.mark.parametrize("exc", FAILURES, ids=name)
 def test_all_else_is_a_failure_with_its_traceback(exc: Exception) -> None:
-    try:
+    with pytest.raises(type(exc)) as raised:
         raise exc
-    except Exception as raised:
-        failed = failure_of(raised)
+    failed = failure_of(raised.value)
     assert (failed.cost, failed.pause) == (Cost.FAILURE, None)
     assert failed.error_class == name(exc)
     assert failed.traceback is not None
@@ -85,10 +84,6 @@ def test_the_reject_limit_pauses_the_run_with_its_own_words() -> None:
 
 
 def test_the_sqlstate_behind_a_translated_error_is_kept() -> None:
-    try:
-        try:
-            raise pg.DeadlockDetected("deadlock detected")
-        except pg.Error as exc:
-            raise errors.LedgerUnavailable("PostgreSQL cannot serve us now") from exc
-    except errors.LedgerUnavailable as exc:
-        assert failure_of(exc).sqlstate == "40P01"
+    error = errors.LedgerUnavailable("PostgreSQL cannot serve us now")
+    error.__cause__ = pg.DeadlockDetected("deadlock detected")
+    assert failure_of(error).sqlstate == "40P01"
