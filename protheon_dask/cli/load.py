@@ -188,6 +188,8 @@ def finish(final: RunStatistics, *, quiet: bool, as_json: bool) -> None:
     """Print how the run ended and leave with its exit code."""
     if as_json:
         output.emit_json(final.summary())
+        if final.reason is not None:
+            output.messages().print(f"run {final.run} is {final.state}: {final.reason}", markup=False, soft_wrap=True)
     elif not quiet:
         output.emit_drawing(*summary(final))
     click.get_current_context().exit(exits.of_state(final.state))

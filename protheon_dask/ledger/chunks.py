@@ -23,11 +23,11 @@ class StoredManifest:
     manifest: ChunkManifest
 
 
-def stored(conn: psycopg.Connection) -> list[StoredManifest]:
-    """Manifests of tasks that may still run, and of dead ones."""
+def stored(conn: psycopg.Connection, load_id: int | None = None) -> list[StoredManifest]:
+    """Manifests of tasks that may still run, and of dead ones, of one load or of all."""
     return [
         StoredManifest(row["task_id"], row["load_id"], TaskState(row["state"]), verbs.manifest_of(row))
-        for row in rows(conn, "stored_chunks")
+        for row in rows(conn, "stored_chunks", {"load_id": load_id})
     ]
 
 
@@ -89,9 +89,3 @@ def locate(conn: psycopg.Connection, task_id: int) -> Location:
         raise NotFound(f"there is no chunk {task_id} in this ledger")
     row = found[0]
     return Location(row["load_id"], row["first_line"], row["generation"], row["stored_bytes"], TaskState(row["state"]))
-
-
-def manifest(conn: psycopg.Connection, load_id: int, first_line: int) -> ChunkManifest:
-    """The manifest of one chunk of a load."""
-    [row] = rows(conn, "get_manifest", {"load_id": load_id, "first_line": first_line})
-    return verbs.manifest_of(row)

@@ -14,7 +14,7 @@ import psycopg
 from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.rows import rows, run
-from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, SplitState
+from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, Seen, SplitState
 from protheon_dask.policy import RejectLimit
 
 
@@ -157,8 +157,13 @@ def cancel_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
     return ended
 
 
+def ephemeral_attempts(conn: psycopg.Connection) -> list[Seen]:
+    """Open attempts (task and attempt_no) of runs whose cluster lived as long as one command."""
+    return [Seen(row["task_id"], row["attempt_no"]) for row in rows(conn, "ephemeral_attempts")]
+
+
 def ephemeral_runs(conn: psycopg.Connection) -> list[int]:
-    """Open runs whose cluster lived as long as one command."""
+    """Running runs whose cluster lived as long as one command."""
     return [row["id"] for row in rows(conn, "ephemeral_runs")]
 
 

@@ -271,18 +271,19 @@ def cancel(conn: psycopg.Connection, *, now: datetime | None = None) -> list[See
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A task that may be handed to Dask."""
+    """A task that may be handed to Dask. load_id and first_line are None for other handlers than ingest."""
 
     seen: Seen
     handler: str
     load_id: int | None
+    first_line: int | None
 
 
-def pick_ready(conn: psycopg.Connection, dispatched: Sequence[int], n: int, *, now: datetime | None = None) -> list[Ready]:
-    """Up to n tasks that are due and not dispatched yet: retries first, then by priority, then the oldest."""
+def pick_ready(conn: psycopg.Connection, left_out: Sequence[int], n: int, *, now: datetime | None = None) -> list[Ready]:
+    """Up to n tasks that are due and not left out: retries first, then by priority, then the oldest."""
     return [
-        Ready(Seen(row["task_id"], row["attempt_no"]), row["handler"], row["load_id"])
-        for row in rows(conn, "pick_ready", {"dispatched": list(dispatched), "n": n, "now": now})
+        Ready(Seen(row["task_id"], row["attempt_no"]), row["handler"], row["load_id"], row["first_line"])
+        for row in rows(conn, "pick_ready", {"left_out": list(left_out), "n": n, "now": now})
     ]
 
 

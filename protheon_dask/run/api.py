@@ -101,6 +101,8 @@ REPORTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
 def report(url: str, name: str, run_id: int | None = None, **filters: Any) -> list[dict[str, Any]]:
     """Rows of a report from the ledger alone; run_id None is the latest. Raises NotFound, MigrationPending, LedgerUnavailable."""
     with connection(url, application=APPLICATION) as conn:
+        if name == "runs" and not applied(conn):
+            return []
         check_current(conn)
         if name == "runs":
             return reports.runs(conn, **filters)

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from uuid import UUID
 
 from protheon_dask.config import Settings
@@ -21,7 +22,7 @@ from protheon_dask.errors import LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.ledger.connect import Connection, connect, translated
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.model import ChunkManifest, Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
+from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
 from protheon_dask.policy import GiveUp, Retry, dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
 from protheon_dask.run.finishing import TableFinisher
@@ -44,13 +45,13 @@ SPLIT_RETRY_S = 10.0
 """Pause before a source that could not be read is tried again."""
 
 
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """A chunk whose file is missing: to be cut again."""
+    """Somebody asked for a chunk whose file is missing or short."""
 
-    __slots__ = ("load_id", "manifest")
-
-    def __init__(self, load_id: int, manifest: ChunkManifest) -> None:
-        self.load_id, self.manifest = load_id, manifest
+    load_id: int
+    first_line: int
+    generation: int
 
 
 Event = DaskEvent | FromSplitter | Wanted
@@ -78,7 +79,7 @@ class Coordinator:
         self._dispatched: dict[int, Dispatch] = {}
         self._gone: dict[Seen, bool] = {}  # attempts whose process is known to be gone -> its nanny lives
         self._look: set[int] = set()  # tasks whose file may have to go
-        self._wanted: dict[int, dict[int, ChunkManifest]] = {}  # load -> first line -> chunk without a file
+        self._wanted: dict[int, dict[int, chunks.StoredManifest]] = {}  # load -> first line -> chunk without a file
         self._split_after: dict[int, float] = {}  # loads whose source could not be read -> when to try again
         self._sent: Counter[int] = Counter()  # bytes sent by chunk, since they were last written
         self._sent_lock = threading.Lock()
@@ -138,12 +139,10 @@ class Coordinator:
             if ephemeral:
                 self._cancel_ephemeral(conn)
             stored = chunks.stored(conn)
-        for load_id, manifest in self._store.adopt((item.load_id, item.manifest) for item in stored):
-            self._wanted.setdefault(load_id, {})[manifest.first_line] = manifest
+        self._store.adopt((item.load_id, item.manifest) for item in stored)  # a file that is missing is noticed when it is wanted
         for item in stored:
             if item.state is TaskState.DEAD:
                 self._store.park(item.load_id, item.manifest.first_line)
-                self._wanted.get(item.load_id, {}).pop(item.manifest.first_line, None)
         return True
 
     def run(self) -> None:
@@ -165,9 +164,15 @@ class Coordinator:
                 self._conn.close()
 
     def _cancel_ephemeral(self, conn: Connection) -> None:
+        """The command that runs of this kind lived for is gone, and its workers with it: nobody is charged."""
+        told = "interrupted: its command ended; type the same again to go on"
         for run_id in runs.ephemeral_runs(conn):
             with conn.transaction():
-                runs.cancel_run(conn, run_id, "interrupted: its command ended; type the same again to go on")
+                runs.cancel_run(conn, run_id, told)
+        with conn.transaction():
+            for item in verbs.expire(conn, self._epoch, runs.ephemeral_attempts(conn)):
+                if item.known_gone:
+                    verbs.release(conn, item.lease, Failed(Cost.NOTHING, "Interrupted", told), Outcome.RELEASED, 0.0)
 
     def _interrupt(self) -> None:
         """The command that this cluster lives for ends: say so of its runs, if PostgreSQL still answers."""
@@ -241,8 +246,13 @@ class Coordinator:
                 holder = verbs.worker_of(self._ledger, attempt)
                 if holder is not None and holder[0] == worker:  # else it was never claimed, or by another process
                     self._gone[attempt] = nanny_lives
-            case Wanted(load_id=load_id, manifest=manifest):
-                self._wanted.setdefault(load_id, {})[manifest.first_line] = manifest
+            case Wanted():
+                known = self._store.manifest_of(event.load_id, event.first_line)
+                if known is not None and known.generation == event.generation:
+                    self._store.delete(event.load_id, event.first_line)  # it was not what it should be
+                    known = None
+                if known is None:  # else it was cut again since
+                    self._want(event.load_id)
             case FromSplitter():
                 self._take_split(event)
 
@@ -300,6 +310,14 @@ class Coordinator:
                 runs.pause_run(self._ledger, item.split.run_id, event.message)
                 self._wanted.pop(load_id, None)
         self._splitters.note(load_id, event)
+
+    def _want(self, load_id: int) -> None:
+        """Have every chunk of the load that may still run and has no file cut again, in one pass."""
+        self._wanted[load_id] = {
+            item.manifest.first_line: item
+            for item in chunks.stored(self._ledger, load_id)
+            if item.state is not TaskState.DEAD and self._store.manifest_of(load_id, item.manifest.first_line) is None
+        }
 
     # --- the parts of a round ---------------------------------------------------------------------------------------------
 
@@ -360,7 +378,7 @@ class Coordinator:
             elif self._may_cut(load_id, now):
                 split, state = runs.split_of(self._ledger, load_id)
                 if state is RunState.RUNNING:
-                    self._splitters.start(split, tuple(missing.values()))
+                    self._splitters.start(split, tuple(item.manifest for item in missing.values()))
         pending = runs.pending_splits(self._ledger) if self._splitters.has_room or self._splitters.loads else []
         for load_id in set(self._splitters.loads) - {split.load_id for split in pending}:
             self._splitters.stop(load_id)  # its run was cancelled or paused
@@ -382,8 +400,7 @@ class Coordinator:
             room = dispatch_window(self._n_threads, self.settings.window_per_thread) - len(self._dispatched)
             if self._n_threads == 0 or room <= 0:
                 return
-            ready = verbs.pick_ready(self._ledger, list(self._dispatched), room)
-            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in ready]
+            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in self._pick(room)]
             if items:
                 self._dask.dispatch(items)
                 self._dispatched.update((item.task_id, item) for item in items)
@@ -394,6 +411,20 @@ class Coordinator:
             if self.waiting_for is None:
                 self.waiting_for, self.waiting_since_at = f"the Dask scheduler does not answer: {exc}", time.time()
             logger.warning("scheduler.lost", extra={"error": str(exc)})
+
+    def _pick(self, n: int) -> list[verbs.Ready]:
+        """Up to n ready tasks whose files are there; the others' are cut again first."""
+        without_file = [item.task_id for missing in self._wanted.values() for item in missing.values()]
+        ready = verbs.pick_ready(self._ledger, [*self._dispatched, *without_file], n)
+        there, missing = [], set()
+        for task in ready:
+            if task.load_id is None or task.first_line is None or self._store.manifest_of(task.load_id, task.first_line) is not None:
+                there.append(task)
+            else:
+                missing.add(task.load_id)
+        for load_id in missing:
+            self._want(load_id)
+        return there
 
     def _write_sent(self) -> None:
         with self._sent_lock:

@@ -185,7 +185,7 @@ class ChunkDesk:
             path = chunk_path(self._store.directory, place.load_id, place.first_line, place.generation)
             if not _is_whole(path, place.stored_bytes):
                 if place.state in (TaskState.READY, TaskState.RUNNING):
-                    self._tell(Wanted(place.load_id, chunks.manifest(conn, place.load_id, place.first_line)))
+                    self._tell(Wanted(place.load_id, place.first_line, place.generation))
                 raise ChunkUnavailable(f"chunk {chunk_id} is not in the workspace: it is being cut again")
         return StoredChunk(path, place.stored_bytes, place.generation)
 

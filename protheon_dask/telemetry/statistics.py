@@ -76,7 +76,6 @@ class RunStatistics:
         return {
             "run": self.run,
             "state": str(self.state),
-            "reason": self.reason,
             "files": self.files,
             "chunks": self.chunks,
             "lines": self.lines,
@@ -84,7 +83,6 @@ class RunStatistics:
             "filtered": self.filtered,
             "rejected": self.rejected,
             "blank": self.blank,
-            "rejected_parts": self.rejected_parts,
             "rows": {c.table: {"inserted": c.inserted, "updated": c.updated, "ignored": c.ignored} for c in self.rows},
             "dead_letters": self.dead_letters,
             "retries": self.retries,

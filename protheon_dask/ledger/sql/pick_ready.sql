@@ -1,13 +1,14 @@
 -- pick_ready: tasks to hand to Dask: retries first, then by priority, then the oldest.
--- Params: dispatched bigint[] (already with Dask), n integer, now timestamptz?   Returns: (task_id, attempt_no, handler, load_id)
--- A look, not a claim: the worker opens the attempt.   Index: task_ready, read in its order.
-SELECT task.id AS task_id, task.attempt_no, task.handler, task.load_id
+-- Params: left_out bigint[] (with Dask already, or without a file), n integer, now timestamptz?   Returns: (task_id, attempt_no, handler, load_id, first_line: NULL for other handlers)
+-- A look, not a claim: the worker opens the attempt.   Index: task_ready, read in its order; chunk_pkey.
+SELECT task.id AS task_id, task.attempt_no, task.handler, task.load_id, chunk.first_line
   FROM protheon.task
+  LEFT JOIN protheon.chunk ON chunk.task_id = task.id
   LEFT JOIN protheon.load ON load.id = task.load_id
   LEFT JOIN protheon.run ON run.id = load.owner_run_id
  WHERE task.state = 'ready'
    AND task.ready_at <= coalesce(%(now)s, now())
    AND (task.load_id IS NULL OR run.state = 'running')
-   AND task.id <> ALL (%(dispatched)s::bigint[])
+   AND task.id <> ALL (%(left_out)s::bigint[])
  ORDER BY (task.attempt_no > 0) DESC, task.priority DESC, task.id
  LIMIT %(n)s;

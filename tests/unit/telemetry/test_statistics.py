@@ -84,7 +84,7 @@ def test_an_empty_run_is_all_done_when_it_has_ended() -> None:
 def test_the_summary_is_the_contract_of_load_json() -> None:
     summary = BASE.summary()
     assert list(summary) == [
-        *("run", "state", "reason", "files", "chunks", "lines", "loaded", "filtered", "rejected", "blank", "rejected_parts", "rows"),
+        *("run", "state", "files", "chunks", "lines", "loaded", "filtered", "rejected", "blank", "rows"),
         *("dead_letters", "retries", "seconds", "lines_per_s", "raw_bytes", "wire_bytes", "skipped_files"),
     ]
     assert summary["rows"] == {"public.t": {"inserted": 900, "updated": 40, "ignored": 20}}

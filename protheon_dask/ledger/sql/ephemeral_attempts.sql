@@ -1,0 +1,5 @@
+-- ephemeral_attempts: open attempts of runs whose cluster lived as long as one command; its workers are gone with it.
+-- Params: none   Returns: (task_id, attempt_no)   Index: attempt_open.
+SELECT attempt.task_id, attempt.attempt_no
+  FROM protheon.attempt JOIN protheon.run ON run.id = attempt.run_id
+ WHERE attempt.ended_at IS NULL AND run.ephemeral;
