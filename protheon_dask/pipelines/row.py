@@ -51,7 +51,7 @@ class RowMeta(msgspec.StructMeta):
         newer_by: str | None = None,
         shared: bool = False,
         provenance: bool = False,
-        indexes: Sequence[Sequence[str]] = (),
+        indexes: Sequence[str | Sequence[str]] = (),
         foreign_keys: Sequence[ForeignKey] = (),
         comment: str | None = None,
         **struct_options: Any,
@@ -70,7 +70,7 @@ class RowMeta(msgspec.StructMeta):
                 newer_by=newer_by,
                 shared=shared,
                 provenance=provenance,
-                indexes=tuple(tuple(index) for index in indexes),
+                indexes=tuple((index,) if isinstance(index, str) else tuple(index) for index in indexes),
                 foreign_keys=tuple(foreign_keys),
                 comment=comment if comment is not None else doc.strip().split("\n")[0] or None,
             )

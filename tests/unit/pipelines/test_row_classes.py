@@ -68,6 +68,14 @@ def test_the_classs_keywords_and_first_doc_line_are_the_tables() -> None:
     assert (table.name, table.primary_key, table.on_conflict, table.comment) == ("shop.everything", ("a",), "ignore", "All the types.")
 
 
+def test_an_index_of_one_column_may_be_its_name() -> None:
+    class Visit(protheon.Row, table="visit", indexes=["at", ("page", "at")]):
+        at: datetime.datetime
+        page: str
+
+    assert table_of(Visit).indexes == (("at",), ("page", "at"))
+
+
 def test_shared_columns_come_from_a_class_without_a_table() -> None:
     class Stamped(protheon.Row):
         at: datetime.datetime
