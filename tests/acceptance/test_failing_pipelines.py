@@ -1,0 +1,116 @@
+"""Pipelines that kill, hang or refuse: one chunk pays, its neighbours do not, and the ledger says what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protheon_dask.policy import RejectLimit
+from protheon_dask.run import api
+from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import wait_until
+
+SETTINGS = {"lease_s": 6, "renew_s": 1, "exit_grace_s": 2, "stall_s": 6}
+
+
+def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_neighbour(world: World) -> None:
+    source = write_numbers(world.directory / "n.txt", 4_000)
+    done = world.load(write_pipeline(world.directory, "poison", "if n == 2_500:\n    os._exit(9)"), source, chunk_lines=1_000)
+    assert done.state == "incomplete"
+    assert done.reason is not None
+    assert "1 chunks are dead" in done.reason or "1 chunk is dead" in done.reason
+    assert numbers(world.url, "poison") == [*range(2_000), *range(3_000, 4_000)]
+    story = world.attempts(done.run)
+    assert story[3] == [("crashed", "crash")] * 3
+    assert {tuple(story[chunk]) for chunk in (1, 2, 4)} == {(("succeeded", "nothing"),)}
+    [letter] = api.report(world.url, "dead_letters", done.run)
+    assert (letter["chunk_no"], letter["first_line"], letter["reason"]) == (3, 2_001, "crashed or stalled its worker 3 times")
+    assert (done.dead_letters, done.chunks_dead) == (1, 1)
+    assert any("1 chunks are dead" in finding for finding in world.findings(done.run))
+
+
+def test_a_pipeline_that_hangs_costs_a_crash_and_its_process_is_replaced(world: World, gate: Gate) -> None:
+    """It hangs once: the second attempt at the same chunk goes through."""
+    before = dict(world.cluster.worker_pids())
+    source = write_numbers(world.directory / "n.txt", 2_000)
+    once = f"if n == 1_500 and not os.path.exists({str(gate.path)!r}):\n    open({str(gate.path)!r}, 'w').close()\n    time.sleep(3_600)"
+    done = world.load(write_pipeline(world.directory, "hang", once), source, chunk_lines=1_000)
+    assert (done.state, done.lines) == ("succeeded", 2_000)
+    assert world.attempts(done.run) == {1: [("succeeded", "nothing")], 2: [("crashed", "crash"), ("succeeded", "nothing")]}
+    [(told,)] = world.ask("SELECT message FROM protheon.attempt WHERE outcome = 'crashed' AND run_id = %s", done.run)
+    assert "no byte, row or statement for 6 s" in told
+    assert numbers(world.url, "hang") == list(range(2_000))
+    wait_until(lambda: len(world.cluster.worker_pids()) == 2)
+    replaced = set(before.values()) - {pid for _, pid in world.cluster.worker_pids()}
+    assert len(replaced) == 1
+    assert not psutil.pid_exists(replaced.pop())
+
+
+def test_lines_that_are_all_bad_pause_the_run_with_its_reason_and_leave_no_row(world: World) -> None:
+    source = world.directory / "bad.txt"
+    source.write_text("no number\n" * 30_000)
+    done = world.load(write_pipeline(world.directory, "refused"), source, chunk_lines=10_000)
+    assert done.state == "paused"
+    assert done.reason is not None
+    assert "reject limit of 50 %: 10,000 of 10,000 lines are rejected" in done.reason
+    assert numbers(world.url, "refused") == []
+    assert api.report(world.url, "rejects", done.run) == []
+    assert {attempt for attempts in world.attempts(done.run).values() for attempt in attempts} == {("released", "nothing")}
+    assert world.cluster.client.cancel(done.run).state == "cancelled"
+
+
+def test_the_chunk_that_crosses_the_limit_is_not_visible_and_those_before_it_stay(world: World, gate: Gate) -> None:
+    """Chunk 2 of two is all bad, and waits until the first one is loaded."""
+    source = world.directory / "half.txt"
+    source.write_text("".join(f"{n}\n" for n in range(1, 1_000)) + "0\n" + "x\n" * 1_000)
+    pipeline = write_pipeline(world.directory, "half")
+    run = world.submit(pipeline, source, chunk_lines=1_000, reject_limit=RejectLimit(lines=999))
+    done = world.finish(run.run_id)
+    assert (done.state, done.rejected) == ("paused", 0)
+    assert api.report(world.url, "rejects", done.run) == []
+    wait_until(lambda: numbers(world.url, "half") == list(range(1_000)))
+    world.cluster.client.cancel(done.run)
+
+
+def test_a_small_file_of_bad_lines_is_judged_at_its_end(world: World) -> None:
+    source = world.directory / "few.txt"
+    source.write_text("x\n" * 60 + "1\n" * 40)
+    done = world.load(write_pipeline(world.directory, "few"), source)
+    assert (done.state, done.rejected, done.loaded) == ("incomplete", 60, 40)
+    assert done.reason is not None
+    assert "over the reject limit of 50 %: 60 of 100 lines are rejected" in done.reason
+    assert len(api.report(world.url, "rejects", done.run)) == 60
+
+
+def test_a_pipeline_that_cannot_import_is_dead_letter_by_letter_with_its_traceback(world: World) -> None:
+    source = write_numbers(world.directory / "n.txt", 10)
+    pipeline = write_pipeline(world.directory, "missing", "import a_module_that_is_not_there")
+    run = world.submit(pipeline, source)
+    wait_until(lambda: world.ask("SELECT failures FROM protheon.task WHERE load_id = %s", run.loads[0].load_id) == [(1,)])
+    [attempt] = api.report(world.url, "attempts", run.run_id)
+    assert (attempt["outcome"], attempt["cost"], attempt["error_class"]) == ("failed", "failure", "ModuleNotFoundError")
+    assert "a_module_that_is_not_there" in attempt["traceback"]
+    assert world.cluster.client.cancel(run.run_id).state == "cancelled"
+
+
+@pytest.mark.parametrize("in_the_middle", [False, True])
+def test_chunk_files_that_vanish_under_a_run_are_cut_again(world: World, gate: Gate, in_the_middle: bool) -> None:
+    name = f"vanished_{in_the_middle}".lower()
+    source = write_numbers(world.directory / "n.txt", 12_000)
+    run = world.submit(write_pipeline(world.directory, name, gate.body(3 if in_the_middle else 0, 1_000)), source, chunk_lines=1_000)
+    wait_until(lambda: world.cluster.client.get(run.run_id).split_done)
+    world.wait_chunks_done(run.run_id, 3 if in_the_middle else 0)
+    files = list(Path(world.cluster.settings.home).glob(f"workspace/{run.loads[0].load_id}/*.zst"))
+    assert len(files) >= 6
+    for path in files:
+        path.unlink(missing_ok=True)
+    gate.open()
+    done = world.finish(run.run_id)
+    assert (done.state, done.lines) == ("succeeded", 12_000)
+    assert numbers(world.url, name) == list(range(12_000))
+    assert {cost for attempts in world.attempts(done.run).values() for _, cost in attempts} == {"nothing"}
+    assert world.findings(done.run) == ()
+    [(again,)] = world.ask("SELECT count(*) FROM protheon.chunk WHERE load_id = %s AND generation > 1", run.loads[0].load_id)
+    assert 1 <= again <= len(files)

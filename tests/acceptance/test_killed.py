@@ -1,0 +1,149 @@
+"""kill -9 of the whole command, of its broker, and a second cluster on one ledger: nothing is left behind, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protheon_dask.run import api
+from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import ask, wait_until
+
+PROTHEON = Path(sys.executable).with_name("protheon")
+N_LINES = 8_000
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+def of_home(home: Path) -> list[psutil.Process]:
+    """Every process whose environment names this home: the command and all that it started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PROTHEON_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@dataclass
+class Command:
+    """``protheon load`` of one file through one pipeline, as a person types it, again and again."""
+
+    home: Path
+    url: str
+    arguments: list[str]
+    started: list[subprocess.Popen[bytes]]
+
+    def type(self, home: Path | None = None) -> subprocess.Popen[bytes]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+        env = {**kept, "PROTHEON_HOME": str(home or self.home), "PROTHEON_DATABASE_URL": self.url}
+        command = [str(PROTHEON), "load", *self.arguments, "--workers", "2", "--json"]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.started.append(process)
+        return process
+
+    def wait_chunks_done(self, n: int) -> None:
+        done = "SELECT count(*) FROM protheon.task WHERE state = 'succeeded'"
+        wait_until(lambda: ask(self.url, "SELECT to_regclass('protheon.task') IS NOT NULL") == [(True,)])
+        wait_until(lambda: ask(self.url, done)[0][0] >= n)
+
+
+@pytest.fixture
+def command(database: str, tmp_path: Path, gate: Gate) -> Iterator[Command]:
+    """Chunks of 1,000 lines, of which three pass and the others wait at the gate."""
+    source = write_numbers(tmp_path / "n.txt", N_LINES)
+    pipeline = write_pipeline(tmp_path, "killed", gate.body(3, 1_000))
+    made = Command(tmp_path / "home", database, [str(source), "--pipeline", pipeline, "--chunk-lines", "1000"], [])
+    yield made
+    gate.open()
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def assert_goes_on(command: Command, gate: Gate, *, loaded_before: int) -> None:
+    """Typing it again loads the rest, and nothing twice."""
+    gate.open()
+    again = command.type()
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err.decode()
+    told = json.loads(out)
+    assert (told["state"], told["lines"], told["loaded"]) == ("succeeded", N_LINES, N_LINES)
+    assert f"goes on: {loaded_before} of" in err.decode()
+    assert numbers(command.url, "killed") == list(range(N_LINES))
+    by_run = ask(command.url, "SELECT run_id, count(*) FROM protheon.attempt WHERE outcome = 'succeeded' GROUP BY run_id ORDER BY run_id")
+    assert by_run == [(1, loaded_before), (2, N_LINES // 1_000 - loaded_before)]
+    assert api.verify_run(command.url).findings == ()
+    costs = ask(command.url, "SELECT DISTINCT cost FROM protheon.attempt")
+    assert costs == [("nothing",)]
+
+
+def test_a_command_that_is_killed_leaves_no_process_and_typing_it_again_goes_on(command: Command, gate: Gate) -> None:
+    process = command.type()
+    command.wait_chunks_done(3)
+    assert len(of_home(command.home)) >= 8  # the command; tether and child of scheduler, broker and workers; two workers
+    os.kill(process.pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    wait_until(lambda: not of_home(command.home), 15)
+    assert time.monotonic() - killed_s < 15
+    assert len(numbers(command.url, "killed")) == 3_000
+    assert_goes_on(command, gate, loaded_before=3)
+
+
+def test_a_broker_that_is_killed_ends_the_command_with_75_and_typing_it_again_goes_on(command: Command, gate: Gate) -> None:
+    process = command.type()
+    command.wait_chunks_done(3)
+    [broker] = [
+        p for p in of_home(command.home) if "protheon_dask.run.broker" in p.cmdline() and "protheon_dask.run.tether" not in p.cmdline()
+    ]
+    broker.kill()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, b""), err.decode()
+    last = err.decode().strip().splitlines()[-1]
+    assert "broker" in last
+    assert "type the same command again to go on" in last
+    wait_until(lambda: not of_home(command.home), 15)
+    assert_goes_on(command, gate, loaded_before=3)
+
+
+def test_a_second_cluster_on_one_ledger_is_refused_and_the_first_is_not_disturbed(command: Command, gate: Gate, tmp_path: Path) -> None:
+    first = command.type()
+    command.wait_chunks_done(3)
+    second = command.type(home=tmp_path / "another home")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2, err.decode()
+    assert "another broker leads this ledger already" in err.decode()
+    wait_until(lambda: not of_home(tmp_path / "another home"), 15)
+    assert first.poll() is None
+    gate.open()
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err.decode()
+    assert json.loads(out)["loaded"] == N_LINES
+    assert numbers(command.url, "killed") == list(range(N_LINES))
+
+
+def test_a_second_command_of_the_same_user_uses_the_cluster_that_runs(command: Command, gate: Gate) -> None:
+    first = command.type()
+    command.wait_chunks_done(3)
+    n_processes = len(of_home(command.home))
+    second = command.type()
+    wait_until(lambda: ask(command.url, "SELECT count(*) FROM protheon.run_load WHERE joined = 'attached'") == [(1,)])
+    assert len(of_home(command.home)) == n_processes + 1
+    gate.open()
+    for process in (second, first):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err.decode()
+        assert json.loads(out)["lines"] == N_LINES
+    assert numbers(command.url, "killed") == list(range(N_LINES))
