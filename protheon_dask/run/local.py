@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from filelock import FileLock, Timeout
 
 from protheon_dask.config import Effective, Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
@@ -24,8 +25,6 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
-
-logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 START_S = 60.0
@@ -82,6 +81,8 @@ class LocalCluster:
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()
         self._processes: dict[str, Tethered] = {}
+        self._ended: Tethered | None = None  # the first of ours that ended before its time
+        self._is_closing = False
         self.client: Master
         self.is_ours = False
         self.dashboard_link = ""
@@ -97,7 +98,13 @@ class LocalCluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
+        self._is_closing = True
         self._stack.close()
+
+    def check(self) -> None:
+        """Raise if a process of ours has ended: BrokerUnavailable, with what it said last. Nothing of this cluster goes on then."""
+        if self._ended is not None:
+            self._ended.check()
 
     def worker_pids(self) -> list[tuple[str, int]]:
         """Name and process id of each worker process of ours that runs now."""
@@ -135,8 +142,20 @@ class LocalCluster:
         self.is_ours = True
         settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
         env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
-        self._start_all(settings, env)
+        with self._turn():
+            self._start_all(settings, env)
         self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Start alone: else another cluster may take a port between our look and our bind, and our workers join its scheduler."""
+        lock = FileLock(rim.start_lock_path())
+        with suppress(Timeout):
+            lock.acquire(timeout=START_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         scheduler_port, dashboard_port = _port(settings.scheduler_port), _port(settings.dashboard_port)
@@ -173,25 +192,35 @@ class LocalCluster:
             {**env, "PROTHEON_BROKER": address},
         )
         ready = json.loads(broker.first_line(START_S))
-        self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"])))
+        self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check))
         self._announce(address, ready["pid"])
         self._wait_workers()
 
     def _run(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Tethered:
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        tethered = self._stack.enter_context(Tethered(name, arguments, env, log, self.settings.exit_grace_s / 2))
+        tethered = self._stack.enter_context(Tethered(name, arguments, env, log, self.settings.exit_grace_s / 2, self._note_end))
         self._processes[name] = tethered
         return tethered
 
+    def _note_end(self, process: Tethered) -> None:
+        """One ended before its time, and none is started again: end the broker, which whoever watches a run notices."""
+        if not self._is_closing and self._ended is None:
+            self._ended = process
+            if "broker" in self._processes:
+                self._processes["broker"].end()
+
     def _wait_workers(self) -> None:
         end_at = time.monotonic() + START_S
-        while self.client.info().n_threads < self.n_workers:
-            for process in self._processes.values():
-                process.check()
+        while self._n_threads() < self.n_workers:
             if time.monotonic() > end_at:
                 raise TransientError(f"the workers did not start within {START_S:g} s: see {self._home / 'logs'}")
             time.sleep(POLL_S)
+
+    def _n_threads(self) -> int:
+        for process in self._processes.values():
+            process.check()
+        return self.client.info().n_threads
 
     def _announce(self, address: str, pid: int) -> None:
         path = self._home / STATE_FILE
@@ -219,10 +248,15 @@ def find_local(home: Path, url: str) -> Master | None:
 
 
 class Tethered:
-    """A Python child behind run.tether: it ends with this process, and its output goes to a log."""
+    """A Python child behind run.tether: it ends with this process, and its output goes to a log.
 
-    def __init__(self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float) -> None:
-        self.name, self._log = name, log
+    on_end is called once, on a thread of its own, when it has ended.
+    """
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float, on_end: Callable[[Tethered], None]
+    ) -> None:
+        self.name, self._log, self._on_end = name, log, on_end
         self._file: IO[bytes] = log.open("wb")
         command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{grace_s:g}", "--", sys.executable, *arguments]
         # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
@@ -242,16 +276,22 @@ class Tethered:
                     self._lines.append(line)
                     self._first.set()
                 self._file.write(line)
+        self.process.wait()
+        self._on_end(self)
         self._first.set()
+
+    def end(self) -> None:
+        """Let its tether end it; returns at once."""
+        assert self.process.stdin is not None, "Popen was given a pipe"
+        self.process.stdin.close()
 
     def first_line(self, timeout_s: float) -> str:
         """The first line that it printed. Raises what check() raises, or TransientError after timeout_s."""
         if not self._first.wait(timeout_s):
             raise TransientError(f"the {self.name} did not start within {timeout_s:g} s: see {self._log}")
         if not self._lines:
-            self.process.wait(timeout_s)
             self.check()
-            raise InvariantError(f"the {self.name} closed its output and runs on: see {self._log}")
+            raise InvariantError(f"the {self.name} ended without a word: see {self._log}")
         return self._lines[0].decode()
 
     def check(self) -> None:
@@ -268,8 +308,7 @@ class Tethered:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None, "Popen was given a pipe"
-        self.process.stdin.close()  # the tether ends it
+        self.end()
         self.process.wait()
         self._reader.join()
         self._file.close()

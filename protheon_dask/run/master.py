@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 from uuid import uuid4
 
@@ -21,10 +21,13 @@ RETRY_S = 0.5
 
 
 class Master:
-    """A client of one master. A context manager; connects at the first call."""
+    """A client of one master. A context manager; connects at the first call.
 
-    def __init__(self, address: str, key: bytes | None = None) -> None:
-        self.address, self._key = address, key
+    check: asked with each picture of a run, and when the broker does not answer; raises where that is known to be for good.
+    """
+
+    def __init__(self, address: str, key: bytes | None = None, *, check: Callable[[], object] = lambda: None) -> None:
+        self.address, self._key, self._check = address, key, check
         self._client = BrokerClient(address)
 
     def submit(
@@ -57,16 +60,18 @@ class Master:
     def watch(self, run_id: int) -> Iterator[RunStatistics]:
         """The run at once, then on change, at most twice a second, last as ended or paused.
 
-        Raises: BrokerUnavailable when the broker was away for AWAY_S; NotFound.
+        Raises: BrokerUnavailable when the broker was away for AWAY_S, or is known not to come back; NotFound.
         """
         away_at: float | None = None
         while True:
             try:
                 for view in self._client.watch(run_id):
+                    self._check()  # a broker that is ended cancels its runs first
                     away_at = None
                     yield RunStatistics.from_json(view.statistics)
                 return
             except BrokerUnavailable:
+                self._check()
                 away_at = away_at or time.monotonic()
                 if time.monotonic() - away_at > AWAY_S:
                     raise

@@ -48,3 +48,8 @@ def home_of(settings: Settings) -> Path:
 def workspace_of(settings: Settings) -> Path:
     """Where chunk files wait for workers."""
     return Path(settings.workspace).expanduser() if settings.workspace else home_of(settings) / "workspace"
+
+
+def start_lock_path() -> Path:
+    """The file whose lock lets this user's clusters on this machine start one after the other: each must find its ports free."""
+    return platformdirs.user_runtime_path("protheon", ensure_exists=True) / "start.lock"

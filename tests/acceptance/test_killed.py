@@ -18,6 +18,7 @@ import pytest
 from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.postgres import fresh_database
 
 PROTHEON = Path(sys.executable).with_name("protheon")
 N_LINES = 8_000
@@ -102,41 +103,35 @@ def test_a_command_that_is_killed_leaves_no_process_and_typing_it_again_goes_on(
     assert_goes_on(command, gate, loaded_before=3)
 
 
-def test_a_broker_that_is_killed_ends_the_command_with_75_and_typing_it_again_goes_on(command: Command, gate: Gate) -> None:
+@pytest.mark.parametrize("part", ["broker", "scheduler"])
+def test_a_part_that_is_killed_ends_the_command_with_75_and_typing_it_again_goes_on(command: Command, gate: Gate, part: str) -> None:
+    """Nothing of a cluster for one command is started again: the command says which part ended, and does not wait for ever."""
     process = command.type()
     command.wait_chunks_done(3)
-    [broker] = [
-        p for p in of_home(command.home) if "protheon_dask.run.broker" in p.cmdline() and "protheon_dask.run.tether" not in p.cmdline()
-    ]
-    broker.kill()
+    module = {"broker": "protheon_dask.run.broker", "scheduler": "scheduler"}[part]
+    [victim] = [p for p in of_home(command.home) if module in p.cmdline() and "protheon_dask.run.tether" not in p.cmdline()]
+    victim.kill()
+    killed_s = time.monotonic()
     out, err = process.communicate(timeout=60)
+    assert time.monotonic() - killed_s < 20
     assert (process.returncode, out) == (75, b""), err.decode()
     last = err.decode().strip().splitlines()[-1]
-    assert "broker" in last
+    assert f"the {part} ended with code 137" in last
     assert "type the same command again to go on" in last
     wait_until(lambda: not of_home(command.home), 15)
     assert_goes_on(command, gate, loaded_before=3)
 
 
-def test_a_second_cluster_on_one_ledger_is_refused_and_the_first_is_not_disturbed(command: Command, gate: Gate, tmp_path: Path) -> None:
+def test_a_second_command_uses_the_cluster_that_runs_and_a_second_cluster_is_refused(command: Command, gate: Gate, tmp_path: Path) -> None:
+    """One broker leads a ledger: the same user's command joins it, and another home's says so and leaves it alone."""
     first = command.type()
     command.wait_chunks_done(3)
-    second = command.type(home=tmp_path / "another home")
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 2, err.decode()
+    stranger = command.type(home=tmp_path / "another home")
+    _, err = stranger.communicate(timeout=60)
+    assert stranger.returncode == 2, err.decode()
     assert "another broker leads this ledger already" in err.decode()
     wait_until(lambda: not of_home(tmp_path / "another home"), 15)
-    assert first.poll() is None
-    gate.open()
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, err.decode()
-    assert json.loads(out)["loaded"] == N_LINES
-    assert numbers(command.url, "killed") == list(range(N_LINES))
 
-
-def test_a_second_command_of_the_same_user_uses_the_cluster_that_runs(command: Command, gate: Gate) -> None:
-    first = command.type()
-    command.wait_chunks_done(3)
     n_processes = len(of_home(command.home))
     second = command.type()
     wait_until(lambda: ask(command.url, "SELECT count(*) FROM protheon.run_load WHERE joined = 'attached'") == [(1,)])
@@ -147,3 +142,17 @@ def test_a_second_command_of_the_same_user_uses_the_cluster_that_runs(command: C
         assert process.returncode == 0, err.decode()
         assert json.loads(out)["lines"] == N_LINES
     assert numbers(command.url, "killed") == list(range(N_LINES))
+
+
+def test_two_clusters_that_start_at_once_find_ports_of_their_own(database: str, postgres_url: str, tmp_path: Path) -> None:
+    with fresh_database(postgres_url) as other:
+        commands = []
+        for url, name in ((database, "one"), (other, "two")):
+            source = write_numbers(tmp_path / f"{name}.txt", 100)
+            commands.append(Command(tmp_path / name, url, [str(source), "--pipeline", write_pipeline(tmp_path, name)], []))
+        started = [command.type() for command in commands]
+        for process, command, name in zip(started, commands, ("one", "two"), strict=True):
+            _, err = process.communicate(timeout=90)
+            assert process.returncode == 0, err.decode()
+            assert numbers(command.url, name) == list(range(100))
+            assert ask(command.url, "SELECT DISTINCT outcome FROM protheon.attempt") == [("succeeded",)]
