@@ -52,4 +52,4 @@ def workspace_of(settings: Settings) -> Path:
 
 def start_lock_path() -> Path:
     """The file whose lock lets this user's clusters on this machine start one after the other: each must find its ports free."""
-    return platformdirs.user_runtime_path("protheon", ensure_exists=True) / "start.lock"
+    return platformdirs.user_cache_path("protheon", appauthor=False, ensure_exists=True) / "start.lock"
