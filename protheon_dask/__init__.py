@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from protheon_dask.errors import ProtheonError, Reject
-from protheon_dask.pipelines.declare import pipeline
-from protheon_dask.pipelines.pipeline import FILTERED
-from protheon_dask.pipelines.row import Row
-from protheon_dask.pipelines.table import Column, ForeignKey, Table
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protheon_dask.errors import ProtheonError, Reject
+    from protheon_dask.pipelines.declare import pipeline
+    from protheon_dask.pipelines.pipeline import FILTERED
+    from protheon_dask.pipelines.row import Row
+    from protheon_dask.pipelines.table import Column, ForeignKey, Table
 
 __version__ = "0.1.0"
 __all__ = ["FILTERED", "Column", "ForeignKey", "ProtheonError", "Reject", "Row", "Table", "__version__", "pipeline"]
+
+_HOMES = {
+    "ProtheonError": "protheon_dask.errors",
+    "Reject": "protheon_dask.errors",
+    "pipeline": "protheon_dask.pipelines.declare",
+    "FILTERED": "protheon_dask.pipelines.pipeline",
+    "Row": "protheon_dask.pipelines.row",
+    "Column": "protheon_dask.pipelines.table",
+    "ForeignKey": "protheon_dask.pipelines.table",
+    "Table": "protheon_dask.pipelines.table",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: every tether and splitter imports this package, and starts at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
