@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -114,3 +117,35 @@ def test_chunk_files_that_vanish_under_a_run_are_cut_again(world: World, gate: G
     assert world.findings(done.run) == ()
     [(again,)] = world.ask("SELECT count(*) FROM protheon.chunk WHERE load_id = %s AND generation > 1", run.loads[0].load_id)
     assert 1 <= again <= len(files)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")
+def test_a_frozen_worker_holds_up_its_own_chunk_and_no_other(world: World, gate: Gate) -> None:
+    """Dask gives it up for dead only after 30 s or more: nothing may wait in its queue."""
+    held = write_numbers(world.directory / "held.txt", 1_000)
+    first = world.submit(write_pipeline(world.directory, "held", gate.body(0, 1_000)), held)
+    wait_until(lambda: world.ask("SELECT 1 FROM protheon.attempt WHERE run_id = %s AND ended_at IS NULL", first.run_id))
+    frozen = busy_process(world)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        pipeline = write_pipeline(world.directory, "others")
+        started_s = time.monotonic()
+        runs = [
+            world.submit(pipeline, write_numbers(world.directory / f"{k}.txt", 3_000, first=k * 3_000), chunk_lines=1_000) for k in range(3)
+        ]
+        gate.open()
+        assert [world.finish(run.run_id).state for run in (*runs, first)] == ["succeeded"] * 4
+        assert time.monotonic() - started_s < 25
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert numbers(world.url, "others") == list(range(9_000))
+    assert numbers(world.url, "held") == list(range(1_000))
+    assert world.attempts(first.run_id) == {1: [("expired", "loss"), ("succeeded", "nothing")]}
+
+
+def busy_process(world: World) -> int:
+    """The worker process that has the one open attempt: it has the data connection that is in a transaction."""
+    query = "SELECT client_port FROM pg_stat_activity WHERE application_name = 'protheon-worker' AND state = 'idle in transaction'"
+    [(port,)] = wait_until(lambda: world.ask(query))
+    pids = [pid for _, pid in world.cluster.worker_pids()]
+    return next(pid for pid in pids if any(c.laddr.port == port for c in psutil.Process(pid).net_connections(kind="tcp") if c.raddr))
