@@ -26,6 +26,7 @@ from protheon_dask.pipelines.pgcr import pgcr
 from protheon_dask.pipelines.pipeline import ChunkContext
 from protheon_dask.pipelines.sample import sample_lines
 from protheon_dask.run import api
+from protheon_dask.run.worker import quiet_collector
 from protheon_dask.sink.catalog import describe
 from protheon_dask.sink.loader import ChunkLoader
 from protheon_dask.workspace import chunkfile, cut
@@ -59,6 +60,7 @@ def main() -> None:
     given = os.environ.get("PROTHEON_BENCH_URL")
     with api.opened(effective, api.resolve_database(effective, given, embedded=given is None)) as url:
         stored, raw_xxh3 = store_chunk(options.lines)
+        quiet_collector()
         say(f"{options.lines:,} lines, {len(stored):,} bytes stored")
         for _ in range(options.repeat):
             target.remake(url)

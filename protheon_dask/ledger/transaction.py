@@ -16,6 +16,10 @@ from protheon_dask.model import Lease
 
 COMMIT_OUTCOME_UNKNOWN = ("57P01", "57P02", "57P03")
 """SQLSTATEs of a server that is going down: the COMMIT may or may not have been written."""
+ENOUGH_WORK_MEM = """
+SELECT set_config('work_mem', '32MB', true) WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')
+"""
+"""A chunk's merge sorts some 13 MB of rows: in memory, not on disk."""
 OLD_BACKEND_S = 30.0
 """How long the old transaction of a lost COMMIT is waited for before its backend is terminated."""
 
@@ -48,6 +52,7 @@ def begin(conn: psycopg.Connection, lease: Lease, timeouts: Timeouts) -> None:
         )
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (verbs.advisory_key(lease.task_id),))
         conn.execute("SELECT set_config('lock_timeout', %s, true)", (_ms(timeouts.lock_s),))
+        conn.execute(ENOUGH_WORK_MEM)
         fence = conn.execute(statement("fence"), {"task_id": lease.task_id, "attempt_no": lease.attempt_no})
     if fence.fetchone() is None:
         raise LeaseLost(lease.task_id, lease.attempt_no)
