@@ -84,7 +84,7 @@ def load_chunk(url: str, stored: bytes, raw_xxh3: bytes, n_lines: int, settings:
     watch, clock = Stopwatch(), StageClock()
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
         with conn.transaction():
-            targets = describe(conn, pgcr.tables)
+            targets = describe(conn, pgcr.tables, values_are_exact=pgcr.values_are_exact)
         backend = _backend(conn)
         lsn = _one(conn, "SELECT pg_current_wal_lsn()")
         backend_cpu_s = _cpu_s(backend)

@@ -49,6 +49,7 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "on",
+    "temp_buffers": "32MB",  # staging tables of a chunk stay in memory
     "maintenance_work_mem": "128MB",  # indexes and foreign keys are made at the end of a run
     "max_connections": "200",
     "jit": "off",  # statements are many and short

@@ -79,7 +79,7 @@ class PgcrTransformer:
         return batch
 
 
-pgcr: Final = Pipeline("pgcr", "1", TABLES, PgcrForm())
+pgcr: Final = Pipeline("pgcr", "1", TABLES, PgcrForm(), values_are_exact=True)  # by the ranges of pgcr_model and of _sum
 
 
 def add_rows(report: Report, index: int, tables: Sequence[list[Sequence[Any]]], parts: list[Verdict]) -> None:

@@ -59,6 +59,9 @@ class Pipeline:
 
     options:  what was chosen beside the code and changes the rows, as JSON values: a part of a load's identity.
     form:     how it is called; its code is what pack() sends.
+    values_are_exact: its rows hold bools for boolean columns and ints within their ranges for smallint and integer ones, or
+              None, and nothing else: a promise of its decoder, by which the sink saves a look at each value. A broken promise
+              would be loaded as another number.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Pipeline:
     tables: tuple[Table, ...]
     form: Form
     options: Mapping[str, Any] = field(default_factory=dict)
+    values_are_exact: bool = False
 
     def __post_init__(self) -> None:
         problems = []

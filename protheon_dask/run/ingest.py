@@ -22,8 +22,8 @@ from protheon_dask.sink.catalog import Target
 from protheon_dask.sink.loader import ChunkLoader, LineFault
 from protheon_dask.workspace import chunkfile, cut
 
-SPOOL_BYTES = 64 << 20
-"""Stored chunks up to this size stay in memory, larger ones go to a temporary file (DESIGN 5)."""
+SPOOL_BYTES = 4 << 20
+"""Stored chunks up to this size stay in memory, larger ones go to a temporary file: a worker's memory does not grow with its chunks."""
 SLOWEST_LINK_BYTES_PER_S = 64 << 10
 """A fetch may take a lease and what its bytes take at this rate; it makes progress, so its lease is renewed meanwhile."""
 RAW_BYTES = 65_536
@@ -117,6 +117,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         filtered += len(rows.filtered)
         blank += len(rows.blank)
         parts += len(refused_parts)
+        del batch, rows
     loaded = total - rejected - filtered - blank
     if total != chunk.n_lines:
         raise InvariantError(f"chunk {lease.task_id}: {total} lines where its manifest says {chunk.n_lines}")
@@ -167,6 +168,7 @@ def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.
         if batch is None:
             return
         yield batch
+        del batch  # before the next one is made: two would be in memory
 
 
 def _line(batch: cut.LineBatch, index: int, reason: str, *, part: str | None, sqlstate: str | None, table: str | None) -> RejectedLine:

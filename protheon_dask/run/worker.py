@@ -77,6 +77,12 @@ class WorkerProcess:
         if claimed is None:
             return "not claimed"
         clock.add("ledger", time.perf_counter() - started_s)
+        try:
+            return self._attempt(claimed, clock)
+        finally:
+            gc.collect()  # see quiet_collector; takes milliseconds, since nothing of before is looked at
+
+    def _attempt(self, claimed: verbs.Claimed, clock: StageClock) -> str:
         with self._keeper.held(claimed.lease) as attempt:
             try:
                 self._work(claimed, attempt, clock)
@@ -169,7 +175,7 @@ class WorkerProcess:
                 packed = PackedPipeline(**runs.pipeline_of(conn, run_id))
             pipeline = unpack(packed, self._key)
             with conn.transaction():
-                targets = describe(conn, pipeline.tables)
+                targets = describe(conn, pipeline.tables, values_are_exact=pipeline.values_are_exact)
             self._prepared = {run_id: Prepared(pipeline, targets)}
         return self._prepared[run_id]
 
@@ -245,7 +251,10 @@ _current: WorkerProcess | None = None
 
 
 def quiet_collector() -> None:
-    """Let the garbage collector look seldom: rows are tuples without cycles, and looking at them costs a seventh of decoding."""
+    """Let the garbage collector look seldom: rows are tuples without cycles, and looking at them costs a quarter of decoding.
+
+    What was made by now is never looked at again; each attempt ends with a collection of its own.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

@@ -121,6 +121,7 @@ class Target:
 
     columns: those of the pipeline in its order, then the provenance column where the table has one.
     foreign_identity: identity columns that the pipeline does not fill (the staging table must not insist on them).
+    values_are_exact: Pipeline.values_are_exact: no value is looked at before it is sent.
     """
 
     table: Table
@@ -129,22 +130,23 @@ class Target:
     columns: tuple[TargetColumn, ...]
     wires: Mapping[int, Wire]  # how each type travels, elements before their arrays
     foreign_identity: tuple[str, ...]
+    values_are_exact: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.table.schema, self.table.relation)
 
 
-def describe(conn: Connection, tables: Sequence[Table]) -> tuple[Target, ...]:
+def describe(conn: Connection, tables: Sequence[Table], *, values_are_exact: bool = False) -> tuple[Target, ...]:
     """Read what binary COPY and the merge must know of each table, in the order given.
 
     Raises:    TargetRefused: a table or a column is missing, or a column's type cannot be sent.
     Guarantee: reads the catalog only; the values stay right until somebody alters a table.
     """
-    return tuple(_describe(conn, table) for table in tables)
+    return tuple(_describe(conn, table, values_are_exact) for table in tables)
 
 
-def _describe(conn: Connection, table: Table) -> Target:
+def _describe(conn: Connection, table: Table, values_are_exact: bool) -> Target:
     relation = read_relation(conn, table.schema, table.relation)
     if relation is None:
         raise TargetRefused(f"table {table.name} does not exist: it is made when a run is submitted; submit the run again")
@@ -163,7 +165,7 @@ def _describe(conn: Connection, table: Table) -> Target:
         TargetColumn(c.name, c.oid, wire_oid(wires, c.oid), c.type, c.not_null, is_array=isinstance(wires[c.oid], ArrayOf)) for c in sent
     )
     foreign_identity = tuple(c.name for c in found.values() if c.identity and c.name not in names)
-    return Target(table, relation.oid, relation.kind == "p", columns, wires, foreign_identity)
+    return Target(table, relation.oid, relation.kind == "p", columns, wires, foreign_identity, values_are_exact)
 
 
 def sent_columns(table: Table) -> list[str]:

@@ -39,7 +39,7 @@ class CopyWriter:
 
     def __init__(self, conn: Connection, target: Target, relation: sql.Composable, extra: Sequence[tuple[str, int]] = ()) -> None:
         self._cursor = conn.cursor()
-        register_encoders(self._cursor, target.wires)
+        register_encoders(self._cursor, target.wires, are_exact=target.values_are_exact)
         names = [column.name for column in target.columns] + [name for name, _ in extra]
         self._oids = [column.oid for column in target.columns] + [oid for _, oid in extra]
         columns = sql.SQL(", ").join(map(sql.Identifier, names))

@@ -62,10 +62,15 @@ class ArrayOf:
 Wire = Plain | ArrayOf
 
 
-def register_encoders(cursor: psycopg.Cursor[Any], wires: Mapping[int, Wire]) -> None:
-    """Teach a cursor to send these types by their exact oids; elements come before their arrays in wires."""
+def register_encoders(cursor: psycopg.Cursor[Any], wires: Mapping[int, Wire], *, are_exact: bool = False) -> None:
+    """Teach a cursor to send these types by their exact oids; elements come before their arrays in wires.
+
+    are_exact: the values of the plainest types need no check; psycopg's own encoders then take 60 % of the time (measured).
+    """
     for oid, wire in wires.items():
         match wire:
+            case Plain(base_oid) if are_exact and oid == base_oid and base_oid in _PLAINEST:
+                pass
             case Plain(base_oid) if base_oid in _EXACT:
                 members = {"oid": oid, "dump": staticmethod(_EXACT[base_oid])}
                 cursor.adapters.register_dumper(None, type("ExactEncoder", (_Encoder,), members))
@@ -194,6 +199,9 @@ _EXACT: Final[dict[int, Encode]] = {
     3802: _jsonb,
 }
 """Encoders instead of psycopg's, by the type's oid."""
+
+_PLAINEST: Final = frozenset({16, 21, 23})
+"""boolean, smallint, integer: a bool or an int of that range is sent by psycopg as it is."""
 
 _CONVERTED: Final[dict[int, tuple[type | None, Callable[[Any], Any]]]] = {
     650: (None, _instance_or_text(object, ipaddress.ip_network)),  # cidr
