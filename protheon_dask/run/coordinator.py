@@ -448,11 +448,13 @@ class Coordinator:
                 reasons.append(f"over the reject limit of {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
             if item.n_unfinished and not reasons:
                 reasons.append(f"{item.n_unfinished} files are not finished")
-            problems = self._finisher.problems_nowait(item.run_id, has_loaded=committed.own_lines > 0)
+            problems = self._finisher.problems_nowait(item.run_id)
             if problems is None:
                 continue
             reasons += problems
             state = RunState.INCOMPLETE if reasons else RunState.SUCCEEDED
             self._write_sent()
             runs.end_run(self._ledger, item.run_id, state, "; ".join(reasons) or None)
+            if committed.own_lines:
+                self._finisher.analyze(item.run_id)
             logger.info("run.end", extra={"run_id": item.run_id, "state": str(state)})

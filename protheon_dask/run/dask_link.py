@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from dask._task_spec import Task
 from dask.delayed import Delayed
@@ -107,7 +108,7 @@ def _delayed(item: Dispatch) -> Delayed:
     What delayed() makes is queued only where many others are waiting; a few go to busy workers at once, where a frozen one keeps them
     until it is given up for dead (30 to 60 s, measured). Dask queues every task that is marked as a producer of data.
     """
-    key = f"chunk-{uuid4().hex}"
+    key = f"chunk-{time.time_ns():016x}{secrets.token_hex(8)}"  # in order of time: Dask breaks ties by key
     return Delayed(key, {key: Task(key, run_attempt, item, _data_producer=True)})  # type: ignore[no-untyped-call]  # dask is not typed here
 
 

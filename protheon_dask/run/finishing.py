@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from protheon_dask.errors import LedgerUnavailable
 from protheon_dask.ledger import runs
-from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.pipelines.table import Table
-from protheon_dask.sink.finish import finish_tables
+from protheon_dask.sink.finish import analyze_tables, finish_tables
+
+logger = logging.getLogger(__name__)
 
 
 class TableFinisher:
@@ -24,14 +27,10 @@ class TableFinisher:
         self._pool = ThreadPoolExecutor(1, "finish-tables")
         self._jobs: dict[int, Future[list[str]]] = {}
 
-    def problems_nowait(self, run_id: int, *, has_loaded: bool) -> list[str] | None:
-        """Start it, or say how it went: what could not be made, and why; None while it is at work.
-
-        has_loaded: False for a run that loaded nothing itself: its tables are left alone, but for indexes and keys that a
-        run before it may not have come to.
-        """
+    def problems_nowait(self, run_id: int) -> list[str] | None:
+        """Start to make the run's indexes and keys, or say how it went: what could not be made, and why; None while at work."""
         if run_id not in self._jobs:
-            self._jobs[run_id] = self._pool.submit(self._finish, run_id, has_loaded)
+            self._jobs[run_id] = self._pool.submit(self._finish, run_id)
             self._jobs[run_id].add_done_callback(lambda _: self._on_done())
         job = self._jobs[run_id]
         if not job.done():
@@ -42,11 +41,27 @@ class TableFinisher:
         except LedgerUnavailable:
             return None  # asked again, it begins anew
 
-    def stop(self) -> None:
-        """Wait for nothing: a statement that is in flight ends with its process."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def analyze(self, run_id: int) -> None:
+        """Have the planner's statistics made of the tables of a run that has ended: nobody waits for that."""
+        self._pool.submit(self._analyze, run_id)
 
-    def _finish(self, run_id: int, has_loaded: bool) -> list[str]:
+    def stop(self) -> None:
+        """Begin nothing new; what is in flight ends within the process's grace, or with the process."""
+        self._pool.shutdown(wait=False)
+
+    def _finish(self, run_id: int) -> list[str]:
         with opened(self._url, application="protheon-finish") as conn:
-            tables = [Table.from_json(value) for value in json.loads(runs.pipeline_of(conn, run_id)["tables_json"])]
-            return finish_tables(conn, [table for table in tables if has_loaded or table.indexes or table.foreign_keys])
+            return finish_tables(conn, _tables(conn, run_id))
+
+    def _analyze(self, run_id: int) -> None:
+        try:
+            with opened(self._url, application="protheon-finish") as conn:
+                problems = analyze_tables(conn, _tables(conn, run_id))
+        except LedgerUnavailable as exc:
+            problems = [str(exc)]
+        if problems:
+            logger.warning("run.analyze_failed", extra={"run_id": run_id, "problems": problems})
+
+
+def _tables(conn: Connection, run_id: int) -> list[Table]:
+    return [Table.from_json(value) for value in json.loads(runs.pipeline_of(conn, run_id)["tables_json"])]

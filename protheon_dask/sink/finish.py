@@ -35,7 +35,7 @@ SELECT FROM pg_catalog.pg_constraint AS c
 
 
 def finish_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
-    """Make the indexes and foreign keys that are missing, then ANALYZE; return what could not be made, and why.
+    """Make the indexes and foreign keys that are missing; return what could not be made, and why.
 
     Raises:    LedgerUnavailable: the server does not answer, or refused for a passing reason; ask again.
     Guarantee: idempotent; each index and key stands or fails alone (a transaction, or a savepoint of the caller's).
@@ -49,6 +49,12 @@ def finish_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
         for key in table.foreign_keys:
             what = f"foreign key of {table.name} ({', '.join(key.columns)}) to {key.other_table} ({', '.join(key.other_columns)})"
             problems += _try(conn, what, table, key)
+    return problems
+
+
+def analyze_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
+    """Give the planner statistics of all rows; return what could not be done, and why. Raises and guarantees as finish_tables."""
+    problems: list[str] = []
     for table in tables:
         problems += _try(conn, f"statistics of {table.name}", table, None)
     return problems

@@ -38,7 +38,8 @@ from protheon_dask.errors import ChecksumMismatch, InvariantError
 from protheon_dask.model import ChunkManifest
 
 FRAME_BYTES = 1 << 20  # raw bytes a frame, the last one less
-LEVEL = 1  # see the table above
+PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, hash_log=12, min_match=6)
+"""See the table above; a hash table of 16 KiB stays in the core's first cache: 888 MB/s against 616, a ratio of 9.1 against 9.5."""
 _PREFIX = b"\x50\x2a\x4d\x18\x04\x00\x00\x00"  # RFC 8878, 3.1.2: a skippable frame with 4 bytes of content
 _PREFIX_BYTES = len(_PREFIX) + 4
 _FRAME_BOUND_BYTES = FRAME_BYTES + (FRAME_BYTES >> 8) + 64  # ZSTD_COMPRESSBOUND for sizes above 128 KiB, rounded up
@@ -62,7 +63,7 @@ class ChunkWriter:
         self._part = part_path(target, os.getpid())
         target.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._part.open("wb")
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
         self._buffer = bytearray(FRAME_BYTES)
         self._view = memoryview(self._buffer)
         self._filled = 0

@@ -60,6 +60,7 @@ def test_lines_that_are_all_bad_pause_the_run_with_its_reason_and_leave_no_row(w
     assert "reject limit of 50 %: 10,000 of 10,000 lines are rejected" in done.reason
     assert numbers(world.url, "refused") == []
     assert api.report(world.url, "rejects", done.run) == []
+    wait_until(lambda: world.ask("SELECT count(*) FROM protheon.attempt WHERE ended_at IS NULL") == [(0,)])  # the other worker's
     assert {attempt for attempts in world.attempts(done.run).values() for attempt in attempts} == {("released", "nothing")}
     assert world.cluster.client.cancel(done.run).state == "cancelled"
 

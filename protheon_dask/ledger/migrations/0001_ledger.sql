@@ -221,7 +221,7 @@ CREATE TABLE protheon.reject (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     load_id     bigint NOT NULL REFERENCES protheon.load,
     task_id     bigint NOT NULL REFERENCES protheon.chunk,
-    attempt_no  integer NOT NULL,                         -- 0: born with its chunk (a line beyond max_line_bytes)
+    attempt_no  integer NOT NULL,                         -- that refused it; of a line beyond max_line_bytes, which is born with its reject, 1
     line        bigint NOT NULL,                          -- from 1 in the decompressed source
     byte_offset bigint NOT NULL,                          -- of its first byte there
     part        text,                                     -- NULL: the whole line
