@@ -27,7 +27,7 @@ from protheon_dask.policy import GiveUp, Retry, dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
-from protheon_dask.run.tasks import CORRUPT
+from protheon_dask.run.tasks import CORRUPT, RAISED, REFUSED
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitting import ChunkCut, SplitEnded
 
@@ -41,6 +41,8 @@ THREADS_S = 2.0
 """How long a count of worker threads is believed."""
 OUTAGE_S = 1.0
 """Pause between tries while PostgreSQL is away."""
+MAX_HOLD_S = 30.0
+"""Longest pause of dispatching after refused claims."""
 SPLIT_RETRY_S = 10.0
 """Pause before a source that could not be read is tried again."""
 
@@ -84,6 +86,7 @@ class Coordinator:
         self._sent: Counter[int] = Counter()  # bytes sent by chunk, since they were last written
         self._sent_lock = threading.Lock()
         self._n_threads, self._threads_at = 0, 0.0
+        self._refusals, self._hold_until = 0, 0.0  # claims in a row that were refused; no dispatch before
         self._swept_at = 0.0
         self._expire_from = 0.0
         self._ephemeral = False
@@ -240,6 +243,7 @@ class Coordinator:
                 self._forget(dispatch)
                 if word == CORRUPT:
                     self._drop_file(dispatch.task_id)
+                self._note_refusal(word)
             case WorkerGone(dispatch=dispatch, worker=worker, nanny_lives=nanny_lives):
                 self._forget(dispatch)
                 attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
@@ -261,6 +265,17 @@ class Coordinator:
             del self._dispatched[dispatch.task_id]
         self._look.add(dispatch.task_id)
         self._swept_at = 0.0 if not self._dispatched else self._swept_at  # the last ones may end a run
+
+    def _note_refusal(self, word: str) -> None:
+        """Where workers cannot even claim, dispatching at once again would only spin: wait, longer each time, and say why."""
+        if word.startswith((REFUSED, RAISED)):
+            self._refusals += 1
+            self._hold_until = time.monotonic() + min(MAX_HOLD_S, 2.0 ** min(self._refusals, 10))
+            if self._refusals == 1:
+                self.waiting_since_at = time.time()
+            self.waiting_for = f"workers cannot take chunks: {word}"
+        elif self._refusals:
+            self._refusals, self._hold_until, self.waiting_for = 0, 0.0, None
 
     def _drop_file(self, task_id: int) -> None:
         """A file whose bytes are wrong: whoever asks for it next has it cut again."""
@@ -397,6 +412,8 @@ class Coordinator:
             now = time.monotonic()
             if now - self._threads_at > THREADS_S:
                 self._n_threads, self._threads_at = self._dask.n_threads(), now
+            if now < self._hold_until:
+                return
             room = dispatch_window(self._n_threads, self.settings.window_per_thread) - len(self._dispatched)
             if self._n_threads == 0 or room <= 0:
                 return
@@ -405,7 +422,7 @@ class Coordinator:
                 self._dask.dispatch(items)
                 self._dispatched.update((item.task_id, item) for item in items)
                 self._look.update(item.task_id for item in items if item.attempt_no)  # back from backoff: their files count again
-            if self.waiting_for is not None:
+            if not self._refusals:
                 self.waiting_for = None
         except (OSError, TimeoutError) as exc:
             if self.waiting_for is None:

@@ -17,7 +17,7 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from protheon_dask.model import Dispatch
-from protheon_dask.run.tasks import run_attempt
+from protheon_dask.run.tasks import RAISED, run_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class DaskLink:
             event = Answered(item, f"cancelled: {exc.reason}")
         except Exception as exc:  # whatever run_attempt raised: the ledger knows what became of the attempt
             logger.exception("dispatch.raised", extra={"task_id": item.task_id})
-            event = Answered(item, f"raised: {type(exc).__name__}: {exc}")
+            event = Answered(item, f"{RAISED}{type(exc).__name__}: {exc}")
         finally:
             future.release()  # type: ignore[no-untyped-call]  # distributed is not typed here
         self._on_event(event)

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from protheon_dask.config import Settings, parse_reject_limit
 from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
-from protheon_dask.model import Identity, TaskState
+from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.coordinator import Coordinator, Wanted
@@ -117,6 +118,9 @@ class RunDesk:
 
     def _view(self, conn: Connection, run_id: int) -> wire.RunView:
         statistics = statistics_of(conn, run_id)
+        if statistics.state is RunState.RUNNING and (waiting_for := self._coordinator.waiting_for) is not None:
+            since_at = datetime.fromtimestamp(self._coordinator.waiting_since_at, UTC)
+            statistics = replace(statistics, reason=f"since {since_at:%H:%M:%S} UTC: {waiting_for}")
         return wire.RunView(run_id, statistics.state, statistics.to_json())
 
     def _submitted(self, conn: Connection, run_id: int) -> wire.Submitted:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Self
 from uuid import uuid4
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.wire import MasterInfo, Submission, Submitted
-from protheon_dask.errors import BrokerUnavailable
+from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
@@ -60,16 +62,27 @@ class Master:
     def watch(self, run_id: int) -> Iterator[RunStatistics]:
         """The run at once, then on change, at most twice a second, last as ended or paused.
 
+        While PostgreSQL is away the last picture says so, and since when: an outage is waited for.
         Raises: BrokerUnavailable when the broker was away for AWAY_S, or is known not to come back; NotFound.
         """
         away_at: float | None = None
+        latest: RunStatistics | None = None
         while True:
             try:
                 for view in self._client.watch(run_id):
                     self._check()  # a broker that is ended cancels its runs first
                     away_at = None
-                    yield RunStatistics.from_json(view.statistics)
+                    latest = RunStatistics.from_json(view.statistics)
+                    yield latest
                 return
+            except LedgerUnavailable as exc:
+                self._check()
+                if latest is None:
+                    raise
+                if latest.reason is None:
+                    latest = dataclasses.replace(latest, reason=f"since {datetime.now(UTC):%H:%M:%S} UTC: {exc}")
+                    yield latest
+                time.sleep(RETRY_S)
             except BrokerUnavailable:
                 self._check()
                 away_at = away_at or time.monotonic()

@@ -25,7 +25,7 @@ from protheon_dask.policy import GiveUp, Retry
 from protheon_dask.run import ingest
 from protheon_dask.run.failure import failure_of
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
-from protheon_dask.run.tasks import CORRUPT
+from protheon_dask.run.tasks import CORRUPT, REFUSED
 from protheon_dask.sink.catalog import Target, describe
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,9 @@ class WorkerProcess:
             claimed = self._patiently(lambda: self._claim(dispatch, token), CLAIM_WAIT_S)
         except LedgerUnavailable:
             return "ledger unavailable"
+        except ProtheonError as exc:  # PostgreSQL refuses us: a password, a right; nothing was claimed
+            self._drop_connection()
+            return f"{REFUSED}{exc}"
         if claimed is None:
             return "not claimed"
         clock.add("ledger", time.perf_counter() - started_s)
