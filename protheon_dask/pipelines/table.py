@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from protheon_dask.errors import ConfigError
 
@@ -70,6 +70,8 @@ class Table:
             problems.append(f"{PROVENANCE} is Protheon's own column; say provenance=True instead")
         problems += [f"key column {name!r} is not among its columns" for name in self.primary_key if name not in names]
         problems += [f"indexed column {name!r} is not among its columns" for index in self.indexes for name in index if name not in names]
+        if self.on_conflict not in get_args(OnConflict):
+            problems.append(f"on_conflict={self.on_conflict!r} is none of {', '.join(map(repr, get_args(OnConflict)))}")
         if self.on_conflict != "error" and not self.primary_key:
             problems.append(f"on_conflict={self.on_conflict!r} needs a primary_key")
         if self.newer_by is not None and (self.on_conflict != "update" or self.newer_by not in names):
