@@ -20,13 +20,19 @@ class StoredManifest:
     task_id: int
     load_id: int
     state: TaskState
+    owner_runs: bool  # False: the run that gates its task is paused, queued or has ended
     manifest: ChunkManifest
+
+    @property
+    def is_waiting(self) -> bool:
+        """Is nobody about to read it? Then its file must not hold the splitters back."""
+        return self.state is TaskState.DEAD or (self.state is TaskState.READY and not self.owner_runs)
 
 
 def stored(conn: psycopg.Connection, load_id: int | None = None) -> list[StoredManifest]:
     """Manifests of tasks that may still run, and of dead ones, of one load or of all."""
     return [
-        StoredManifest(row["task_id"], row["load_id"], TaskState(row["state"]), verbs.manifest_of(row))
+        StoredManifest(row["task_id"], row["load_id"], TaskState(row["state"]), row["owner_runs"], verbs.manifest_of(row))
         for row in rows(conn, "stored_chunks", {"load_id": load_id})
     ]
 

@@ -318,6 +318,11 @@ def split_of(conn: psycopg.Connection, load_id: int) -> tuple[PendingSplit, RunS
     return split, RunState(row["run_state"])
 
 
+def idle_loads(conn: psycopg.Connection, load_ids: Sequence[int]) -> dict[int, RunState]:
+    """Those of these loads whose owner is not running, with its state."""
+    return {row["load_id"]: RunState(row["run_state"]) for row in rows(conn, "idle_loads", {"load_ids": list(load_ids)})}
+
+
 def abandon_queued(conn: psycopg.Connection) -> list[int]:
     """Cancel runs whose submission a broker that is gone did not finish; return them."""
     return [row["id"] for row in rows(conn, "abandon_queued", {"now": None})]

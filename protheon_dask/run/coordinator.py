@@ -144,7 +144,7 @@ class Coordinator:
             stored = chunks.stored(conn)
         self._store.adopt((item.load_id, item.manifest) for item in stored)  # a file that is missing is noticed when it is wanted
         for item in stored:
-            if item.state is TaskState.DEAD:
+            if item.is_waiting:
                 self._store.park(item.load_id, item.manifest.first_line)
         return True
 
@@ -229,6 +229,8 @@ class Coordinator:
                 self._swept_at = now
                 verbs.cancel(self._ledger)
             self._settle_files()
+            if due:
+                self._put_aside()
             self._split()
             self._dispatch()
             if due:
@@ -384,6 +386,13 @@ class Coordinator:
                 self._store.unpark(*key)
         self._look.clear()
 
+    def _put_aside(self) -> None:
+        """Park what waits for a run that is paused: its files must not fill the quota of the runs that go on."""
+        for load_id in runs.idle_loads(self._ledger, list(self._store.live_loads())):
+            for item in chunks.stored(self._ledger, load_id):
+                if item.is_waiting and item.task_id not in self._dispatched:
+                    self._store.park(load_id, item.manifest.first_line)
+
     def _split(self) -> None:
         """Keep splitters at work: chunks that are missing first, then sources that are still to be cut."""
         now = time.monotonic()
@@ -417,11 +426,14 @@ class Coordinator:
             room = dispatch_window(self._n_threads, self.settings.window_per_thread) - len(self._dispatched)
             if self._n_threads == 0 or room <= 0:
                 return
-            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in self._pick(room)]
+            tasks = self._pick(room)
+            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in tasks]
             if items:
                 self._dask.dispatch(items)
                 self._dispatched.update((item.task_id, item) for item in items)
-                self._look.update(item.task_id for item in items if item.attempt_no)  # back from backoff: their files count again
+                for task in tasks:
+                    if task.load_id is not None and task.first_line is not None:
+                        self._store.unpark(task.load_id, task.first_line)  # back from backoff or a pause: it counts again
             if not self._refusals:
                 self.waiting_for = None
         except (OSError, TimeoutError) as exc:

@@ -172,8 +172,8 @@ class ChunkStore:
     """The chunk files of all loads in one directory: where each is, how much they are, which may go.
 
     Two areas, each with its cap: *live* files belong to ready and running tasks and hold the splitters back when they reach
-    quota_bytes; *parked* ones belong to tasks in backoff or dead. A parked file that does not fit is deleted: its chunk is
-    cut again when it is wanted. So neither can bring the other to a standstill.
+    quota_bytes; *parked* ones belong to tasks in backoff, dead, or of a run that is paused. A parked file that does not fit
+    is deleted: its chunk is cut again when it is wanted. So neither can bring the other to a standstill.
 
     Guarantee:  thread-safe; only the broker that leads owns a store. The files are a cache: losing any costs time only.
     """
@@ -199,6 +199,11 @@ class ChunkStore:
     def room_bytes(self) -> int:
         """What may still be written before the splitters have to wait; negative when the last chunks were larger than that."""
         return self.quota_bytes - self._live_bytes
+
+    def live_loads(self) -> set[LoadId]:
+        """The loads that have files in the splitters' quota."""
+        with self._lock:
+            return {load_id for load_id, _ in self._live}
 
     def add(self, load_id: LoadId, manifest: ChunkManifest) -> None:
         """Count a file that a splitter has put in its place; an older generation of it is deleted."""
@@ -238,7 +243,7 @@ class ChunkStore:
         return sum(self.delete(*key) for key in keys)
 
     def park(self, load_id: LoadId, first_line: FirstLine) -> bool:
-        """Move the file out of the splitters' quota: its task is in backoff or dead. False: no room, and it is deleted."""
+        """Move the file out of the splitters' quota: its task has to wait or is dead. False: no room, and it is deleted."""
         key = (load_id, first_line)
         with self._lock:
             if key in self._parked:
@@ -271,7 +276,7 @@ class ChunkStore:
         """Keep the files that match a manifest by name and size, delete all others, return the manifests without a file.
 
         Once, at start, after leadership is held and before any splitter runs. manifests: of all tasks that may still need a
-        file. Adopted files are live; park() those of tasks in backoff or dead afterwards. Contents are checked by readers.
+        file. Adopted files are live; park() those of tasks that wait or are dead afterwards. Contents are checked by readers.
         """
         found = {path: path.stat().st_size for path in self.directory.glob("*/*") if path.is_file()}
         missing: list[tuple[LoadId, ChunkManifest]] = []

@@ -1,0 +1,73 @@
+"""Which chunk files a coordinator counts to the quota, puts aside and deletes. No Dask: nothing is dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from protheon_dask.config import Settings
+from protheon_dask.ledger import runs
+from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.workspace.chunkfile import ChunkStore
+from tests.integration.run.conftest import Bench
+
+LINES = "".join(f"{n}\n" for n in range(50))  # five chunks
+
+
+@pytest.fixture
+def coordinator(bench: Bench) -> Iterator[Coordinator]:
+    """Over the bench's ledger, whose lead the bench has given up; it finds the files when it takes the lead."""
+    bench.conn.execute("SELECT pg_advisory_unlock_all()")
+    store = ChunkStore(bench.store.directory, 1 << 20)
+    made = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:1", store, uuid4(), 1)
+    yield made
+    made._splitters.stop_all()
+    if made._conn is not None:
+        made._conn.close()
+
+
+def test_the_next_master_parks_the_files_of_a_paused_run(bench: Bench, coordinator: Coordinator) -> None:
+    bench.submit(LINES)
+    runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
+
+    assert coordinator.start_leading(ephemeral=False)
+
+    store = coordinator._store
+    assert store.live_bytes == 0
+    assert store.parked_bytes == bench.store.live_bytes
+    assert store.room_bytes == store.quota_bytes
+
+
+def test_a_pause_frees_the_quota_and_only_tasks_that_dask_has_keep_their_files_live(bench: Bench, coordinator: Coordinator) -> None:
+    bench.submit(LINES)
+    assert coordinator.start_leading(ephemeral=False)
+    store = coordinator._store
+    coordinator._put_aside()
+    assert store.live_bytes == bench.store.live_bytes
+    assert store.parked_bytes == 0
+
+    coordinator._dispatched[bench.task_ids[0]] = bench.dispatch(0)
+    runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
+    coordinator._put_aside()
+
+    [(first_bytes,)] = bench.ask("SELECT stored_bytes FROM protheon.chunk WHERE task_id = %s", bench.task_ids[0])
+    assert (store.live_bytes, store.parked_bytes) == (first_bytes, bench.store.live_bytes - first_bytes)
+
+
+def test_parked_files_count_again_when_their_tasks_go_to_dask(
+    bench: Bench, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit(LINES)
+    runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
+    assert coordinator.start_leading(ephemeral=False)
+    bench.conn.execute("UPDATE protheon.run SET state = 'running', state_reason = NULL")
+    monkeypatch.setattr(coordinator._dask, "n_threads", lambda: 4)
+    monkeypatch.setattr(coordinator._dask, "dispatch", lambda items: None)
+
+    coordinator._dispatch()
+
+    assert len(coordinator._dispatched) == 5
+    assert coordinator._store.live_bytes == bench.store.live_bytes
+    assert coordinator._store.parked_bytes == 0
