@@ -7,8 +7,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from protheon_dask.model import Dispatch
+from protheon_dask.ledger.verbs import Claimed
+from protheon_dask.model import Dispatch, Failed
+from protheon_dask.run.keeper import Attempt, LeaseKeeper
+from protheon_dask.run.tasks import REFUSED
 from tests.fixtures.cluster import wait_until
+from tests.fixtures.postgres_proxy import PostgresProxy
 from tests.integration.run.conftest import Bench, Running
 
 TEN = "".join(f"{n}\n" for n in range(10))
@@ -104,6 +108,21 @@ def test_a_table_dropped_under_a_worker_that_knew_it_pauses_the_run_at_no_cost(b
     assert worker.run(bench.dispatch(1)) == "released"
     assert bench.endings(1) == [(1, "released", "nothing")]
     assert bench.run_state()[0] == "paused"
+
+
+def test_a_ledger_that_refuses_the_claim_is_answered_with_its_reason_and_nothing_is_claimed(bench: Bench) -> None:
+    bench.submit(TEN)
+    role = f"r{uuid4().hex[:8]}"
+    bench.conn.execute(f"CREATE ROLE {role} LOGIN")
+    bench.conn.execute(f"GRANT USAGE ON SCHEMA protheon TO {role}")
+    try:
+        word = bench.worker(bench.url.replace("postgres@", f"{role}@")).run(bench.dispatch())
+        assert word.startswith(REFUSED)
+        assert "permission denied" in word
+        assert bench.endings() == []
+    finally:
+        bench.conn.execute(f"DROP OWNED BY {role}")
+        bench.conn.execute(f"DROP ROLE {role}")
 
 
 def test_a_right_that_was_withdrawn_pauses_the_run_at_no_cost(bench: Bench) -> None:
@@ -240,3 +259,29 @@ def test_a_chunk_without_its_file_is_asked_for_and_waited_for(bench: Bench) -> N
         path.rename(path.with_suffix(".zst"))
     assert attempt.answer() == "succeeded"
     assert bench.numbers() == list(range(10))
+
+
+def test_an_outage_beyond_the_stall_time_is_no_stall_of_an_attempt_that_has_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper's connection lives, so that the keeper judges; its data connection is away for several stall times."""
+    bench.submit(TEN, body="raise MemoryError")
+    monkeypatch.setattr("protheon_dask.run.worker.OUTAGE_POLL_S", 0.05)
+    with PostgresProxy(bench.url) as proxy:
+        stalled: list[Attempt] = []
+        worker = bench.worker(proxy.url)
+        worker._keeper = LeaseKeeper(bench.url, lease_s=60.0, renew_s=0.1, stall_s=0.5, on_stall=stalled.append)
+        end_once = worker._end_once
+
+        def cut_off(claimed: Claimed, failed: Failed) -> str:
+            if not proxy.is_away and not proxy.refused:
+                proxy.is_away = True
+                worker._drop_connection()
+            return end_once(claimed, failed)
+
+        monkeypatch.setattr(worker, "_end_once", cut_off)
+        attempt = Running(lambda: worker.run(bench.dispatch()))
+        wait_until(lambda: proxy.refused >= 20)
+        proxy.is_away = False
+        assert attempt.answer() == "failed"
+        assert not stalled
+        worker._drop_connection()
+    assert bench.endings() == [(1, "failed", "failure")]
