@@ -7,9 +7,11 @@ and the relations that matter are checked.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import unquote
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.model import Cost
@@ -20,10 +22,11 @@ GIB = 1 << 30
 MAX_PORT = 65_535
 
 SECRETS = ("database_url", "direct_url")
+MASKED = "(masked)"
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+def _setting(default: Any, meaning: str, *, shown: bool = True) -> Any:
+    return field(default=default, repr=shown, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +63,8 @@ class Settings:
     # rejects
     reject_limit: str = _setting("50%", "rejected lines that a run bears: a number, or a percentage from 10,000 lines on")
     # places
-    database_url: str = _setting("", "the PostgreSQL to load into; empty: DATABASE_URL, libpq's own, or the embedded one")
-    direct_url: str = _setting("", "the same PostgreSQL without its pooler, for leadership and migrations")
+    database_url: str = _setting("", "the PostgreSQL to load into; empty: DATABASE_URL, libpq's own, or the embedded one", shown=False)
+    direct_url: str = _setting("", "the same PostgreSQL without its pooler, for leadership and migrations", shown=False)
     home: str = _setting("", "where the embedded PostgreSQL, the workspace and the keys live; empty: the user's data directory")
     workspace: str = _setting("", "where chunk files wait; empty: below home")
     postgres_bin: str = _setting("", "directory of PostgreSQL's programs for the embedded server; empty: the extra's, then the system's")
@@ -163,13 +166,41 @@ class Effective:
         ]
 
 
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*")
+_HOST = r"(?:\[[^\[\]@/]*\]|[^:@/\[\]]*)(?::[0-9]*)?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*")  # libpq takes several
+_PAIRS = re.compile(r"\s*(?:\w+\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^\s'=@]+)(?:\s+|$))*")  # host=db dbname = 'x y'
+_SECRET = re.compile("password|secret", re.IGNORECASE)
+
+
 def mask(url: str) -> str:
-    """A database URL without its password."""
-    head, separator, rest = url.partition("://")
-    user_info, at, place = rest.rpartition("@")
-    if not (separator and at and ":" in user_info):
-        return url if "password=" not in url else "(masked)"
-    return f"{head}://{user_info.split(':', 1)[0]}:***@{place}"
+    """A database URL, or libpq's ``name=value`` pairs, without the password; ``(masked)`` where it might be anywhere.
+
+    Guarantee: a text that is no valid URL shows nothing of a password either: ``@ / ? :`` in it, not encoded, move the borders
+    of the other parts, and what then looks like a host or a database is not shown.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return MASKED if _SECRET.search(url) or not _PAIRS.fullmatch(url) else url
+    place, _, query = rest.partition("?")
+    user_info, at, where = place.rpartition("@")
+    hosts = where.partition("/")[0]
+    if not _SCHEME.fullmatch(scheme) or not _HOSTS.fullmatch(hosts) or "@" in query or _SECRET.search(unquote(query)):
+        return MASKED
+    user, colon, _ = user_info.partition(":")
+    return url if not (at and colon) else f"{scheme}://{user}:***@{rest[len(user_info) + 1 :]}"
+
+
+def scheme_and_host(url: str) -> str:
+    """What names a URL of another product in a message: no user, no password, no query; "" for a text that is no URL."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return ""
+    shown = mask(url)
+    if shown == MASKED:
+        return f"{scheme}://"
+    place = shown.partition("://")[2].partition("?")[0].rpartition("@")[2]
+    return f"{scheme}://{place.partition('/')[0]}"
 
 
 def parse_reject_limit(text: str) -> RejectLimit:
@@ -194,4 +225,4 @@ def environment(settings: Settings) -> dict[str, str]:
     return {f"PROTHEON_{item.name.upper()}": str(getattr(settings, item.name)) for item in fields(settings)}
 
 
-__all__ = ["Effective", "Settings", "environment", "mask", "parse_reject_limit"]
+__all__ = ["Effective", "Settings", "environment", "mask", "parse_reject_limit", "scheme_and_host"]

@@ -31,8 +31,8 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
     Raises:    LedgerUnavailable: the server does not answer or is not ready. ConfigError: it refused us.
     Guarantee: nothing depends on session state, so a transaction-mode pooler may stand between.
     """
+    given = parsed(url)
     with translated(url):
-        given = conninfo_to_dict(url)
         parameters: dict[str, Any] = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
         return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
 
@@ -44,9 +44,29 @@ def opened(url: str, *, application: str) -> Iterator[Connection]:
         yield conn
 
 
+def parsed(url: str) -> dict[str, Any]:
+    """The parts of a URL, or of ``name=value`` pairs, as libpq reads them.
+
+    Raises: ConfigError, without a word of the URL: a ``% @ / ? :`` of a password that is not encoded breaks it, and libpq's own
+            text, or what it then takes for a host, a port or a database, shows a piece of the password.
+    """
+    try:
+        parts = dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError:
+        parts = {}
+        is_readable = False
+    else:
+        ports = str(parts.get("port") or "").replace(",", "")
+        places = str(parts.get("host") or "")[1:] + str(parts.get("dbname") or "")  # a socket's name may begin with @
+        is_readable = (not ports or ports.isdecimal()) and not ("://" in url and "%40" not in url and "@" in places)
+    if not is_readable:
+        raise ConfigError("the database URL cannot be read: percent-encode special characters in the password")
+    return parts
+
+
 def public_url(url: str) -> str:
-    """The URL without its password, for people and logs."""
-    parts = {k: v for k, v in conninfo_to_dict(url).items() if k not in ("password", "passfile", "sslpassword")}
+    """The URL without its password, for people and logs. Raises ConfigError like parsed()."""
+    parts = {k: v for k, v in parsed(url).items() if k not in ("password", "passfile", "sslpassword")}
     return make_conninfo("", **parts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protheon_dask.config import Effective
+from protheon_dask.config import Effective, scheme_and_host
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger import reports, runs
 from protheon_dask.ledger.connect import opened as connection
@@ -53,9 +53,14 @@ def _embedded(effective: Effective) -> Database:
 
 
 def _checked(url: str, origin: str) -> str:
-    if not url.startswith(("postgresql://", "postgres://")) and "=" not in url:
-        raise ConfigError(f"{origin}: {url!r} is not a PostgreSQL URL: give postgresql://user@host:5432/database")
-    return url
+    if url.startswith(("postgresql://", "postgres://")) or ("://" not in url and "=" in url):
+        return url
+    scheme, named = url.partition("://")[0], scheme_and_host(url)
+    if named and scheme.startswith(("postgresql+", "postgres+")):
+        told = f"{named} names a driver of SQLAlchemy's, which PostgreSQL's own URLs do not know: write postgresql:// for {scheme}://"
+        raise ConfigError(f"{origin}: {told}")
+    told = f"{named or 'its text (not shown: it may hold a password)'} is not a PostgreSQL URL"
+    raise ConfigError(f"{origin}: {told}: give postgresql://user@host:5432/database")
 
 
 @contextmanager

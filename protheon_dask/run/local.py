@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -64,8 +64,8 @@ DASK_CONFIG = {
 class Database:
     """The PostgreSQL to load into, and how it was chosen. url is empty for the embedded one until it runs."""
 
-    url: str
-    direct_url: str
+    url: str = field(repr=False)  # may hold a password
+    direct_url: str = field(repr=False)
     origin: str
     embedded_dir: Path | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protheon_dask.config import SECRETS, Settings, environment, mask, parse_reject_limit
+from protheon_dask.config import SECRETS, Settings, environment, mask, parse_reject_limit, scheme_and_host
 from protheon_dask.errors import ConfigError
 from protheon_dask.model import Cost
 from protheon_dask.policy import RejectLimit
@@ -103,11 +103,38 @@ def test_a_relation_is_judged_over_all_origins_together() -> None:
         ("postgresql://", "postgresql://"),
         ("postgresql://db/x?user=me&password=secret", "(masked)"),
         ("host=db password=secret", "(masked)"),
+        ("host=db password = secret", "(masked)"),
+        ("host=db dbname = 'x y'", "host=db dbname = 'x y'"),
+        ("postgresql://db/x?%70assword=secret", "(masked)"),
+        ("postgresql://me:se?cret@db/x", "(masked)"),
+        ("postgresql://me:se/cret@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:secret", "(masked)"),
+        ("me:secret@db/x", "(masked)"),
+        ("dbname=postgresql://me:secret@db/x", "(masked)"),
+        ("postgresql://me:secret@[::1]:5432,db:1/x?sslmode=require", "postgresql://me:***@[::1]:5432,db:1/x?sslmode=require"),
         ("", ""),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
     assert mask(url) == shown
+
+
+def test_settings_can_be_printed_without_a_password() -> None:
+    url = "postgresql://me:secret@db/x"
+    assert "secret" not in repr(Settings(database_url=url, direct_url=url))
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("mysql://me:secret@db:3306/x", "mysql://db:3306"),
+        ("mysql://secret@db", "mysql://db"),
+        ("mysql://me:se?cret@db", "mysql://"),
+        ("me:secret@db", ""),
+    ],
+)
+def test_a_url_of_another_product_is_named_by_scheme_and_host(url: str, named: str) -> None:
+    assert scheme_and_host(url) == named
 
 
 def test_the_table_of_settings_masks_secrets_and_explains_each() -> None:

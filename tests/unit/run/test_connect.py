@@ -1,0 +1,38 @@
+"""A database URL that cannot be read is the operator's, and nothing of it is told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from protheon_dask.errors import ConfigError
+from protheon_dask.ledger.connect import connect, opened, public_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:sec%ret@db/x",
+        "postgresql://me:se?c@ret@db/x",
+        "postgresql://me:sec/ret@db/x",
+        "postgresql://me:12/ret@db/x",
+        "postgresql://me:sec@ret@db/x",
+        "postgresql://me:secret",
+        "host=db password='sec ret",
+    ],
+)
+def test_a_url_that_a_password_breaks_is_told_without_its_text(url: str) -> None:
+    for use in (public_url, lambda text: connect(text, application="t"), lambda text: opened(text, application="t").__enter__()):
+        with pytest.raises(ConfigError, match="percent-encode special characters") as caught:
+            use(url)
+        assert not {"sec", "ret"} & set(str(caught.value).replace(":", " ").split())
+        assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://", "postgresql://me:se?cret@db/x", "postgresql://me:s%40@db:1,db:2/x?sslmode=require", "host=db port=1 password = 'x'"],
+)
+def test_a_url_that_can_be_read_is_shown_without_its_password(url: str) -> None:
+    assert not {"password", "cret"} & set(re.findall("[a-z]+", public_url(url)))

@@ -1,0 +1,48 @@
+"""Which database a command loads into, and that no message and no picture of it shows a password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protheon_dask.config import Effective, Settings
+from protheon_dask.errors import ConfigError
+from protheon_dask.run import api
+
+URL = "postgresql://me:secret@db/x"
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment that names no database."""
+    for variable in ("DATABASE_URL", *api.LIBPQ_VARIABLES):
+        monkeypatch.delenv(variable, raising=False)
+    return monkeypatch
+
+
+def effective(environ: dict[str, str] | None = None, file: dict[str, Any] | None = None, **given: str) -> Effective:
+    return Settings.read(environ or {}, file or {}, given)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://me:secret@db/x", "mysql://db is not a PostgreSQL URL"),
+        ("mysql://me:secret@db/x?a=b", "mysql://db is not a PostgreSQL URL"),
+        ("postgresql+psycopg://me:secret@db/x", r"write postgresql:// for postgresql\+psycopg://"),
+        ("postgres+asyncpg://me:secret@db/x", r"write postgresql:// for postgres\+asyncpg://"),
+        ("me:secret@db", "is not a PostgreSQL URL"),
+    ],
+)
+def test_a_url_that_is_not_postgresqls_is_refused_without_its_password(env: pytest.MonkeyPatch, url: str, told: str) -> None:
+    env.setenv("DATABASE_URL", url)
+    with pytest.raises(ConfigError, match=told) as caught:
+        api.resolve_database(effective(), None)
+    assert "DATABASE_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_can_be_printed_without_its_password() -> None:
+    assert "secret" not in repr(api.Database(URL, URL, "--into"))
