@@ -96,17 +96,17 @@ class LeaseKeeper:
                 del self._attempts[lease]
 
     def _keep(self) -> None:
-        pause_s = self._renew_s
+        pause_s, is_answered = self._renew_s, True
         while True:
             time.sleep(pause_s)
             with self._lock:
                 attempts = dict(self._attempts)
-            pause_s = self._renew_s
-            for attempt in attempts.values():
-                if attempt.is_stalled(self._stall_s):
-                    self._on_stall(attempt)
-            if attempts and not self._renew(attempts):
-                pause_s = min(RECONNECT_S, self._renew_s)
+            if is_answered:  # while PostgreSQL is away an attempt that waits for it looks like one that stands still
+                for attempt in attempts.values():
+                    if attempt.is_stalled(self._stall_s):
+                        self._on_stall(attempt)
+            is_answered = not attempts or self._renew(attempts)
+            pause_s = self._renew_s if is_answered else min(RECONNECT_S, self._renew_s)
 
     def _renew(self, attempts: dict[Lease, Attempt]) -> bool:
         """Renew all; False while PostgreSQL is away."""

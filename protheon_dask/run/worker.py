@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -99,7 +100,7 @@ class WorkerProcess:
                     "attempt.failed",
                     extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
                 )
-                return self._end(claimed, failed)
+                return self._end(claimed, failed, attempt)
 
     # --- the pieces -----------------------------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class WorkerProcess:
                 ingest.complete(work, conn, self._load(work, stored, conn))
             except transaction.CommitUnanswered:
                 self._drop_connection()
-                self._resolve(claimed.lease)
+                self._resolve(attempt)
             except BaseException:
                 transaction.rollback(conn)
                 attempt.check()  # a severed connection is a lost lease, not an outage
@@ -161,9 +162,10 @@ class WorkerProcess:
             transaction.begin(conn, attempt.lease, timeouts)
         clock.add("ledger", time.perf_counter() - started_s)
 
-    def _resolve(self, lease: Lease) -> None:
+    def _resolve(self, attempt: Attempt) -> None:
         """Find out what became of an unanswered COMMIT; raise unless the rows are there."""
-        resolved = self._patiently(lambda: transaction.resolve_commit(self._url, lease), None)
+        lease = attempt.lease
+        resolved = self._patiently(lambda: transaction.resolve_commit(self._url, lease), None, attempt)
         if resolved.committed:
             return
         if not resolved.still_ours:
@@ -182,10 +184,10 @@ class WorkerProcess:
             self._prepared = {run_id: Prepared(pipeline, targets)}
         return self._prepared[run_id]
 
-    def _end(self, claimed: verbs.Claimed, failed: Failed) -> str:
+    def _end(self, claimed: verbs.Claimed, failed: Failed, attempt: Attempt) -> str:
         """Give the task back, or up, however long PostgreSQL is away; nobody is charged for that."""
         try:
-            return self._patiently(lambda: self._end_once(claimed, failed), None)
+            return self._patiently(lambda: self._end_once(claimed, failed), None, attempt)
         except LeaseLost:
             return "lease lost"
 
@@ -208,12 +210,16 @@ class WorkerProcess:
             return CORRUPT
         return "released" if failed.cost is Cost.NOTHING else "failed"
 
-    def _patiently(self, action: Callable[[], T], wait_s: float | None) -> T:
-        """Do it as soon as PostgreSQL answers, within wait_s (None: for ever). Raises LedgerUnavailable after that."""
+    def _patiently(self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None) -> T:
+        """Do it as soon as PostgreSQL answers, within wait_s (None: for ever). Raises LedgerUnavailable after that.
+
+        attempt: whose work this is: each try is progress of it, for it waits for PostgreSQL and does not stall.
+        """
         end_at = None if wait_s is None else time.monotonic() + wait_s
         while True:
             try:
-                return action()
+                with attempt.in_flight() if attempt is not None else contextlib.nullcontext():
+                    return action()
             except LedgerUnavailable:
                 self._drop_connection()
                 if end_at is not None and time.monotonic() > end_at:

@@ -117,3 +117,14 @@ def test_an_attempt_that_stands_still_is_told_of(bench: Bench, lease: Lease) -> 
     with keeper(bench.url, stalls, stall_s=0.2).held(lease) as attempt:
         assert stalls.any.wait(10)
     assert stalls.told[0] is attempt
+
+
+def test_nothing_stalls_while_postgres_is_away_and_it_is_judged_afterwards(bench: Bench, lease: Lease) -> None:
+    stalls = Stalls()
+    with PostgresProxy(bench.url) as proxy:
+        proxy.is_away = True
+        with keeper(proxy.url, stalls, stall_s=2 * RENEW_S).held(lease):
+            wait_until(lambda: proxy.refused >= 6)  # each a renewal later than the one before
+            assert not stalls.told
+            proxy.is_away = False
+            assert stalls.any.wait(10)
