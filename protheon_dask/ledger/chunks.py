@@ -9,7 +9,7 @@ import psycopg
 
 from protheon_dask.errors import LeadershipLost, NotFound
 from protheon_dask.ledger import verbs
-from protheon_dask.ledger.rows import rows, run
+from protheon_dask.ledger.rows import rows
 from protheon_dask.model import ChunkManifest, RejectedLine, TaskState
 
 
@@ -40,9 +40,12 @@ def stored(conn: psycopg.Connection, load_id: int | None = None) -> list[StoredM
 def enqueue_oversized(
     conn: psycopg.Connection, epoch: int, load_id: int, run_id: int, manifest: ChunkManifest, raw: bytes, host: str, process_uuid: UUID
 ) -> int:
-    """A line beyond max_line_bytes: a chunk by itself, born succeeded with its one reject, in the caller's transaction."""
+    """A line beyond max_line_bytes: a chunk by itself, born succeeded with its one reject, in the caller's transaction.
+
+    Guarantee: idempotent, as verbs.enqueue.
+    """
     task_id = verbs.enqueue(conn, epoch, load_id, manifest)
-    run(
+    born = rows(
         conn,
         "born_attempt",
         {
@@ -55,6 +58,8 @@ def enqueue_oversized(
             "now": None,
         },
     )
+    if not born:
+        return task_id
     reason = f"the line has {manifest.raw_bytes:,} bytes, more than max_line_bytes"
     line = RejectedLine(manifest.first_line, manifest.byte_offset, None, reason, None, None, raw, manifest.raw_bytes)
     verbs.reject(conn, load_id, task_id, 1, [line])

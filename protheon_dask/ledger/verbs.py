@@ -62,7 +62,10 @@ def manifest_of(row: Mapping[str, Any]) -> ChunkManifest:
 
 
 def enqueue(conn: psycopg.Connection, epoch: int, load_id: int, manifest: ChunkManifest) -> int:
-    """Make a chunk's task and manifest; return the task's id. Raises LeadershipLost: nothing was written."""
+    """Make a chunk's task and manifest; return the task's id. Raises LeadershipLost: nothing was written.
+
+    Guarantee: idempotent: the chunk that is there already answers, so an event whose COMMIT was not answered is taken again.
+    """
     state = TaskState.SUCCEEDED if manifest.oversized else TaskState.READY
     params = {**asdict(manifest), "epoch": epoch, "load_id": load_id, "state": state}
     row = conn.execute(statement("enqueue"), params).fetchone()

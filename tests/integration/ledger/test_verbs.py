@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from protheon_dask.errors import LeadershipLost, LeaseLost
-from protheon_dask.ledger import leadership, runs, verbs
+from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.model import (
     ChunkManifest,
     Cost,
@@ -260,6 +260,34 @@ def test_a_broker_that_lost_the_lead_can_neither_enqueue_nor_expire(scene: Scene
         verbs.enqueue(scene.conn, scene.epoch, scene.load_id, manifest(3))
     assert verbs.expire(scene.conn, scene.epoch, [Seen(lease.task_id, 1)]) == []
     assert verbs.renew(scene.conn, [lease], LEASE_S) == {lease: True}
+
+
+def test_a_chunk_that_is_enqueued_again_is_the_same_task(scene: Scene) -> None:
+    scene.held(0)
+    assert verbs.enqueue(scene.conn, scene.epoch, scene.load_id, manifest(1)) == scene.task_ids[0]
+    assert scene.state() == ("running", 1)
+    assert scene.conn.execute("SELECT count(*) FROM protheon.task").fetchone() == (2,)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        verbs.enqueue(scene.conn, scene.epoch, scene.load_id, manifest(1, raw_xxh3=b"o" * 16))
+    with pytest.raises(LeadershipLost):
+        verbs.enqueue(scene.conn, scene.epoch - 1, scene.load_id, manifest(1))
+
+
+def test_a_chunk_that_is_restored_again_is_the_same_task(scene: Scene) -> None:
+    for _ in range(2):
+        assert chunks.restored(scene.conn, scene.epoch, scene.load_id, manifest(1, generation=2)) == scene.task_ids[0]
+    with pytest.raises(LeadershipLost):
+        chunks.restored(scene.conn, scene.epoch - 1, scene.load_id, manifest(1, generation=2))
+
+
+def test_an_oversized_line_that_is_enqueued_again_is_rejected_once(scene: Scene) -> None:
+    line = manifest(3, 1, first_line=21, stored_bytes=0, stored_xxh3=b"", oversized=True)
+    first, again = (
+        chunks.enqueue_oversized(scene.conn, scene.epoch, scene.load_id, scene.run_id, line, b"raw", "h", uuid4()) for _ in range(2)
+    )
+    assert first == again
+    assert scene.conn.execute("SELECT count(*) FROM protheon.reject").fetchone() == (1,)
+    assert scene.conn.execute("SELECT count(*) FROM protheon.attempt WHERE task_id = %s", (first,)).fetchone() == (1,)
 
 
 @pytest.mark.parametrize(("lines", "counts"), [(Lines(9, loaded=9), ()), (Lines(10, loaded=10), (TableCount("t", 10, 5, 3, 1),))])
