@@ -29,8 +29,10 @@ def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: M
 
 
 def run_of_request(conn: psycopg.Connection, request_id: str) -> int | None:
-    """The run that a repeated submission made the first time."""
+    """The run that a repeated submission made the first time. Raises ConfigError: that submission is still at work on it."""
     found = rows(conn, "run_of_request", {"request_id": request_id})
+    if found and RunState(found[0]["state"]) is RunState.QUEUED:
+        raise ConfigError(f"submission {request_id} is being made by another call, as run {found[0]['id']}: ask again when it has started")
     return found[0]["id"] if found else None
 
 

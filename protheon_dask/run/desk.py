@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from protheon_dask import __version__
 from protheon_dask.broker import wire
 from protheon_dask.broker.server import StoredChunk
 from protheon_dask.config import Settings, parse_reject_limit
-from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError
+from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.model import Identity, RunState, TaskState
@@ -59,7 +59,7 @@ class RunDesk:
     def submit(self, submission: wire.Submission) -> wire.Submitted:
         """Make a run of a submission: targets checked or made, sources identified, loads joined.
 
-        Raises:    ConfigError: a path, a table or an option; no run was made. SourceUnavailable.
+        Raises:    ConfigError: a path, a table or an option; no run was made, or it was cancelled with this reason. SourceUnavailable.
         Guarantee: the same request_id again returns the same run.
         """
         if submission.replace:
@@ -74,11 +74,12 @@ class RunDesk:
             with conn.transaction():
                 run_id = self._create(conn, submission)
             joined = []
-            for item in found:
-                with conn.transaction():
-                    joined.append(runs.join_load(conn, self._load(run_id, submission, item), again=submission.again))
-            notices += tuple(notice for load in joined for notice in load.notices)
-            runs.start_run(conn, run_id, notices)
+            with self._cancelled_on_error(run_id):
+                for item in found:
+                    with conn.transaction():
+                        joined.append(runs.join_load(conn, self._load(run_id, submission, item), again=submission.again))
+                notices += tuple(notice for load in joined for notice in load.notices)
+                runs.start_run(conn, run_id, notices)
         self._coordinator.wake()
         logger.info("run.submit", extra={"run_id": run_id, "files": len(found), "pipeline": submission.pipeline.name})
         return wire.Submitted(run_id, tuple(wire.JoinedLoad(load.load_id, load.path, load.joined) for load in joined), notices)
@@ -115,6 +116,20 @@ class RunDesk:
 
     def _connected(self) -> AbstractContextManager[Connection]:
         return opened(self._url, application="protheon-broker")
+
+    @contextmanager
+    def _cancelled_on_error(self, run_id: int) -> Iterator[None]:
+        """A run whose submission fails half-way would stay queued for ever, and block --again: cancel it, on a connection that works."""
+        try:
+            yield
+        except Exception as exc:  # whatever it was, it is raised again
+            reason = f"its submission failed: {exc}"
+            try:
+                with self._connected() as conn, conn.transaction():
+                    runs.cancel_run(conn, run_id, reason)
+            except ProtheonError:  # the next broker to lead abandons it
+                logger.exception("run.left_queued", extra={"run_id": run_id, "reason": reason})
+            raise
 
     def _view(self, conn: Connection, run_id: int) -> wire.RunView:
         statistics = statistics_of(conn, run_id)

@@ -1,0 +1,56 @@
+"""Submissions on a real PostgreSQL: a run that cannot be started does not stay behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from protheon_dask.broker import wire
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError
+from protheon_dask.pipelines.find import find
+from protheon_dask.pipelines.pack import pack
+from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.desk import Place, RunDesk
+from protheon_dask.workspace.chunkfile import ChunkStore
+from tests.fixtures.cluster import ask
+from tests.integration.run.conftest import KEY, pipeline_file
+
+
+@pytest.fixture
+def desk(ledger_database: str, tmp_path: Path) -> RunDesk:
+    """A desk whose coordinator does not run."""
+    store = ChunkStore(tmp_path / "workspace", 1 << 30)
+    coordinator = Coordinator(Settings(), ledger_database, "tcp://127.0.0.1:9", store, uuid4(), 1)
+    return RunDesk(Settings(), ledger_database, coordinator, Place("", "", ""), ephemeral=False)
+
+
+def submission(directory: Path, *names: str, again: bool = False, request_id: str = "") -> wire.Submission:
+    for name in names:
+        (directory / name).write_text(f"{len(name)}\n")
+    packed = pack(find(pipeline_file(directory)), KEY)
+    paths = tuple(str(directory / name) for name in names)
+    return wire.Submission(paths=paths, pipeline=packed, again=again, request_id=request_id or str(uuid4()))
+
+
+def test_a_run_whose_submission_fails_half_way_is_cancelled_with_the_reason(desk: RunDesk, ledger_database: str, tmp_path: Path) -> None:
+    first = desk.submit(submission(tmp_path, "in_progress"))
+    failing = submission(tmp_path, "new", "in_progress", again=True)
+    with pytest.raises(ConfigError, match="is being loaded by run"):
+        desk.submit(failing)
+
+    [(state, reason)] = ask(ledger_database, "SELECT state, state_reason FROM protheon.run WHERE id <> %s", first.run_id)
+    assert state == "cancelled"
+    assert f"is being loaded by run {first.run_id}" in reason
+    assert desk.submit(submission(tmp_path, "new", again=True)).loads[0].joined == "new"  # no queued run holds it
+
+
+def test_a_repeated_submission_waits_for_the_one_that_is_at_work(desk: RunDesk, ledger_database: str, tmp_path: Path) -> None:
+    asked = submission(tmp_path, "one", request_id="r")
+    made = desk.submit(asked)
+    assert desk.submit(asked).run_id == made.run_id
+    ask(ledger_database, "UPDATE protheon.run SET state = 'queued' WHERE id = %s RETURNING id", made.run_id)
+    with pytest.raises(ConfigError, match="is being made by another call"):
+        desk.submit(asked)
