@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import click
 from rich.text import Text
 
@@ -36,7 +38,7 @@ def sql(query: str, into: str | None, as_json: bool) -> None:
         output.messages().print("done; it returns no rows", markup=False)
         return
     shown = [Shown(key, name, right=is_number(records, key)) for key, name in zip(keys, names, strict=True)]
-    output.emit_drawing(output.table(shown, records))
+    output.emit_drawing(output.Listing(shown, records))
     output.messages().print(f"({len(records)} row{'' if len(records) == 1 else 's'})", style="dim", markup=False)
 
 
@@ -55,7 +57,7 @@ def distinct(names: list[str] | tuple[str, ...]) -> list[str]:
 def is_number(records: list[dict[str, object]], key: str) -> bool:
     """Tell whether a column holds numbers alone."""
     values = [record[key] for record in records if record[key] is not None]
-    return bool(values) and all(isinstance(output.to_json(value), int | float) and not isinstance(value, bool) for value in values)
+    return bool(values) and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
 
 
 @click.group()

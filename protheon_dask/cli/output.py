@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,7 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -175,20 +176,48 @@ def text_of(column: Shown, row: Mapping[str, Any]) -> str:
     return column.text(value) if column.text else cell(value)
 
 
-def fitting(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]], width: int) -> list[Shown]:
-    """The columns that have something to say and fit into width: a number is left out rather than cut."""
-    filled = [column for column in shown if any(text_of(column, row) for row in rows)]
-    needs = {column.name: _least_width(column, rows) for column in filled}
-    while sum(needs[column.name] for column in filled) + GAP * (len(filled) - 1) > width:
-        last = max(filled, key=lambda column: column.drop)
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Rows for people, drawn to the width there is: a number is never cut.
+
+    A table; else a table without the columns that may go, and a word on which; else each row as a block of its names and values.
+    """
+
+    shown: Sequence[Shown]
+    rows: Sequence[Mapping[str, Any]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        columns = fitting(self.shown, self.rows, options.max_width)
+        if columns is None:
+            for number, row in enumerate(self.rows, start=1):
+                yield Text(f"- {number} -" if len(self.rows) > 1 else "", style="dim")
+                for column in self.shown:
+                    yield Text.assemble((f"{column.heading}: ", "dim"), text_of(column, row), overflow="fold")
+            return
+        yield table(columns, self.rows)
+        if left_out := [column.heading for column in self.shown if column not in columns]:
+            yield Text(f"{figures.counted(len(left_out), 'column')} left out: {', '.join(left_out)}; --json has all", style="dim")
+
+
+def filled(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
+    """The columns that have something to say."""
+    return [column for column in shown if any(text_of(column, row) for row in rows)]
+
+
+def fitting(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]], width: int) -> list[Shown] | None:
+    """The columns that fit into width, the ones that may be dropped left out as far as needed; None: the others do not fit either."""
+    columns = list(shown)
+    needs = {column.name: _least_width(column, rows) for column in columns}
+    while sum(needs[column.name] for column in columns) + GAP * (len(columns) - 1) > width:
+        last = max(columns, key=lambda column: column.drop)
         if not last.drop:
-            break
-        filled.remove(last)
-    return filled
+            return None
+        columns.remove(last)
+    return columns
 
 
 def _least_width(column: Shown, rows: Sequence[Mapping[str, Any]]) -> int:
-    widest = max(len(column.heading), *(len(text_of(column, row)) for row in rows))
+    widest = max(cell_len(text) for text in (column.heading, *(text_of(column, row) for row in rows)))
     return widest if column.keep or column.right else min(widest, WRAPPED_WIDTH)
 
 

@@ -96,8 +96,7 @@ def emit_list(rows: Sequence[Mapping[str, Any]], shown: Sequence[Shown], nothing
     elif not rows:
         output.messages().print(nothing, markup=False)
     else:
-        columns = output.fitting(shown, rows, output.terminal_width() or output.PIPE_WIDTH)
-        output.emit_drawing(output.table(columns, rows))
+        output.emit_drawing(output.Listing(output.filled(shown, rows), rows))
         if limit is not None and len(rows) >= limit:
             output.messages().print(f"the first {limit}; --limit shows more", style="dim", markup=False)
 

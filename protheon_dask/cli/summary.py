@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from protheon_dask.cli import figures
-from protheon_dask.cli.output import Shown, table
+from protheon_dask.cli.output import Listing, Shown
 from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what
 from protheon_dask.model import RunState
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -27,10 +26,10 @@ def headline(s: RunStatistics) -> Text:
     return text.append(f": {s.reason}") if s.reason else text
 
 
-def rows_table(s: RunStatistics) -> Table:
+def rows_table(s: RunStatistics) -> Listing:
     """Rows by table."""
     rows = [{"table": c.table, "inserted": c.inserted, "updated": c.updated, "ignored": c.ignored} for c in s.rows]
-    return table(ROW_COLUMNS, rows)
+    return Listing(ROW_COLUMNS, rows)
 
 
 def lines_sentence(s: RunStatistics) -> str:

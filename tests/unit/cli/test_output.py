@@ -13,6 +13,9 @@ import pytest
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.database import distinct, is_number
 from protheon_dask.cli.output import Shown
+from protheon_dask.cli.summary import summary
+from protheon_dask.model import TableCount
+from tests.unit.cli.pictures import picture_of
 
 
 @pytest.mark.parametrize(
@@ -88,19 +91,43 @@ def test_a_number_is_left_out_rather_than_cut() -> None:
         Shown("path", "path"),
     ]
     rows = [{"n": 1, "lines": 20_000, "files": 12_345, "path": "/data/" + "x" * 50}]
-    names = {width: [column.name for column in output.fitting(shown, rows, width)] for width in (200, 40, 35, 5)}
+    columns = {width: output.fitting(shown, rows, width) for width in (200, 40, 35, 5)}
+    names = {width: None if fit is None else [column.name for column in fit] for width, fit in columns.items()}
     assert names == {
         200: ["n", "lines", "files", "path"],
         40: ["n", "lines", "files", "path"],
         35: ["n", "lines", "path"],
-        5: ["n", "path"],
+        5: None,
     }
-    assert "20000" in output.render(output.table(output.fitting(shown, rows, 35), rows), width=35, color=False)
+    drawn = output.render(output.Listing(shown, rows), width=35, color=False)
+    assert "20000" in drawn
+    assert "1 column left out: files; --json has all" in " ".join(drawn.split())
+
+
+def test_rows_that_no_table_holds_are_blocks_of_names_and_values() -> None:
+    shown = [Shown(name, name, right=True) for name in "abcdef"]
+    rows = [dict.fromkeys("abcdef", n * 1_000_003) for n in (15_780_144, 15_780_145)]
+    drawn = output.render(output.Listing(shown, rows), width=40, color=False)
+    assert drawn.splitlines().count(f"f: {15_780_145 * 1_000_003}") == 1
+    assert len([line for line in drawn.splitlines() if ": " in line]) == 12
+    assert len(output.render(output.Listing(shown, rows), width=None, color=False).splitlines()) == 4
+
+
+@pytest.mark.parametrize("width", range(20, 90, 3))
+def test_a_summary_cuts_no_number(width: int) -> None:
+    counts = (TableCount("pgcr.instance_character_weapon", 59_991, 59_991, 0, 0), TableCount("pgcr.instance", 1_234_567, 1_234_567, 0, 0))
+    drawn = "\n".join(output.render(part, width=width, color=False) for part in summary(picture_of(rows=counts)))
+    assert "59,991" in drawn
+    assert "1,234,567" in drawn
+
+
+def test_a_query_without_a_row_has_its_headings() -> None:
+    assert output.render(output.Listing([Shown("n", "n"), Shown("m", "m")], []), width=80, color=False).split()[:2] == ["n", "m"]
 
 
 def test_a_column_without_a_word_is_left_out() -> None:
     shown = [Shown("n", "n"), Shown("message", "message")]
-    assert [column.name for column in output.fitting(shown, [{"n": 1, "message": None}], 80)] == ["n"]
+    assert [column.name for column in output.filled(shown, [{"n": 1, "message": None}])] == ["n"]
 
 
 def test_markup_in_data_is_data() -> None:
