@@ -142,6 +142,7 @@ class Coordinator:
             if ephemeral:
                 self._cancel_ephemeral(conn)
             stored = chunks.stored(conn)
+        self._store.move_below(str(self.leadership.ledger_id))  # clusters over other ledgers have the same workspace
         self._store.adopt((item.load_id, item.manifest) for item in stored)  # a file that is missing is noticed when it is wanted
         for item in stored:
             if item.is_waiting:
@@ -339,8 +340,12 @@ class Coordinator:
     # --- the parts of a round ---------------------------------------------------------------------------------------------
 
     def _expire(self, now: float) -> None:
-        """Take back attempts whose process is known to be gone, and those whose lease ran out; end what they still hold."""
-        gone, self._gone = self._gone, {}
+        """Take back attempts whose process is known to be gone, and those whose lease ran out; end what they still hold.
+
+        Guarantee: what is known to be gone is known until it was taken back or is over: an outage, or a row that is locked at this
+        instant, makes no task wait out its lease and be charged a loss.
+        """
+        gone = dict(self._gone)
         taken: list[int] = []
         may_expire = now >= self._expire_from
         with self._ledger.transaction():
@@ -362,6 +367,9 @@ class Coordinator:
                         verbs.dead_letter(self._ledger, item.lease, failed, outcome, reason)
                 logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
                 taken.append(seen.task_id)
+        for seen in gone:
+            if verbs.worker_of(self._ledger, seen) is None:  # taken back just now, or it ended otherwise
+                del self._gone[seen]
         stuck = verbs.stuck(self._ledger, self.settings.complete_grace_s) if may_expire else []
         for seen in stuck:
             logger.warning("task.stuck", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no})
@@ -457,11 +465,13 @@ class Coordinator:
 
     def _write_sent(self) -> None:
         with self._sent_lock:
-            sent, self._sent = self._sent, Counter()
+            sent = Counter(self._sent)
         if sent:
             with self._ledger.transaction():
                 for chunk_id, n_bytes in sent.items():
                     runs.add_wire_bytes(self._ledger, chunk_id, n_bytes)
+            with self._sent_lock:
+                self._sent -= sent  # only now: what was not written is written later; keeps what was sent since
 
     def _end_runs(self) -> None:
         """Finish loads of which every chunk succeeded, then end the runs that have nothing left to do."""

@@ -38,8 +38,6 @@ worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
 START_S = 60.0
 """How long a process may take to start on a busy machine before that is an error."""
 POLL_S = 0.05
-STATE_FILE = "local-master.json"
-"""Below home: where a running local master can be found by the next command."""
 DASK_CONFIG = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
@@ -201,7 +199,7 @@ class LocalCluster:
         )
         ready = json.loads(broker.first_line(START_S))
         self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check))
-        self._announce(address, ready["pid"])
+        self._stack.callback(announce(self._home, self.client.info().ledger_id, address, ready["pid"]).unlink, missing_ok=True)
         self._wait_workers()
 
     def _run(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Tethered:
@@ -230,26 +228,33 @@ class LocalCluster:
             process.check()
         return self.client.info().n_threads
 
-    def _announce(self, address: str, pid: int) -> None:
-        path = self._home / STATE_FILE
-        path.write_text(json.dumps({"address": address, "pid": pid}))
-        self._stack.callback(path.unlink, missing_ok=True)
+
+def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
+    """Write down where the local master of a ledger can be found by the next command: one file for each ledger."""
+    path = home / f"local-master-{ledger_id}.json"
+    path.write_text(json.dumps({"address": address, "pid": pid}))
+    return path
 
 
 def find_local(home: Path, url: str) -> Master | None:
     """The local master that another command of this user runs, if it leads the ledger at url; else None."""
-    try:
-        address = json.loads((home / STATE_FILE).read_text())["address"]
-        master = Master(address, read_key(make_key(home)))
-        info = master.info()
-    except (OSError, ValueError, KeyError, ProtheonError):
+    if not any(home.glob("local-master-*.json")):
         return None
     from protheon_dask.ledger import reports
     from protheon_dask.ledger.connect import opened
     from protheon_dask.ledger.migrate import applied
 
     with opened(url, application="protheon-cli") as conn:
-        if applied(conn) and str(reports.status(conn)["ledger_id"]) == info.ledger_id:
+        if not applied(conn):
+            return None
+        ledger_id = str(reports.status(conn)["ledger_id"])
+    try:
+        address = json.loads((home / f"local-master-{ledger_id}.json").read_text())["address"]
+        master = Master(address, read_key(make_key(home)))
+    except (OSError, ValueError, KeyError, ProtheonError):
+        return None
+    with suppress(ProtheonError):
+        if master.info().ledger_id == ledger_id:  # else its port is another master's by now
             return master
     master.close()
     return None

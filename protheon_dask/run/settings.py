@@ -46,7 +46,7 @@ def home_of(settings: Settings) -> Path:
 
 
 def workspace_of(settings: Settings) -> Path:
-    """Where chunk files wait for workers."""
+    """Where chunk files wait for workers, those of each ledger in a directory of its own."""
     return Path(settings.workspace).expanduser() if settings.workspace else home_of(settings) / "workspace"
 
 

@@ -187,6 +187,11 @@ class ChunkStore:
         self._parked: dict[tuple[LoadId, FirstLine], ChunkManifest] = {}
         self._live_bytes = self._parked_bytes = 0
 
+    def move_below(self, name: str) -> None:
+        """Use a directory of this name below the one given: once, before adopt(), which deletes what it does not know."""
+        self.directory = self.directory / name
+        self.directory.mkdir(exist_ok=True)
+
     @property
     def live_bytes(self) -> int:
         return self._live_bytes

@@ -106,7 +106,7 @@ def test_chunk_files_that_vanish_under_a_run_are_cut_again(world: World, gate: G
     run = world.submit(write_pipeline(world.directory, name, gate.body(3 if in_the_middle else 0, 1_000)), source, chunk_lines=1_000)
     wait_until(lambda: world.cluster.client.get(run.run_id).split_done)
     world.wait_chunks_done(run.run_id, 3 if in_the_middle else 0)
-    files = list(Path(world.cluster.settings.home).glob(f"workspace/{run.loads[0].load_id}/*.zst"))
+    files = list(Path(world.cluster.settings.home).glob(f"workspace/*/{run.loads[0].load_id}/*.zst"))
     assert len(files) >= 6
     for path in files:
         path.unlink(missing_ok=True)

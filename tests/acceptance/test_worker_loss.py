@@ -89,7 +89,7 @@ def test_a_worker_killed_in_the_middle_of_a_copy_loses_and_doubles_nothing(
         assert [attempt[2:] for attempt in lost] == [("crashed", "crash", "the worker process died")]
         assert done.retries == 1
         assert ask(database, "SELECT DISTINCT state FROM protheon.task") == [("succeeded",)]
-        wait_until(lambda: not list(Path(cluster.settings.home).glob("workspace/*/*.zst")))
+        wait_until(lambda: not list(Path(cluster.settings.home).glob("workspace/*/*/*.zst")))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")

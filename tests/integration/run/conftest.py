@@ -181,7 +181,7 @@ def bench(ledger_database: str, tmp_path: Path) -> Iterator[Bench]:
         conn = stack.enter_context(psycopg.connect(ledger_database, autocommit=True))
         lead = leadership.take(conn, uuid4())
         assert lead is not None
-        store, wanted = ChunkStore(tmp_path / "workspace", 1 << 30), []
+        store, wanted = ChunkStore(tmp_path / "workspace" / str(lead.ledger_id), 1 << 30), []
         desk = ChunkDesk(ledger_database, store, wanted.append)
         broker = stack.enter_context(BrokerThread(None, desk, "127.0.0.1", 0))  # type: ignore[arg-type]  # no call about runs comes
         yield Bench(ledger_database, tmp_path, conn, store, f"127.0.0.1:{broker.port}", wanted, stack, lead.epoch)

@@ -9,6 +9,7 @@ import pytest
 
 from protheon_dask.config import Settings
 from protheon_dask.ledger import runs
+from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.integration.run.conftest import Bench
@@ -20,7 +21,7 @@ LINES = "".join(f"{n}\n" for n in range(50))  # five chunks
 def coordinator(bench: Bench) -> Iterator[Coordinator]:
     """Over the bench's ledger, whose lead the bench has given up; it finds the files when it takes the lead."""
     bench.conn.execute("SELECT pg_advisory_unlock_all()")
-    store = ChunkStore(bench.store.directory, 1 << 20)
+    store = ChunkStore(bench.directory / "workspace", 1 << 20)
     made = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:1", store, uuid4(), 1)
     yield made
     made._splitters.stop_all()
@@ -71,3 +72,16 @@ def test_parked_files_count_again_when_their_tasks_go_to_dask(
     assert len(coordinator._dispatched) == 5
     assert coordinator._store.live_bytes == bench.store.live_bytes
     assert coordinator._store.parked_bytes == 0
+
+
+def test_clusters_over_two_ledgers_leave_each_others_files_alone(bench: Bench, coordinator: Coordinator, database: str) -> None:
+    bench.submit(LINES)
+    migrate(database)
+    other = Coordinator(Settings(), database, "tcp://127.0.0.1:1", ChunkStore(bench.directory / "workspace", 1 << 20), uuid4(), 1)
+
+    assert other.start_leading(ephemeral=False)
+    assert other._conn is not None
+    other._conn.close()
+
+    assert coordinator.start_leading(ephemeral=False)
+    assert coordinator._store.live_bytes == bench.store.live_bytes > 0
