@@ -64,7 +64,9 @@ class Settings:
     reject_limit: str = _setting("50%", "rejected lines that a run bears: a number, or a percentage from 10,000 lines on")
     # places
     database_url: str = _setting("", "the PostgreSQL to load into; empty: DATABASE_URL, libpq's own, or the embedded one", shown=False)
-    direct_url: str = _setting("", "the same PostgreSQL without its pooler, for leadership and migrations", shown=False)
+    direct_url: str = _setting(
+        "", "the same PostgreSQL without its pooler, for leadership and migrations; only beside database_url", shown=False
+    )
     home: str = _setting("", "where the embedded PostgreSQL, the workspace and the keys live; empty: the user's data directory")
     workspace: str = _setting("", "where chunk files wait; empty: below home")
     postgres_bin: str = _setting("", "directory of PostgreSQL's programs for the embedded server; empty: the extra's, then the system's")

@@ -30,20 +30,23 @@ __all__ = ["Database", "LocalCluster", "Master", "read_settings"]
 
 
 def resolve_database(effective: Effective, into: str | None, *, embedded: bool = False) -> Database:
-    """Choose the database: --into, PROTHEON_DATABASE_URL (or the file's), DATABASE_URL, libpq's own, else the embedded one."""
+    """Choose the database: --into, PROTHEON_DATABASE_URL (or the file's), DATABASE_URL, libpq's own, else the embedded one.
+
+    direct_url is the setting beside database_url: where another place names the database, it is most likely of another one.
+    """
     settings, env = effective.settings, rim.environment()
     if embedded:
         return _embedded(effective)
     if into:
-        return Database(_checked(into, "--into"), settings.direct_url, "--into")
+        return Database(_checked(into, "--into"), settings.direct_url if effective.origins["direct_url"] == "flag" else "", "--into")
     if settings.database_url:
         origin = {"file": "the settings file", "flag": "settings"}.get(named := effective.origins["database_url"], named)
         return Database(_checked(settings.database_url, origin), settings.direct_url, origin)
     if env.get("DATABASE_URL"):
-        return Database(_checked(env["DATABASE_URL"], "DATABASE_URL"), settings.direct_url, "DATABASE_URL")
+        return Database(_checked(env["DATABASE_URL"], "DATABASE_URL"), "", "DATABASE_URL")
     for variable in LIBPQ_VARIABLES:
         if env.get(variable):
-            return Database("postgresql://", settings.direct_url, f"libpq ({variable})")
+            return Database("postgresql://", "", f"libpq ({variable})")
     return _embedded(effective)
 
 

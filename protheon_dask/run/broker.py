@@ -17,6 +17,9 @@ from uuid import uuid4
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, ProtheonError
+from protheon_dask.ledger import reports
+from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
@@ -35,12 +38,30 @@ def make_store(settings: Settings, directory: Path) -> ChunkStore:
     return ChunkStore(directory, quota_bytes, settings.parked_quota_bytes)
 
 
+def check_one_ledger(settings: Settings) -> None:
+    """Raise ConfigError if direct_url and database_url reach different ledgers: one would be led, and runs made in the other.
+
+    The last leadership is compared too: a restored copy of a database has its ledger's id.
+    """
+    if not settings.direct_url or settings.direct_url == settings.database_url:
+        return
+    seen = []
+    for url in (settings.direct_url, settings.database_url):
+        with opened(url, application="protheon-broker") as conn:
+            status = reports.status(conn) if applied(conn) else {}
+            seen.append({name: status.get(name) for name in ("ledger_id", "epoch", "taken_at")})
+    if seen[0] != seen[1]:
+        raise ConfigError("direct_url and database_url are different databases: give two ways to the same one, or leave direct_url out")
+
+
 def serve(settings: Settings, scheduler_address: str, dashboard_link: str, port: int, *, ephemeral: bool) -> None:
     """Lead, listen and work until SIGTERM or SIGINT.
 
-    Raises: ConfigError: another broker leads this ledger, or the port is taken. LeadershipLost: another took the lead.
+    Raises: ConfigError: another broker leads this ledger, the port is taken, or the two URLs are of different databases.
+            LeadershipLost: another took the lead.
     """
     url = settings.direct_url or settings.database_url
+    check_one_ledger(settings)
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)

@@ -179,7 +179,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(shell: Shell, no_color: 
     ("arguments", "code", "words"),
     [
         (["load", "/no/such/file.jsonl"], 2, "/no/such/file.jsonl: no such file"),
-        (["load", __file__, "--into", "mysql://x"], 2, "'mysql://x' is not a PostgreSQL URL"),
+        (["load", __file__, "--into", "mysql://x"], 2, "mysql://x is not a PostgreSQL URL"),
         (["load", __file__, "--detach"], 2, "--detach needs a running master, and there is none"),
         (["load", __file__, "--pipeline", "no_such_module:x"], 2, "no module 'no_such_module' here"),
         (["sql", "selec 1"], 2, 'syntax error at or near "selec"'),

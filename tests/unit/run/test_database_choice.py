@@ -46,3 +46,18 @@ def test_a_url_that_is_not_postgresqls_is_refused_without_its_password(env: pyte
 
 def test_a_database_can_be_printed_without_its_password() -> None:
     assert "secret" not in repr(api.Database(URL, URL, "--into"))
+
+
+def test_the_direct_url_is_left_aside_where_another_place_names_the_database(env: pytest.MonkeyPatch) -> None:
+    directly = {"PROTHEON_DIRECT_URL": "postgresql://direct/x"}
+    assert api.resolve_database(effective(directly, database_url=URL), None).direct_url == "postgresql://direct/x"
+    assert api.resolve_database(effective(directly, {"database_url": URL}), None).direct_url == "postgresql://direct/x"
+    assert api.resolve_database(effective(directly, database_url=URL), "postgresql://other/x").direct_url == ""
+    env.setenv("PGHOST", "other")
+    assert api.resolve_database(effective(directly), None).direct_url == ""
+    env.setenv("DATABASE_URL", "postgresql://other/x")
+    assert api.resolve_database(effective(directly), None).direct_url == ""
+
+
+def test_a_direct_url_that_is_given_with_into_is_taken(env: pytest.MonkeyPatch) -> None:
+    assert api.resolve_database(effective(direct_url="postgresql://direct/x"), URL).direct_url == "postgresql://direct/x"
