@@ -1,0 +1,80 @@
+"""The coordinator's own steps on a real PostgreSQL, called one by one: no Dask, no splitters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from protheon_dask.config import Settings
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.connect import connect
+from protheon_dask.model import Seen, Worker
+from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.workspace.chunkfile import ChunkStore
+from tests.fixtures.cluster import ask
+from tests.integration.ledger.test_verbs import manifest, submit
+
+
+@dataclass
+class Lead:
+    """A coordinator that leads, with one run of one load of one chunk."""
+
+    url: str
+    coordinator: Coordinator
+    conn: psycopg.Connection
+    run_id: int
+    load_id: int
+    task_id: int
+
+    def claim(self) -> Seen:
+        """Let a worker open the task's first attempt."""
+        assert verbs.claim(self.conn, Seen(self.task_id, 0), Worker(uuid4(), "w", "h"), uuid4(), 60.0)
+        return Seen(self.task_id, 1)
+
+    def endings(self) -> list[tuple[str, str]]:
+        return ask(self.url, "SELECT outcome, cost FROM protheon.attempt WHERE ended_at IS NOT NULL ORDER BY attempt_no")
+
+
+@pytest.fixture
+def lead(ledger_database: str, tmp_path: Path) -> Iterator[Lead]:
+    coordinator = Coordinator(Settings(), ledger_database, "tcp://127.0.0.1:9", ChunkStore(tmp_path / "workspace", 1 << 30), uuid4(), 1)
+    with psycopg.connect(ledger_database, autocommit=True) as conn:
+        assert coordinator.start_leading(ephemeral=False)
+        run_id, joined = submit(conn)
+        task_id = verbs.enqueue(conn, coordinator._epoch, joined.load_id, manifest(1))
+        yield Lead(ledger_database, coordinator, conn, run_id, joined.load_id, task_id)
+        coordinator._ledger.close()
+
+
+def test_a_process_that_is_gone_is_not_forgotten_while_its_row_is_locked(lead: Lead) -> None:
+    lead.coordinator._gone[lead.claim()] = True
+    with psycopg.connect(lead.url) as holder:
+        holder.execute("SELECT FROM protheon.task WHERE id = %s FOR UPDATE", (lead.task_id,))
+        lead.coordinator._expire(time.monotonic())
+        assert lead.endings() == []
+
+    lead.coordinator._expire(time.monotonic())
+    assert lead.endings() == [("crashed", "crash")]
+    assert lead.coordinator._gone == {}
+
+
+def test_what_an_outage_interrupts_is_done_after_it(lead: Lead) -> None:
+    lead.coordinator._gone[lead.claim()] = True
+    lead.coordinator.count_sent(lead.task_id, 70)
+    lead.coordinator._ledger.close()
+    for step in (lambda: lead.coordinator._expire(time.monotonic()), lead.coordinator._write_sent):
+        with pytest.raises(psycopg.OperationalError):
+            step()
+
+    lead.coordinator._conn = connect(lead.url, application="test")
+    lead.coordinator._expire(time.monotonic())
+    for _ in range(2):  # once is enough
+        lead.coordinator._write_sent()
+    assert lead.endings() == [("crashed", "crash")]
+    assert ask(lead.url, "SELECT wire_bytes FROM protheon.run WHERE id = %s", lead.run_id) == [(70,)]
