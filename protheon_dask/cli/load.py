@@ -12,7 +12,7 @@ import click
 from protheon_dask.cli import exits, figures, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
-from protheon_dask.cli.verbs import effective_settings, json_option, resolved
+from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved
 from protheon_dask.config import parse_reject_limit
 from protheon_dask.errors import ConfigError, InvariantError, ProtheonError
 from protheon_dask.pipelines.find import find
@@ -107,7 +107,7 @@ def load(
                 submitted = options.submit(master)
                 tell(submitted, progress)
                 latest = master.get(submitted.run_id)
-        finish(latest, quiet=quiet, as_json=as_json)
+        finish(latest, flag_of(into), quiet=quiet, as_json=as_json)
         return
     with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
         progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
@@ -115,8 +115,8 @@ def load(
             progress.note("--workers is left aside: the master that runs already has workers of its own")
         submitted = options.submit(cluster.client)
         tell(submitted, progress)
-        final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours)
-    finish(final, quiet=quiet, as_json=as_json)
+        final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=flag_of(into))
+    finish(final, flag_of(into), quiet=quiet, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,13 @@ def tell(submitted: Submitted, progress: Display) -> None:
 
 
 def watch(
-    master: Master, run_id: int, progress: Display, *, goes_on: bool, on_change: Callable[[RunStatistics], object] | None = None
+    master: Master,
+    run_id: int,
+    progress: Display,
+    *,
+    goes_on: bool,
+    database: str = "",
+    on_change: Callable[[RunStatistics], object] | None = None,
 ) -> RunStatistics:
     """Show the run until it ends or pauses, and return its last picture.
 
@@ -168,7 +174,8 @@ def watch(
                 on_change(latest)
     except KeyboardInterrupt:
         if goes_on:
-            progress.note(f"the master goes on with it: `protheon runs watch {run_id}` looks on, `protheon runs cancel {run_id}` ends it")
+            look, end = (f"`protheon runs {verb} {run_id}{database}`" for verb in ("watch", "cancel"))
+            progress.note(f"the master goes on with it: {look} looks on, {end} ends it")
         else:
             with suppress(ProtheonError):  # without the word, the next command finds the leases of processes that are gone
                 latest = master.cancel(run_id)
@@ -184,12 +191,12 @@ def committed(s: RunStatistics) -> str:
     return f"{figures.count(s.chunks_done)} of {figures.counted(s.chunks, 'chunk')} with {figures.counted(s.lines, 'line')}"
 
 
-def finish(final: RunStatistics, *, quiet: bool, as_json: bool) -> None:
+def finish(final: RunStatistics, database: str, *, quiet: bool, as_json: bool) -> None:
     """Print how the run ended and leave with its exit code."""
     if as_json:
         output.emit_json(final.summary())
         if final.reason is not None:
             output.messages().print(f"run {final.run} is {final.state}: {final.reason}", markup=False, soft_wrap=True)
     elif not quiet:
-        output.emit_drawing(*summary(final))
+        output.emit_drawing(*summary(final, database))
     click.get_current_context().exit(exits.of_state(final.state))

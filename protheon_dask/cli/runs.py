@@ -20,6 +20,7 @@ from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
     effective_settings,
+    flag_of,
     json_option,
     limit_option,
     opened,
@@ -87,7 +88,7 @@ def runs_show(run: int | None, into: str | None, as_json: bool) -> None:
     if as_json:
         output.emit_json(statistics.summary())
         return
-    output.emit_drawing(*summary(statistics), *stages(statistics))
+    output.emit_drawing(*summary(statistics, flag_of(into)), *stages(statistics))
 
 
 def stages(s: RunStatistics) -> list[RenderableType]:
@@ -124,7 +125,7 @@ def runs_watch(run: int | None, into: str | None, as_json: bool, quiet: bool) ->
     if as_json:
         output.emit_json(final.summary())
     elif not quiet:
-        output.emit_drawing(*summary(final))
+        output.emit_drawing(*summary(final, flag_of(into)))
     click.get_current_context().exit(exits.of_state(final.state))
 
 

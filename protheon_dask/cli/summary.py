@@ -52,8 +52,8 @@ def speed_sentence(s: RunStatistics) -> str:
     return SEPARATOR.join(parts)
 
 
-def summary(s: RunStatistics) -> list[RenderableType]:
-    """What a person reads at the end of a load."""
+def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
+    """What a person reads at the end of a load. database: what the hints add to mean the same one (verbs.flag_of)."""
     drawing: list[RenderableType] = [Padding(headline(s), (1, 0, 0, 2))]
     if s.rows:
         drawing.append(Padding(rows_table(s), (1, 0, 1, 2)))
@@ -64,11 +64,11 @@ def summary(s: RunStatistics) -> list[RenderableType]:
         facts.append(SEPARATOR.join(trouble))
     hints = []
     if s.rejected or s.rejected_parts:
-        hints.append(f"protheon rejects show {s.run}")
+        hints.append(f"protheon rejects show {s.run}{database}")
     if s.dead_letters:
-        hints.append(f"protheon dlq show {s.run}")
+        hints.append(f"protheon dlq show {s.run}{database}")
     if s.state is RunState.INCOMPLETE and not hints:
-        hints.append(f"protheon files {s.run}")
+        hints.append(f"protheon files {s.run}{database}")
     drawing += [Text(f"  {fact}") for fact in facts]
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
     return drawing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,22 @@ def resolved(effective: Effective, into: str | None) -> Database:
     from protheon_dask.run.api import resolve_database
 
     return resolve_database(effective, into, embedded=into == EMBEDDED)
+
+
+_PASSWORD: Final = re.compile(r"(?<=[?&\s])(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^&\s]*)[&\s]?")  # a URL's parameter or a DSN's
+
+
+def flag_of(into: str | None) -> str:
+    """What a command that is printed for pasting must add to mean the same database; no password is ever in it.
+
+    Nothing where the database came from the environment or is the default: the next command finds it there as well.
+    """
+    if into is None:
+        return ""
+    head, separator, rest = into.partition("://")
+    user_info, at, place = rest.rpartition("@")
+    url = f"{head}://{user_info.split(':', 1)[0]}@{place}" if separator and at else into
+    return f" --into {shlex.quote(_PASSWORD.sub('', f' {url}').strip().rstrip('?&'))}"
 
 
 @contextmanager

@@ -11,8 +11,12 @@ import pytest
 
 from protheon_dask.cli.load import absolute
 from protheon_dask.cli.main import main, protheon
+from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import reject_card
-from protheon_dask.cli.verbs import NounGroup
+from protheon_dask.cli.summary import summary
+from protheon_dask.cli.verbs import NounGroup, flag_of
+from protheon_dask.model import RunState
+from tests.unit.cli.pictures import picture_of
 
 
 def every_command(group: click.Group = protheon, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -124,9 +128,33 @@ def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
         "raw": b"{[bold]\xff\0",
         "raw_bytes": 5_000,
     }
-    from protheon_dask.cli.output import render
-
     text = "\n".join(render(part, width=100, color=False) for part in reject_card(row))
     assert "reject 7: load 2, line 1,667, byte 11,000" in text
     assert "broken JSON; table pgcr.instance; SQLSTATE 22P02" in text
     assert "{[bold]\\xff\\x00 .. 4,991 more bytes" in text
+
+
+@pytest.mark.parametrize(
+    ("into", "flag"),
+    [
+        (None, ""),
+        ("embedded", " --into embedded"),
+        ("postgresql://db/reports", " --into postgresql://db/reports"),
+        ("postgresql://ann:se@cret@db:5432/reports", " --into postgresql://ann@db:5432/reports"),
+        ("postgresql://db/r?password=secret&user=ann", " --into 'postgresql://db/r?user=ann'"),
+        ("postgresql://db/r?user=ann&password=secret", " --into 'postgresql://db/r?user=ann'"),
+        ("postgresql://db/r?password=secret", " --into postgresql://db/r"),
+        ("host=db password='s e\\'c' user=ann", " --into 'host=db user=ann'"),
+        ("password=secret dbname=r", " --into dbname=r"),
+    ],
+)
+def test_a_hint_names_the_database_of_a_flag_and_never_its_password(into: str | None, flag: str) -> None:
+    assert flag_of(into) == flag
+
+
+def test_the_hints_of_a_summary_mean_the_same_database() -> None:
+    ended = picture_of(state=RunState.INCOMPLETE, rejected=2, dead_letters=1)
+    drawn = "\n".join(render(part, width=100, color=False) for part in summary(ended, flag_of("postgresql://ann:secret@db/r")))
+    assert "see: protheon rejects show 3 --into postgresql://ann@db/r" in drawn
+    assert "see: protheon dlq show 3 --into postgresql://ann@db/r" in drawn
+    assert "secret" not in drawn
