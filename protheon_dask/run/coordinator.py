@@ -395,9 +395,16 @@ class Coordinator:
         self._look.clear()
 
     def _put_aside(self) -> None:
-        """Park what waits for a run that is paused: its files must not fill the quota of the runs that go on."""
-        for load_id in runs.idle_loads(self._ledger, list(self._store.live_loads())):
-            for item in chunks.stored(self._ledger, load_id):
+        """Free the quota for the runs that go on: park what waits for a paused run, delete what a cancelled one left.
+
+        The ledger is asked which those are: workers pause runs, and people cancel them, on connections of their own.
+        """
+        loads = self._store.loads()
+        for load_id, state in runs.idle_loads(self._ledger, list(loads)).items() if loads else ():
+            if state is RunState.CANCELLED:
+                self._store.delete_load(load_id)
+                continue
+            for item in chunks.stored(self._ledger, load_id) if loads[load_id] else ():
                 if item.is_waiting and item.task_id not in self._dispatched:
                     self._store.park(load_id, item.manifest.first_line)
 

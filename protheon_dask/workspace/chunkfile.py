@@ -205,10 +205,10 @@ class ChunkStore:
         """What may still be written before the splitters have to wait; negative when the last chunks were larger than that."""
         return self.quota_bytes - self._live_bytes
 
-    def live_loads(self) -> set[LoadId]:
-        """The loads that have files in the splitters' quota."""
+    def loads(self) -> dict[LoadId, bool]:
+        """The loads that have files here; True: some of them in the splitters' quota."""
         with self._lock:
-            return {load_id for load_id, _ in self._live}
+            return {load_id: False for load_id, _ in self._parked} | {load_id: True for load_id, _ in self._live}
 
     def add(self, load_id: LoadId, manifest: ChunkManifest) -> None:
         """Count a file that a splitter has put in its place; an older generation of it is deleted."""

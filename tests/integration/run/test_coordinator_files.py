@@ -85,3 +85,20 @@ def test_clusters_over_two_ledgers_leave_each_others_files_alone(bench: Bench, c
 
     assert coordinator.start_leading(ephemeral=False)
     assert coordinator._store.live_bytes == bench.store.live_bytes > 0
+
+
+@pytest.mark.parametrize("paused_first", [False, True])
+def test_the_files_of_a_cancelled_run_are_deleted(bench: Bench, coordinator: Coordinator, paused_first: bool) -> None:
+    bench.submit(LINES)
+    assert coordinator.start_leading(ephemeral=False)
+    if paused_first:
+        runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
+        coordinator._put_aside()
+        assert coordinator._store.parked_bytes > 0
+    with bench.conn.transaction():
+        runs.cancel_run(bench.conn, bench.run_id, "cancelled by hand")  # as a desk or a command does, on its own connection
+
+    coordinator._put_aside()
+
+    assert (coordinator._store.live_bytes, coordinator._store.parked_bytes) == (0, 0)
+    assert not list(coordinator._store.directory.rglob("*.zst"))
