@@ -29,3 +29,12 @@ def take(conn: psycopg.Connection, broker_uuid: UUID) -> Leadership | None:
         return None
     [row] = rows(conn, "take_leadership", {"broker_uuid": broker_uuid, "now": None})
     return Leadership(row["epoch"], row["ledger_id"])
+
+
+def end_own_session(conn: psycopg.Connection, broker_uuid: UUID) -> bool:
+    """End the session that still holds the lead for this broker, which lost it without the server's knowing; then take() again.
+
+    False: another broker has led since; nothing was ended.
+    """
+    params = {"broker_uuid": broker_uuid, "lock_class": ADVISORY_CLASS, "lock": LOCK_LEADERSHIP}
+    return bool(rows(conn, "end_leader", params))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from protheon_dask.config import Settings
-from protheon_dask.errors import LeadershipLost, LedgerUnavailable
+from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.ledger.connect import Connection, connect, translated
 from protheon_dask.ledger.migrate import check_current
@@ -195,7 +195,10 @@ class Coordinator:
         return self._conn
 
     def _wait_for_ledger(self, exc: LedgerUnavailable) -> None:
-        """PostgreSQL is away: take the lead anew when it is back. The lock went with the connection, so another may have it."""
+        """PostgreSQL is away: take the lead anew when it is back. The lock went with the connection, so another may have it.
+
+        Where only our side lost the connection, the server's session of it holds the lock until its keep-alives fail: it is ended.
+        """
         logger.warning("ledger.lost", extra={"error": str(exc)})
         self.waiting_for, self.waiting_since_at = str(exc), time.time()
         if self._conn is not None:
@@ -203,12 +206,23 @@ class Coordinator:
         while not self._stopping.wait(OUTAGE_S):
             try:
                 conn = connect(self._url, application="protheon-coordinator")
+            except LedgerUnavailable:
+                continue
+            except ConfigError as refused:  # it let us in before: a server that is being restored or moved, or a name that is lost
+                logger.warning("ledger.refused", extra={"error": str(refused)})
+                continue
+            try:
                 with translated():
                     lead = leadership.take(conn, self._broker_uuid)
+                    is_ours = lead is not None or leadership.end_own_session(conn, self._broker_uuid)
             except LedgerUnavailable:
+                conn.close()
                 continue
             if lead is None:
                 conn.close()
+                if is_ours:
+                    logger.warning("ledger.session_ended", extra={"broker_uuid": str(self._broker_uuid)})
+                    continue
                 raise LeadershipLost(self._epoch)
             self._conn, self.leadership, self.waiting_for = conn, lead, None
             self._expire_from = time.monotonic() + self.settings.lease_s  # workers renew first

@@ -12,9 +12,11 @@ import psycopg
 import pytest
 
 from protheon_dask.config import Settings
-from protheon_dask.ledger import verbs
+from protheon_dask.errors import LeadershipLost, LedgerUnavailable
+from protheon_dask.ledger import leadership, verbs
 from protheon_dask.ledger.connect import connect
 from protheon_dask.model import Seen, Worker
+from protheon_dask.run import coordinator as coordinating
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import ask
@@ -78,3 +80,39 @@ def test_what_an_outage_interrupts_is_done_after_it(lead: Lead) -> None:
         lead.coordinator._write_sent()
     assert lead.endings() == [("crashed", "crash")]
     assert ask(lead.url, "SELECT wire_bytes FROM protheon.run WHERE id = %s", lead.run_id) == [(70,)]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinating, "OUTAGE_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_session_that_only_our_side_lost_is_ended_and_the_lead_taken_anew(lead: Lead) -> None:
+    epoch, lost = lead.coordinator._epoch, lead.coordinator._ledger
+    lead.coordinator._conn = None  # the server keeps the session: it has heard nothing
+    lead.coordinator._wait_for_ledger(LedgerUnavailable("cut"))
+    assert lead.coordinator._epoch == epoch + 1
+    with pytest.raises(psycopg.OperationalError):
+        lost.execute("SELECT 1")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_broker_that_leads_by_now_is_left_alone(lead: Lead) -> None:
+    lead.coordinator._ledger.close()
+    with psycopg.connect(lead.url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s, %s)", (leadership.ADVISORY_CLASS, leadership.LOCK_LEADERSHIP))
+        assert leadership.take(other, uuid4())
+        with pytest.raises(LeadershipLost):
+            lead.coordinator._wait_for_ledger(LedgerUnavailable("cut"))
+        other.execute("SELECT 1")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_refuses_us_for_a_while_is_still_away(lead: Lead, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [lead.url + "_that_is_gone", lead.url]
+    monkeypatch.setattr(coordinating, "connect", lambda _, application: connect(urls.pop(0), application=application))
+    epoch = lead.coordinator._epoch
+    lead.coordinator._wait_for_ledger(LedgerUnavailable("cut"))
+    assert lead.coordinator._epoch == epoch + 1
+    assert urls == []
