@@ -88,6 +88,7 @@ class MasterInfo:
     epoch: int
     n_threads: int
     ledger_id: str  # identifies the ledger without saying where it is or how to reach it
+    ephemeral: bool = False  # it ends with the command that started it
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ def info_to_message(value: MasterInfo) -> run_pb2.InfoResponse:
         epoch=value.epoch,
         n_threads=value.n_threads,
         ledger_id=value.ledger_id,
+        ephemeral=value.ephemeral,
     )
 
 
@@ -209,6 +211,7 @@ def info_from_message(message: run_pb2.InfoResponse) -> MasterInfo:
         epoch=message.epoch,
         n_threads=message.n_threads,
         ledger_id=message.ledger_id,
+        ephemeral=message.ephemeral,
     )
 
 

@@ -80,6 +80,7 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
             story = killer.story()
             example = api.report(cluster.url, "rejects", final.run, limit=1)
             findings = (*api.verify_run(cluster.url, final.run).findings, *differences(made, final))
+            cluster.wait_others(progress.note)
     if as_json:
         output.emit_json({**final.summary(), "killed": story.killed, "taken_over": story.taken_over, "lost": lost_rows(made, final)})
     else:

@@ -55,11 +55,11 @@ def reject_limit_of(text: str) -> RejectLimit:
     "--chunk-lines", type=chunk_lines_of, metavar="N|auto", help="Lines a chunk; auto suits the files' size and the number of workers."
 )
 @click.option("--again", is_flag=True, help="Load finished files once more, by the tables' conflict rules.")
-@click.option("--replace", is_flag=True, help="Undo the earlier load of each file first, where it can be undone.")
+@click.option("--replace", is_flag=True, hidden=True, help="Not in this version.")
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
 )
-@click.option("--detach", is_flag=True, help="Submit to a running master and return at once.")
+@click.option("--detach", is_flag=True, help="Submit to a running master (that of another load) and return at once.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @json_option
 def load(
@@ -87,8 +87,8 @@ def load(
     """
     from protheon_dask.run import api
 
-    if again and replace:
-        raise click.UsageError("--again loads beside the earlier rows, --replace instead of them: give one")
+    if replace:
+        raise click.UsageError("--replace is not in this version; --again loads once more, by the tables' conflict rules")
     if detach and workers is not None:
         raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
     effective = effective_settings()
@@ -102,8 +102,12 @@ def load(
         with api.opened(effective, database) as url, display(quiet=quiet) as progress:
             master = api.running_master(effective, url)
             if master is None:
-                raise ConfigError("--detach needs a running master, and there is none: leave it out, or start one with `protheon master`")
+                raise ConfigError("--detach needs a running master, and there is none: this version has no command that starts a standing one; leave --detach out")
             with master:
+                if master.info().ephemeral:
+                    raise ConfigError(
+                        "--detach needs a master that stays: the one that runs here ends with the command that started it; leave it out"
+                    )
                 submitted = options.submit(master)
                 tell(submitted, progress)
                 latest = master.get(submitted.run_id)
@@ -116,6 +120,7 @@ def load(
         submitted = options.submit(cluster.client)
         tell(submitted, progress)
         final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=flag_of(into))
+        cluster.wait_others(progress.note)
     finish(final, flag_of(into), quiet=quiet, as_json=as_json)
 
 

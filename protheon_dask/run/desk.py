@@ -110,6 +110,7 @@ class RunDesk:
             epoch=lead.epoch if lead else 0,
             n_threads=self._coordinator.n_threads,
             ledger_id=str(lead.ledger_id) if lead else "",
+            ephemeral=self._ephemeral,
         )
 
     # --- the pieces -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from typing import IO, Self
 from filelock import FileLock, Timeout
 
 from protheon_dask.config import Effective, Settings, environment
-from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, LedgerUnavailable, ProtheonError, TransientError
+from protheon_dask.ledger import runs
+from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
@@ -38,6 +40,10 @@ worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
 START_S = 60.0
 """How long a process may take to start on a busy machine before that is an error."""
 POLL_S = 0.05
+OTHERS_S = 0.5
+"""Period of the look for runs of other commands."""
+LAST_PICTURE_S = 2.0
+"""How long the broker answers after the last run of another command has ended: watchers get a picture twice a second."""
 DASK_CONFIG = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
@@ -111,6 +117,32 @@ class LocalCluster:
         """Raise if a process of ours has ended: BrokerUnavailable, with what it said last. Nothing of this cluster goes on then."""
         if self._ended is not None:
             self._ended.check()
+
+    def wait_others(self, say: Callable[[str], object]) -> None:
+        """Wait until no run of another command, which found this cluster running and uses it, is still at work here.
+
+        Call it before a normal end: the end cancels what still runs. A paused run waits for a person, and is not waited for.
+        Raises:    what check() raises. KeyboardInterrupt: the person would rather end them.
+        Guarantee: returns at once where the cluster is not ours, or nobody else uses it. While PostgreSQL is away it waits on.
+        """
+        told: set[int] = set()
+        while self.is_ours:
+            self.check()
+            with suppress(LedgerUnavailable):
+                others = self._open_runs()
+                if not others:
+                    break
+                for run_id in others:
+                    if run_id not in told:
+                        say(f"run {run_id}, of another command, still runs here: waiting for it; Ctrl-C ends it")
+                    told.add(run_id)
+            time.sleep(OTHERS_S)
+        if told:
+            time.sleep(LAST_PICTURE_S)
+
+    def _open_runs(self) -> list[int]:
+        with opened(self.url, application="protheon-cli") as conn:
+            return runs.ephemeral_runs(conn)
 
     def worker_pids(self) -> list[tuple[str, int]]:
         """Name and process id of each worker process of ours that runs now."""
@@ -241,7 +273,6 @@ def find_local(home: Path, url: str) -> Master | None:
     if not any(home.glob("local-master-*.json")):
         return None
     from protheon_dask.ledger import reports
-    from protheon_dask.ledger.connect import opened
     from protheon_dask.ledger.migrate import applied
 
     with opened(url, application="protheon-cli") as conn:
@@ -270,7 +301,7 @@ class Tethered:
         self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float, on_end: Callable[[Tethered], None]
     ) -> None:
         self.name, self._log, self._on_end = name, log, on_end
-        self._file: IO[bytes] = log.open("wb")
+        self._file: IO[bytes] = log.open("wb", buffering=0)  # what it said last is there when check() quotes it
         command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{grace_s:g}", "--", sys.executable, *arguments]
         # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
         self.process = subprocess.Popen(
