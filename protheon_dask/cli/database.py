@@ -18,7 +18,7 @@ from protheon_dask.config import mask
 @database_option
 @json_option
 def sql(query: str, into: str | None, as_json: bool) -> None:
-    """Ask the database.
+    """Ask the database; it only reads.
 
     Starts the embedded server for the query if it is down.
 
@@ -27,6 +27,8 @@ def sql(query: str, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
+    if not query.strip(" \t\r\n;"):
+        raise click.UsageError("the query is empty")
     with opened(into) as url:
         names, rows = api.query(url, query)
     keys = distinct(names)

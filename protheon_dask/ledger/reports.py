@@ -6,11 +6,14 @@ from typing import Any
 
 import psycopg
 
-from protheon_dask.errors import NotFound
+from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.ledger.rows import rows
 
 LIMIT = 1_000
 """Rows of a report that was not asked for more: a run may have millions of chunks."""
+
+OWN_SQL = ("0A", "0L", "20", "21", "22", "23", "25", "26", "2B", "2D", "2F", "34", "38", "39", "3B", "3F", "42", "44", "54", "55000", "P0")
+"""SQLSTATE classes that the text of a query is at fault for (PostgreSQL, appendix A)."""
 
 Report = list[dict[str, Any]]
 
@@ -78,11 +81,31 @@ def status(conn: psycopg.Connection) -> dict[str, Any]:
 
 
 def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Run a person's own SQL; names of the columns (none where nothing comes back) and the rows."""
-    cursor = conn.execute(sql.encode())
-    if cursor.description is None:
-        return [], []
-    return [column.name for column in cursor.description], cursor.fetchall()
+    """Run a person's own SQL, one statement; names of the columns (none where nothing comes back) and the rows.
+
+    Raises:    ConfigError: it would change something, or PostgreSQL does not take it.
+    Guarantee: reads only. A pipeline speaks the protocol that takes a single statement, so that no COMMIT in the text
+               ends the read-only transaction before the rest of it.
+    """
+    conn.read_only = True
+    try:
+        with conn.transaction():
+            with conn.pipeline():
+                cursor = conn.execute(sql.encode())
+            if cursor.description is None:
+                return [], []
+            return [column.name for column in cursor.description], cursor.fetchall()
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        raise ConfigError("protheon sql only reads: use psql for changes (protheon db url)") from exc
+    except psycopg.Error as exc:
+        if exc.sqlstate is None and isinstance(exc, psycopg.OperationalError):
+            if conn.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:  # it answers, but a COPY never ends a pipeline
+                raise ConfigError("protheon sql takes no COPY: use psql for it (protheon db url)") from exc
+            raise  # the connection, not the statement
+        if exc.sqlstate is not None and not exc.sqlstate.startswith(OWN_SQL):
+            raise
+        text = exc.diag.message_primary or str(exc)
+        raise ConfigError(f"{text} (SQLSTATE {exc.sqlstate})" if exc.sqlstate else text) from exc
 
 
 def _must_exist(conn: psycopg.Connection, run_id: int) -> None:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psutil
+import psycopg
 import pytest
 
 from tests.fixtures.postgres import fresh_database
@@ -49,6 +50,12 @@ class Shell:
         done = self(*arguments, "--json")
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
+
+
+def change(url: str, sql: LiteralString) -> None:
+    """What `protheon sql` refuses to do."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(sql)
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +140,14 @@ def test_verify_proves_the_run_and_names_what_differs(shell: Shell) -> None:
     proved = shell.json("runs", "verify", "1")
     assert (proved["run"], proved["verified"], proved["findings"]) == (1, True, [])
     assert proved["checked"]
-    shell("sql", "update protheon.reject set line = line + 1000")  # still as many: nothing to find
-    shell("sql", "create table kept as select * from protheon.reject")
-    shell("sql", "delete from protheon.reject")
+    change(shell.url, "update protheon.reject set line = line + 1000")  # still as many: nothing to find
+    change(shell.url, "create table kept as select * from protheon.reject")
+    change(shell.url, "delete from protheon.reject")
     differs = shell("runs", "verify", "1", "--json")
     assert differs.returncode == 1
     assert json.loads(differs.stdout)["findings"]
-    shell("sql", "insert into protheon.reject overriding system value select * from kept")
-    shell("sql", "update protheon.reject set line = line - 1000")
+    change(shell.url, "insert into protheon.reject overriding system value select * from kept")
+    change(shell.url, "update protheon.reject set line = line - 1000")
     assert shell("runs", "verify", "1").returncode == 0
 
 
@@ -180,9 +187,11 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(shell: Shell, no_color: 
     [
         (["load", "/no/such/file.jsonl"], 2, "/no/such/file.jsonl: no such file"),
         (["load", __file__, "--into", "mysql://x"], 2, "mysql://x is not a PostgreSQL URL"),
-        (["load", __file__, "--detach"], 2, "--detach needs a running master, and there is none"),
+        (["load", __file__, "--detach"], 2, "this version has no command that starts a standing one"),
         (["load", __file__, "--pipeline", "no_such_module:x"], 2, "no module 'no_such_module' here"),
         (["sql", "selec 1"], 2, 'syntax error at or near "selec"'),
+        (["sql", "select 1 / 0"], 2, "division by zero"),
+        (["sql", "delete from app.events"], 2, "protheon sql only reads: use psql for changes (protheon db url)"),
         (["runs", "--database", "postgresql://nobody@127.0.0.1:1/x"], 75, "try again later"),
         (["runs", "show", "999"], 2, "no run 999"),
     ],

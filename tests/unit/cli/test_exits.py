@@ -86,7 +86,8 @@ def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be
     ("argv", "words"),
     [
         (["load"], "Missing argument 'PATH..'"),
-        (["load", "x", "--again", "--replace"], "give one"),
+        (["load", "x", "--replace"], "--replace is not in this version"),
+        (["load", "x", "--again", "--replace"], "--replace is not in this version"),
         (["load", "x", "--detach", "--workers", "2"], "with --detach the master has its own"),
         (["load", "x", "--reject-limit", "lots"], "give a number of lines, such as 1000, or a percentage"),
         (["load", "x", "--chunk-lines", "0"], "neither a number of lines nor auto"),
@@ -97,6 +98,7 @@ def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be
         (["runs", "shwo"], "no verb 'shwo'; there are: cancel, list, show, verify, watch"),
         (["runs", "show", "x"], "is not the number of a run"),
         (["rejects", "0"], "is not the number of a run"),
+        (["sql", " ; "], "the query is empty"),
         (["sample", "/no/such/directory/x.jsonl", "--lines", "3"], "there is no directory /no/such/directory"),
         (["sample", "x.jsonl", "--lines", "3", "--bad", "4"], "4 bad lines do not fit into 3"),
         (["demo", "--lines", "3"], "--lines"),
