@@ -26,7 +26,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all gen bench lab clean help
+.PHONY: demo lint check test test-all gen bench clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -55,9 +55,6 @@ gen: $(VENV)/.made-dev ## protobuf code anew from proto/
 bench: $(VENV)/.made-dev ## measure; BENCH_LINES= for a smaller sample
 	$(BIN)/python benchmarks/bench.py
 
-lab: $(VENV)/.made-lab ## JupyterLab with the notebooks
-	$(BIN)/jupyter lab notebooks
-
 clean: ## remove the environment and all caches; data directories stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -67,9 +64,3 @@ $(VENV)/.made-demo: pyproject.toml constraints.txt
 
 $(VENV)/.made-dev: pyproject.toml constraints.txt
 	$(call install,dev)
-
-$(VENV)/.made-lab: pyproject.toml constraints.txt
-	$(call install,embedded$(,)lab)
-
-# A comma inside a call's argument.
-, := ,

@@ -59,7 +59,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
 )
-@click.option("--detach", is_flag=True, help="Submit to a running master (that of another load) and return at once.")
+@click.option("--detach", is_flag=True, help="Submit to a running master and return at once.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @json_option
 def load(
@@ -102,7 +102,7 @@ def load(
         with api.opened(effective, database) as url, display(quiet=quiet) as progress:
             master = api.running_master(effective, url)
             if master is None:
-                raise ConfigError("--detach needs a running master, and there is none: this version has no command that starts a standing one; leave --detach out")
+                raise ConfigError("--detach needs a running master; this version has no command that starts a standing one: leave it out")
             with master:
                 if master.info().ephemeral:
                     raise ConfigError(
