@@ -23,8 +23,9 @@ from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
+from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.settings import read_settings, workspace_of
-from protheon_dask.workspace.chunkfile import ChunkStore, default_quota_bytes
+from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ LOOPBACK = "127.0.0.1"
 
 def make_store(settings: Settings, directory: Path) -> ChunkStore:
     """The workspace of these settings."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=OWNER_DIR, parents=True, exist_ok=True)
     quota_bytes = settings.workspace_quota_bytes or default_quota_bytes(directory)
     return ChunkStore(directory, quota_bytes, settings.parked_quota_bytes)
 
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ephemeral", action="store_true")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     try:
         serve(read_settings({}).settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral)
     except LeadershipLost as exc:

@@ -27,6 +27,7 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
+from protheon_dask.workspace.chunkfile import OWNER_DIR
 
 LOOPBACK = "127.0.0.1"
 WORKER_MALLOC = {
@@ -40,6 +41,8 @@ worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
 START_S = 60.0
 """How long a process may take to start on a busy machine before that is an error."""
 POLL_S = 0.05
+ENTERABLE_DIR = 0o711
+"""Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
 OTHERS_S = 0.5
 """Period of the look for runs of other commands."""
 LAST_PICTURE_S = 2.0
@@ -163,6 +166,7 @@ class LocalCluster:
 
     def _start(self) -> None:
         started_s = time.monotonic()
+        self._home.mkdir(mode=ENTERABLE_DIR, parents=True, exist_ok=True)
         if self._database.embedded_dir is not None:
             postgres = EmbeddedPostgres(
                 self._database.embedded_dir, Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
@@ -221,11 +225,13 @@ class LocalCluster:
             env,
         )
         address = f"{LOOPBACK}:{port}"
+        local_directory = self._home / "dask"
+        local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
         self._run(
             "workers",
             [
                 *f"-m dask worker {scheduler} --nworkers {self.n_workers} --nthreads 1 --name local --host {LOOPBACK}".split(),
-                *("--no-dashboard", "--preload", "protheon_dask.run.preload_worker", "--local-directory", str(self._home / "dask")),
+                *("--no-dashboard", "--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
             ],
             {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
         )
@@ -236,7 +242,7 @@ class LocalCluster:
 
     def _run(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Tethered:
         log = self._home / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(mode=OWNER_DIR, exist_ok=True)
         tethered = self._stack.enter_context(Tethered(name, arguments, env, log, self.settings.exit_grace_s / 2, self._note_end))
         self._processes[name] = tethered
         return tethered
@@ -301,7 +307,7 @@ class Tethered:
         self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float, on_end: Callable[[Tethered], None]
     ) -> None:
         self.name, self._log, self._on_end = name, log, on_end
-        self._file: IO[bytes] = log.open("wb", buffering=0)  # what it said last is there when check() quotes it
+        self._file: IO[bytes] = log.open("wb", buffering=0)  # a line held back would come after what the child wrote itself, its reason
         command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{grace_s:g}", "--", sys.executable, *arguments]
         # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
         self.process = subprocess.Popen(
@@ -316,10 +322,10 @@ class Tethered:
         assert self.process.stdout is not None, "Popen was given a pipe"
         with self.process.stdout as output:
             for line in output:
+                self._file.write(line)
                 if not self._first.is_set():
                     self._lines.append(line)
                     self._first.set()
-                self._file.write(line)
         self.process.wait()
         self._on_end(self)
         self._first.set()

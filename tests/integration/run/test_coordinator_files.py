@@ -18,15 +18,22 @@ LINES = "".join(f"{n}\n" for n in range(50))  # five chunks
 
 
 @pytest.fixture
-def coordinator(bench: Bench) -> Iterator[Coordinator]:
+def coordinator(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coordinator]:
     """Over the bench's ledger, whose lead the bench has given up; it finds the files when it takes the lead."""
     bench.conn.execute("SELECT pg_advisory_unlock_all()")
     store = ChunkStore(bench.directory / "workspace", 1 << 20)
     made = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:1", store, uuid4(), 1)
+    monkeypatch.setattr(made._dask, "n_threads", lambda: 0)
     yield made
     made._splitters.stop_all()
     if made._conn is not None:
         made._conn.close()
+
+
+def look(coordinator: Coordinator) -> None:
+    """One round that is due."""
+    coordinator.wake()
+    coordinator._round()
 
 
 def test_the_next_master_parks_the_files_of_a_paused_run(bench: Bench, coordinator: Coordinator) -> None:
@@ -45,13 +52,13 @@ def test_a_pause_frees_the_quota_and_only_tasks_that_dask_has_keep_their_files_l
     bench.submit(LINES)
     assert coordinator.start_leading(ephemeral=False)
     store = coordinator._store
-    coordinator._put_aside()
+    look(coordinator)
     assert store.live_bytes == bench.store.live_bytes
     assert store.parked_bytes == 0
 
     coordinator._dispatched[bench.task_ids[0]] = bench.dispatch(0)
     runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
-    coordinator._put_aside()
+    look(coordinator)
 
     [(first_bytes,)] = bench.ask("SELECT stored_bytes FROM protheon.chunk WHERE task_id = %s", bench.task_ids[0])
     assert (store.live_bytes, store.parked_bytes) == (first_bytes, bench.store.live_bytes - first_bytes)
@@ -93,12 +100,12 @@ def test_the_files_of_a_cancelled_run_are_deleted(bench: Bench, coordinator: Coo
     assert coordinator.start_leading(ephemeral=False)
     if paused_first:
         runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
-        coordinator._put_aside()
+        look(coordinator)
         assert coordinator._store.parked_bytes > 0
     with bench.conn.transaction():
         runs.cancel_run(bench.conn, bench.run_id, "cancelled by hand")  # as a desk or a command does, on its own connection
 
-    coordinator._put_aside()
+    look(coordinator)
 
     assert (coordinator._store.live_bytes, coordinator._store.parked_bytes) == (0, 0)
     assert not list(coordinator._store.directory.rglob("*.zst"))
