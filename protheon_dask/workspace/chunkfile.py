@@ -47,6 +47,10 @@ PARKED_FRACTION = 0.5  # default cap of the parked area, of the quota
 QUOTA_BYTES = 20 << 30  # DESIGN, Defaults: the smaller of this
 QUOTA_FRACTION = 0.2  # and this much of the disk
 
+OWNER_DIR, OWNER_FILE = 0o700, 0o600
+"""Modes: chunks hold the lines of sources that others may not be allowed to read."""
+O_BINARY = getattr(os, "O_BINARY", 0)  # Windows', whose os.open() translates line ends without it
+
 LoadId = int
 FirstLine = int
 
@@ -61,8 +65,8 @@ class ChunkWriter:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._part = part_path(target, os.getpid())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("wb")
+        target.parent.mkdir(mode=OWNER_DIR, parents=True, exist_ok=True)
+        self._file = os.fdopen(os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | O_BINARY, OWNER_FILE), "wb")
         self._compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
         self._buffer = bytearray(FRAME_BYTES)
         self._view = memoryview(self._buffer)
@@ -181,7 +185,7 @@ class ChunkStore:
     def __init__(self, directory: Path, quota_bytes: int, parked_cap_bytes: int | None = None) -> None:
         self.directory, self.quota_bytes = directory, quota_bytes
         self.parked_cap_bytes = int(quota_bytes * PARKED_FRACTION) if parked_cap_bytes is None else parked_cap_bytes
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=OWNER_DIR, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._live: dict[tuple[LoadId, FirstLine], ChunkManifest] = {}
         self._parked: dict[tuple[LoadId, FirstLine], ChunkManifest] = {}
@@ -190,7 +194,7 @@ class ChunkStore:
     def move_below(self, name: str) -> None:
         """Use a directory of this name below the one given: once, before adopt(), which deletes what it does not know."""
         self.directory = self.directory / name
-        self.directory.mkdir(exist_ok=True)
+        self.directory.mkdir(mode=OWNER_DIR, exist_ok=True)
 
     @property
     def live_bytes(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +168,20 @@ def test_at_start_files_that_match_a_manifest_are_adopted_and_the_rest_deleted(s
 
 def test_the_default_quota_is_within_the_disk(tmp_path: Path) -> None:
     assert 0 < default_quota_bytes(tmp_path) <= 20 << 30
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+def test_chunk_files_are_their_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = ChunkStore(tmp_path / "workspace", 1000)
+        store.move_below("ledger")
+        path = chunk_path(store.directory, 1, 1, 0)
+        with ChunkWriter(path) as writer:
+            writer.write(b"secret")
+            writer.end()
+            writer.commit()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, store.directory, tmp_path / "workspace")} == {0o700}
