@@ -159,6 +159,19 @@ def cancel_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
     return ended
 
 
+def adopt_orphans(conn: psycopg.Connection) -> list[int]:
+    """Give loads whose owner is cancelled or paused to the oldest running run that waits for them; return the loads.
+
+    What was cancelled with the owner is ready again. Guarantee: idempotent; the caller's transaction holds the loads.
+    """
+    orphans = rows(conn, "orphaned_loads")
+    for row in orphans:
+        run(conn, "resume_load", {name: row[name] for name in ("load_id", "run_id", "path", "code_hash")})
+        if row["owner_ended"]:
+            verbs.replay(conn, row["load_id"])
+    return [row["load_id"] for row in orphans]
+
+
 def ephemeral_attempts(conn: psycopg.Connection) -> list[Seen]:
     """Open attempts (task and attempt_no) of runs whose cluster lived as long as one command."""
     return [Seen(row["task_id"], row["attempt_no"]) for row in rows(conn, "ephemeral_attempts")]

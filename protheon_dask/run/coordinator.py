@@ -242,6 +242,8 @@ class Coordinator:
                 self._expire(now)
             if due:
                 self._swept_at = now
+                with self._ledger.transaction():
+                    runs.adopt_orphans(self._ledger)  # first: what another run waits for is not cancelled
                 verbs.cancel(self._ledger)
             self._settle_files()
             if due:

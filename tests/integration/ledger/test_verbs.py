@@ -24,6 +24,7 @@ from protheon_dask.model import (
     Loaded,
     Outcome,
     RejectedLine,
+    RunState,
     Seen,
     StageClock,
     TableCount,
@@ -332,6 +333,46 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
     _, skipped = submit(scene.conn)
     assert skipped.joined is Joined.SKIPPED
     assert f"run {owner}" in skipped.notices[0]
+
+
+def owner(scene: Scene) -> int:
+    [(run_id,)] = scene.conn.execute("SELECT owner_run_id FROM protheon.load WHERE id = %s", (scene.load_id,)).fetchall()
+    return int(run_id)
+
+
+def test_a_load_whose_owner_is_cancelled_while_another_run_attaches_goes_to_that_run(scene: Scene) -> None:
+    done = scene.held(0)
+    verbs.complete(scene.conn, done, loaded(), StageClock())
+    waiting, attached = submit(scene.conn)
+    assert attached.joined is Joined.ATTACHED
+    runs.end_run(scene.conn, scene.run_id, RunState.CANCELLED, "by hand")  # cancel_run, whose handing over saw no one yet
+    verbs.cancel(scene.conn)
+    assert scene.state(1) == ("cancelled", 0)
+
+    with scene.conn.transaction(), psycopg.connect(scene.url, autocommit=True) as other:
+        assert runs.adopt_orphans(scene.conn) == [scene.load_id]
+        assert runs.adopt_orphans(other) == []  # locked
+    assert owner(scene) == waiting
+    assert [scene.state(task) for task in (0, 1)] == [("succeeded", 1), ("ready", 0)]
+    assert runs.adopt_orphans(scene.conn) == []
+
+
+def test_a_load_of_a_paused_run_goes_to_the_oldest_run_that_runs_and_waits_for_it(scene: Scene) -> None:
+    heir, _ = submit(scene.conn)
+    submit(scene.conn)
+    running = scene.held(0)
+    runs.pause_run(scene.conn, scene.run_id, "because")
+    assert runs.adopt_orphans(scene.conn) == [scene.load_id]
+    assert owner(scene) == heir
+    verbs.complete(scene.conn, running, loaded(), StageClock())
+    assert scene.claim(0, task=1) is not None
+
+
+def test_what_died_with_its_run_is_not_taken_up_by_a_run_that_waited(scene: Scene) -> None:
+    submit(scene.conn)
+    verbs.dead_letter(scene.conn, scene.held(0), failed(), Outcome.FAILED, "failed 5 times")
+    runs.end_run(scene.conn, scene.run_id, RunState.INCOMPLETE, "1 chunk is dead")
+    assert runs.adopt_orphans(scene.conn) == []
 
 
 def test_again_makes_a_new_load_and_retires_the_old(scene: Scene) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from protheon_dask.config import Settings
 from protheon_dask.errors import LeadershipLost, LedgerUnavailable
-from protheon_dask.ledger import leadership, verbs
+from protheon_dask.ledger import leadership, runs, verbs
 from protheon_dask.ledger.connect import connect
-from protheon_dask.model import Seen, Worker
+from protheon_dask.model import RunState, Seen, SplitState, Worker
 from protheon_dask.run import coordinator as coordinating
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.workspace.chunkfile import ChunkStore
@@ -116,3 +116,14 @@ def test_a_server_that_refuses_us_for_a_while_is_still_away(lead: Lead, monkeypa
     lead.coordinator._wait_for_ledger(LedgerUnavailable("cut"))
     assert lead.coordinator._epoch == epoch + 1
     assert urls == []
+
+
+def test_a_round_gives_a_load_of_a_cancelled_run_to_the_run_that_waits(lead: Lead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lead.coordinator, "_dispatch", lambda: None)  # there is no Dask
+    runs.split_ended(lead.conn, lead.coordinator._epoch, lead.load_id, SplitState.COMPLETE, n_chunks=1)
+    waiting, _ = submit(lead.conn)
+    runs.end_run(lead.conn, lead.run_id, RunState.CANCELLED, "by hand")  # while the other attached: it handed nothing over
+    lead.coordinator._round()
+    assert ask(lead.url, "SELECT owner_run_id FROM protheon.load") == [(waiting,)]
+    assert ask(lead.url, "SELECT state FROM protheon.task") == [("ready",)]
+    assert ask(lead.url, "SELECT state FROM protheon.run WHERE id = %s", waiting) == [("running",)]
