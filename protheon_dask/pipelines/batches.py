@@ -27,8 +27,8 @@ class BatchForm:
     gives: str
     row_classes: tuple[RowMeta | None, ...]
 
-    def open(self, tables: tuple[Table, ...], context: ChunkContext) -> BatchTransformer:  # noqa: ARG002  # the function knows only its lines
-        return BatchTransformer(self.function, self.gives, Targets(tables, self.row_classes))
+    def open(self, tables: tuple[Table, ...], context: ChunkContext) -> BatchTransformer:
+        return BatchTransformer(self.function, self.gives, Targets(tables, self.row_classes), context.progress)
 
 
 @dataclass(slots=True)
@@ -46,11 +46,15 @@ _DOCUMENT = msgspec.json.Decoder(dict[str, Any])
 
 @dataclass(slots=True)
 class BatchTransformer:
-    """Calls the function on all lines of a batch that are not blank, and on halves where it raises."""
+    """Calls the function on all lines of a batch that are not blank, and on halves where it raises.
+
+    Each call is progress; within one nobody can tell work from a stall, so that none may take stall_s.
+    """
 
     function: Callable[[Any], Any]
     gives: str
     targets: Targets
+    progress: Callable[[], None]
 
     def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:  # noqa: ARG002  # rows carry no line number
         blank = [index for index, line in enumerate(lines) if not line.strip(BLANK)]
@@ -75,6 +79,7 @@ class BatchTransformer:
         """Add the answer for these lines; on an exception ask for each half anew, down to one line, which is then rejected."""
         given = [inputs[index] for index in indexes]
         attempt = _Answer([[] for _ in self.targets.tables])
+        self.progress()
         try:
             result = self.function(given if self.gives == "lines" else make_frame(self.gives, given))
             self._read(result, indexes, attempt)

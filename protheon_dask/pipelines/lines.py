@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +16,9 @@ from protheon_dask.pipelines.table import BatchRows, Table, TableRows, Verdict
 from protheon_dask.pipelines.targets import Targets
 from protheon_dask.pipelines.verdict import BLANK, DECODE_ERRORS, NOT_THE_LINES_FAULT, VANISHED, clean, code_of, decode_reason, reason_of
 
+STRIDE_LINES: Final = 20
+"""Lines between two words of progress: a function may take a twentieth of stall_s a line, and one costs 20 ns a line (measured)."""
+
 
 @dataclass(frozen=True, slots=True)
 class LineForm:
@@ -24,9 +28,9 @@ class LineForm:
     parameter: Any
     row_classes: tuple[RowMeta | None, ...]
 
-    def open(self, tables: tuple[Table, ...], context: ChunkContext) -> LineTransformer:  # noqa: ARG002  # the function knows only its line
+    def open(self, tables: tuple[Table, ...], context: ChunkContext) -> LineTransformer:
         decode = None if self.parameter is bytes else msgspec.json.Decoder(self.parameter, strict=False).decode
-        return LineTransformer(decode, self.function, Targets(tables, self.row_classes))
+        return LineTransformer(decode, self.function, Targets(tables, self.row_classes), context.progress)
 
 
 @dataclass(slots=True)
@@ -36,6 +40,7 @@ class LineTransformer:
     decode: Callable[[bytes], Any] | None
     function: Callable[[Any], Any]
     targets: Targets
+    progress: Callable[[], None]
 
     def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:  # noqa: ARG002  # rows carry no line number
         decode, function = self.decode, self.function
@@ -44,7 +49,7 @@ class LineTransformer:
         take, adders = taker.take, taker.adders
         marks = [(table.rows, table.ends.append) for table in batch.tables]
         one_rows, one_end = marks[0] if len(marks) == 1 else (None, None)
-        for index, line in enumerate(lines):
+        for index, line in enumerate(chain.from_iterable(_strides(lines, self.progress))):
             try:
                 if decode is not None:
                     value = decode(line)
@@ -81,6 +86,13 @@ class LineTransformer:
                 taker.refuse_whole(index, reason_of(error, code_of(function)))
             taker.end_line()
         return batch
+
+
+def _strides(lines: Sequence[bytes], progress: Callable[[], None]) -> Iterator[Sequence[bytes]]:
+    """Cut lines into pieces and tell of progress before each."""
+    for start in range(0, len(lines), STRIDE_LINES):
+        progress()
+        yield lines[start : start + STRIDE_LINES]
 
 
 class _Taker:

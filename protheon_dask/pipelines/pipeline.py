@@ -20,13 +20,22 @@ class Filtered(Enum):
 FILTERED: Final = Filtered.FILTERED
 
 
+def unheard() -> None:
+    """Progress that nobody listens to."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkContext:
-    """What a pipeline may know of the chunk that it reads. path is the source's, for messages only."""
+    """What a pipeline may know of the chunk that it reads. path is the source's, for messages only.
+
+    progress: to be called by what may be slow, at least once in stall_s, with no exception of it caught: it raises what ends
+              the attempt (LeaseLost).
+    """
 
     load_id: int
     task_id: int
     path: str
+    progress: Callable[[], None] = unheard
 
 
 class Transformer(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -81,7 +81,8 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     Guarantee: memory is a few batches, however large the chunk is. All is written but complete and COMMIT.
     """
     chunk, lease, clock = work.chunk, work.claimed.lease, work.clock
-    context = ChunkContext(load_id=work.load_id, task_id=lease.task_id, path=work.claimed.path or "")
+    pulse = _Pulse(work.attempt, lambda: verbs.check_fence(conn, lease), work.settings.renew_s)
+    context = ChunkContext(load_id=work.load_id, task_id=lease.task_id, path=work.claimed.path or "", progress=pulse)
     transformer = work.pipeline.open(context)
     loader = ChunkLoader(
         conn,
@@ -126,6 +127,26 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     with work.attempt.in_flight():
         counts = loader.finish()
     return Loaded(Lines(total, loaded, filtered, rejected, blank, parts), counts)
+
+
+class _Pulse:
+    """Progress within a batch of a slow pipeline: tells the keeper each time, and looks at the fence after each silence of pause_s.
+
+    That look is a statement: the server ends a transaction whose client says nothing for long (transaction.Timeouts.idle_s).
+    """
+
+    def __init__(self, attempt: Attempt, check_fence: Callable[[], None], pause_s: float) -> None:
+        self._attempt, self._check_fence, self._pause_s = attempt, check_fence, pause_s
+        self._spoke_at = attempt.progressed_at
+
+    def __call__(self) -> None:
+        attempt = self._attempt
+        attempt.check()
+        attempt.progress()
+        if attempt.progressed_at - self._spoke_at > self._pause_s:
+            with attempt.in_flight():
+                self._check_fence()
+            self._spoke_at = attempt.progressed_at
 
 
 def check_reject_limit(conn: Connection, work: ChunkWork, total: int, rejected: int) -> None:

@@ -7,13 +7,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from protheon_dask.ledger import verbs
 from protheon_dask.ledger.verbs import Claimed
-from protheon_dask.model import Dispatch, Failed
+from protheon_dask.model import Dispatch, Failed, Lease
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import REFUSED
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.postgres_proxy import PostgresProxy
-from tests.integration.run.conftest import Bench, Running
+from tests.integration.run.conftest import LIMITS, Bench, Running
 
 TEN = "".join(f"{n}\n" for n in range(10))
 
@@ -285,3 +286,24 @@ def test_an_outage_beyond_the_stall_time_is_no_stall_of_an_attempt_that_has_ende
         assert not stalled
         worker._drop_connection()
     assert bench.endings() == [(1, "failed", "failure")]
+
+
+def test_a_batch_that_takes_longer_than_the_stall_time_makes_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the server end its transaction, which would be idle for longer than it may be, but for looks at the fence."""
+    monkeypatch.setitem(LIMITS, "chunk_lines", 90)
+    bench.submit("".join(f"{n}\n" for n in range(90)), body="import time; time.sleep(0.03)")
+    stalled: list[Attempt] = []
+    worker = bench.worker(lease_s=0.6, renew_s=0.15, exit_grace_s=0.1, stall_s=0.9)
+    worker._keeper = LeaseKeeper(bench.url, lease_s=60.0, renew_s=0.1, stall_s=0.9, on_stall=stalled.append)
+    looks: list[Lease] = []
+
+    def check_fence(conn: psycopg.Connection, lease: Lease) -> None:
+        looks.append(lease)
+        look(conn, lease)
+
+    look = verbs.check_fence
+    monkeypatch.setattr(verbs, "check_fence", check_fence)
+    assert worker.run(bench.dispatch()) == "succeeded"
+    assert not stalled
+    assert looks
+    assert bench.numbers() == list(range(90))

@@ -159,3 +159,19 @@ def test_a_batch_of_blank_lines_does_not_reach_the_function() -> None:
 
     assert run(never, [b"", b"\t"]).blank == [0, 1]
     assert run(never, []).n_lines == 0
+
+
+def test_each_call_of_a_batch_function_is_progress() -> None:
+    told: list[str] = []
+
+    @protheon.pipeline(tables=[Visit])
+    def visits(lines: list[bytes]) -> Iterator[tuple[int, Visit]]:
+        told.append(f"{len(lines)} lines")
+        if b"bad" in lines:
+            raise ValueError("bad")
+        for index, line in enumerate(lines):
+            yield index, Visit(page=line.decode())
+
+    context = ChunkContext(7, 1, "visits.jsonl", progress=lambda: told.append("progress"))
+    visits.open(context).transform([b"a", b"bad"], 1)
+    assert told == ["progress", "2 lines", "progress", "1 lines", "progress", "1 lines"]
