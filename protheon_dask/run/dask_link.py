@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ConcurrentFuture
+from concurrent.futures import wait
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -22,6 +25,8 @@ from protheon_dask.run.tasks import RAISED, run_attempt
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
+ANSWER_S = CONNECT_S + 2.0
+"""A scheduler that has not answered by now is frozen: longer than CONNECT_S, so that Dask's own words are heard first."""
 RECONNECT_S = 60.0
 """How long a client outlives its scheduler before it is made anew."""
 NANNY_PROBE_S = 1.0
@@ -54,6 +59,7 @@ class DaskLink:
         self.scheduler_address = scheduler_address
         self._on_event = on_event
         self._client: Client | None = None
+        self._making: ConcurrentFuture[Client] | None = None
         self._futures: dict[str, Future[str]] = {}
 
     def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
@@ -65,9 +71,13 @@ class DaskLink:
             future.add_done_callback(lambda done, item=item: self._answer(item, done))
 
     def n_threads(self) -> int:
-        """Task threads of all workers. Raises OSError while there is no scheduler."""
+        """Task threads of all workers. Raises OSError while there is no scheduler; TimeoutError, which is one, while it is frozen."""
         client = self._connected()
-        return sum(client.nthreads().values())  # type: ignore[no-untyped-call]  # as above
+        if client.scheduler is None:
+            raise OSError("the connection to the scheduler closed just now")
+        # client.nthreads() asks the same, and waits for ever
+        counts: dict[str, int] = client.sync(client.scheduler.ncores, workers=None, callback_timeout=ANSWER_S)  # type: ignore[no-untyped-call]  # as above
+        return sum(counts.values())
 
     def close(self) -> None:
         """Forget all futures; what runs on workers runs on, and the ledger will tell."""
@@ -80,10 +90,21 @@ class DaskLink:
         if self._client is not None and self._client.status in ("closed", "closing"):
             self.close()
         if self._client is None:
-            client = Client(self.scheduler_address, set_as_default=False, timeout=CONNECT_S, name="protheon-coordinator")  # type: ignore[no-untyped-call]  # distributed is not typed here
-            client._timeout = RECONNECT_S
-            self._client = client
+            self._client = self._made()
         return self._client
+
+    def _made(self) -> Client:
+        """A new client. A scheduler that froze in the midst of it is waited for on a thread that is left; there is one at a time.
+
+        Raises: OSError: there is no scheduler. TimeoutError: it does not answer; the client that is being made is asked for again.
+        """
+        if self._making is None:
+            self._making = ConcurrentFuture()
+            threading.Thread(target=_make_client, args=(self.scheduler_address, self._making), name="dask-client", daemon=True).start()
+        if not wait([self._making], ANSWER_S).done:
+            raise TimeoutError(f"{self.scheduler_address} made no client in {ANSWER_S:g} s")
+        made, self._making = self._making, None
+        return made.result()
 
     def _answer(self, item: Dispatch, future: Future[str]) -> None:
         self._futures.pop(str(future.key), None)
@@ -100,6 +121,15 @@ class DaskLink:
         finally:
             future.release()  # type: ignore[no-untyped-call]  # distributed is not typed here
         self._on_event(event)
+
+
+def _make_client(scheduler_address: str, answer: ConcurrentFuture[Client]) -> None:
+    try:
+        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name="protheon-coordinator")  # type: ignore[no-untyped-call]  # distributed is not typed here
+        client._timeout = RECONNECT_S
+        answer.set_result(client)
+    except Exception as exc:  # noqa: BLE001  # raised again in the coordinator's thread
+        answer.set_exception(exc)
 
 
 def _delayed(item: Dispatch) -> Delayed:
