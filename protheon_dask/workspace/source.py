@@ -51,6 +51,9 @@ def resolve(paths: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for path in paths:
         names = _resolve_url(path) if is_url(path) else _resolve_local(path)
+        if not names and not is_url(path) and _local(path).is_dir():
+            only = "; hidden files and those of directories below are left out" if any(_local(path).iterdir()) else ""
+            raise NotFound(f"{path}: the directory {'has no files' if only else 'is empty'} on host {socket.gethostname()}{only}")
         if not names:
             raise NotFound(f"{path}: no such file, and no files where it points, on host {socket.gethostname()}")
         found.update(dict.fromkeys(names))

@@ -54,6 +54,14 @@ def test_what_is_not_there_is_named_with_this_host(tree: Path, path: str) -> Non
     assert socket.gethostname() in str(caught.value)
 
 
+def test_a_directory_without_files_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="the directory is empty"):
+        resolve([str(tmp_path)])
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(NotFound, match="the directory has no files .*; hidden files"):
+        resolve([str(tmp_path)])
+
+
 def test_urls_go_through_fsspec() -> None:
     store = fsspec.filesystem("memory")
     for name in ("/bucket/b.jsonl", "/bucket/a.jsonl", "/bucket/.hidden", "/bucket/sub/c.jsonl"):
