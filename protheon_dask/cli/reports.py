@@ -90,14 +90,19 @@ def read(name: str, run: int | None, into: str | None, **filters: Any) -> list[d
 
 
 def emit_list(rows: Sequence[Mapping[str, Any]], shown: Sequence[Shown], nothing: str, *, as_json: bool, limit: int | None = None) -> None:
-    """Print a list: an array of objects, or a table, or a word that there is nothing."""
+    """Print a list: an array of objects, or a table, or a word that there is nothing.
+
+    limit: rows to print; one row beyond it tells that there are more.
+    """
+    there_are_more = limit is not None and len(rows) > limit
+    rows = rows[:limit]
     if as_json:
         output.emit_json(rows)
     elif not rows:
         output.messages().print(nothing, markup=False)
     else:
         output.emit_drawing(output.Listing(output.filled(shown, rows), rows))
-        if limit is not None and len(rows) >= limit:
+        if there_are_more:
             output.messages().print(f"the first {limit}; --limit shows more", style="dim", markup=False)
 
 
@@ -143,7 +148,7 @@ def chunks_list(run: int | None, limit: int, into: str | None, as_json: bool) ->
     \b
     Example:  protheon chunks --limit 1000 --json
     """
-    emit_list(read("chunks", run, into, limit=limit), CHUNK_COLUMNS, "the run has no chunks", as_json=as_json, limit=limit)
+    emit_list(read("chunks", run, into, limit=limit + 1), CHUNK_COLUMNS, "the run has no chunks", as_json=as_json, limit=limit)
 
 
 @click.group(cls=NounGroup)
@@ -166,7 +171,7 @@ def attempts_list(run: int | None, limit: int, into: str | None, as_json: bool) 
     \b
     Example:  protheon attempts --json
     """
-    rows = read("attempts", run, into, limit=limit)
+    rows = read("attempts", run, into, limit=limit + 1)
     timed = rows if as_json else [{**row, "seconds": took(row)} for row in rows]
     emit_list(timed, ATTEMPT_COLUMNS, "the run has no attempts", as_json=as_json, limit=limit)
 
@@ -197,7 +202,7 @@ def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -
     \b
     Example:  protheon rejects list 3 --json
     """
-    emit_list(read("rejects", run, into, limit=limit), REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
+    emit_list(read("rejects", run, into, limit=limit + 1), REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
 
 
 @rejects.command("show")

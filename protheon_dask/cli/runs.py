@@ -47,13 +47,20 @@ RUN_COLUMNS: Final = (
 )
 
 
-@click.group(cls=NounGroup)
+class RunsGroup(NounGroup):
+    """``protheon runs 3`` is ``protheon runs show 3``: a list of runs takes no run."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["show", *args] if args and args[0].isdigit() else args)
+
+
+@click.group(cls=RunsGroup)
 def runs() -> None:
-    """The runs, newest first.
+    """The runs, newest first; with a number, that run.
 
     \b
     Example:  protheon runs
-              protheon runs show 3
+              protheon runs 3
     """
 
 
@@ -67,7 +74,7 @@ def runs_list(limit: int, into: str | None, as_json: bool) -> None:
     \b
     Example:  protheon runs list --limit 5 --json
     """
-    rows = read("runs", None, into, limit=limit)
+    rows = read("runs", None, into, limit=limit + 1)
     emit_list(rows, RUN_COLUMNS, "no runs yet; begin with `protheon demo` or `protheon load PATH`", as_json=as_json, limit=limit)
 
 
@@ -182,14 +189,16 @@ def runs_cancel(run: int | None, into: str | None, as_json: bool) -> None:
 
     effective = effective_settings()
     with api.opened(effective, resolved(effective, into)) as url:
+        before = api.run_statistics(url, run)
         master = api.running_master(effective, url)
         if master is None:
-            cancelled = api.cancel_run(url, run)
+            cancelled = api.cancel_run(url, before.run)
         else:
             with master:
-                cancelled = master.cancel(run or master.get().run)
+                cancelled = master.cancel(before.run)
     if as_json:
         output.emit_json(cancelled.summary())
         return
     state = Text(str(cancelled.state), style=STATE_STYLES.get(cancelled.state, "bold"))
-    output.emit_drawing(Text.assemble(f"run {cancelled.run}: ", state, f"; {figures.counted(cancelled.lines, 'line')} stay loaded"))
+    late = " had ended already" if before.state.is_final else ""
+    output.emit_drawing(Text.assemble(f"run {cancelled.run}{late}: ", state, f"; {figures.counted(cancelled.lines, 'line')} stay loaded"))

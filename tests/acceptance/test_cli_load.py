@@ -152,6 +152,12 @@ def test_verify_proves_the_run_and_names_what_differs(shell: Shell) -> None:
 
 
 @pytest.mark.usefixtures("first")
+def test_cancelling_what_has_ended_says_that_it_had(shell: Shell) -> None:
+    done = shell("runs", "cancel", "1")
+    assert (done.returncode, done.stdout.decode()) == (0, "run 1 had ended already: succeeded; 301 lines stay loaded\n")
+
+
+@pytest.mark.usefixtures("first")
 def test_a_reader_that_has_had_enough_is_no_error(shell: Shell) -> None:
     read, write = os.pipe()
     os.close(read)

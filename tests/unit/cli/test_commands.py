@@ -78,6 +78,14 @@ def test_no_verb_is_list(argv: list[str], verb: str, rest: list[str]) -> None:
     assert (context._protected_args, context.args) == ([verb], rest)
 
 
+def test_a_number_after_runs_shows_that_run() -> None:
+    group = protheon.commands["runs"]
+    assert isinstance(group, NounGroup)
+    context = click.Context(group)
+    group.parse_args(context, ["7", "--json"])
+    assert (context._protected_args, context.args) == (["show"], ["7", "--json"])
+
+
 def test_local_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths = ["a.jsonl", "/x/b.jsonl", "s3://bucket/c.jsonl", "file:///d.jsonl", "sub/*.jsonl"]

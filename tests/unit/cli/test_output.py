@@ -13,6 +13,7 @@ import pytest
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.database import distinct, is_number
 from protheon_dask.cli.output import Shown
+from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import summary
 from protheon_dask.model import TableCount
 from tests.unit.cli.pictures import picture_of
@@ -119,6 +120,17 @@ def test_a_summary_cuts_no_number(width: int) -> None:
     drawn = "\n".join(output.render(part, width=width, color=False) for part in summary(picture_of(rows=counts)))
     assert "59,991" in drawn
     assert "1,234,567" in drawn
+
+
+@pytest.mark.parametrize(("n_read", "more"), [(2, False), (3, False), (4, True)])
+def test_a_list_says_that_there_is_more_only_when_there_is(n_read: int, more: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"n": n} for n in range(1, n_read + 1)]
+    emit_list(rows, [Shown("n", "n")], "nothing", as_json=False, limit=3)
+    out, err = capsys.readouterr()
+    assert out.split()[-1] == str(min(n_read, 3))
+    assert ("the first 3; --limit shows more" in err) is more
+    emit_list(rows, [Shown("n", "n")], "nothing", as_json=True, limit=3)
+    assert len(json.loads(capsys.readouterr().out)) == min(n_read, 3)
 
 
 def test_a_query_without_a_row_has_its_headings() -> None:
