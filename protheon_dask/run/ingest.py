@@ -152,11 +152,10 @@ class _Pulse:
 def check_reject_limit(conn: Connection, work: ChunkWork, total: int, rejected: int) -> None:
     """Raise RejectLimitCrossed if the run's committed rejects and this chunk's own are beyond its limit.
 
-    A chunk whose own share of rejects is within a fraction cannot cross it (those before it did not), so only others ask the ledger.
+    Every chunk with a reject asks, whatever its own share is: chunks before it may be beyond a fraction that was not judged
+    yet, since the run had too few lines for that or they were committed side by side.
     """
     limit = runs.limit_of(conn, work.run_id)
-    if limit.fraction is not None and rejected <= limit.fraction * total:
-        return
     committed = runs.count_lines(conn, work.run_id)
     if limit.is_crossed(committed.rejected + rejected, committed.lines + total):
         raise RejectLimitCrossed(

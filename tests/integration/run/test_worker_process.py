@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from uuid import uuid4
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.verbs import Claimed
 from protheon_dask.model import Dispatch, Failed, Lease
+from protheon_dask.policy import RejectLimit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import REFUSED
 from tests.fixtures.cluster import wait_until
@@ -241,6 +243,22 @@ def test_the_chunk_that_crosses_the_reject_limit_is_rolled_back_and_pauses_the_r
     assert bench.numbers() == list(range(6))
     assert bench.ask("SELECT count(*) FROM protheon.reject") == [(4,)]
     assert bench.endings(1) == [(1, "released", "nothing")]
+
+
+def test_a_chunk_of_few_rejects_pauses_a_run_that_was_beyond_its_fraction_before_it_could_be_judged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """9 bad lines of the first 10 are too few to be judged; 1 of the next 10 is within the fraction, but the run is not."""
+    monkeypatch.setattr(RejectLimit, "__init__", partialmethod(RejectLimit.__init__, min_lines=20))
+    bench.submit("x\n" * 9 + "0\n" + "y\n" + "7\n" * 9)
+    bench.conn.execute("UPDATE protheon.run SET reject_limit_fraction = 0.2")
+    worker = bench.worker()
+    assert worker.run(bench.dispatch(0)) == "succeeded"
+    assert worker.run(bench.dispatch(1)) == "released"
+    state, reason = bench.run_state()
+    assert state == "paused"
+    assert "10 of 20 lines are rejected" in (reason or "")
+    assert bench.numbers() == [0]
 
 
 def test_a_limit_that_is_just_reached_is_not_crossed(bench: Bench) -> None:
