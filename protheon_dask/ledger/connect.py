@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -100,7 +101,9 @@ def translated(url: str | None = None) -> Iterator[None]:
 
 def _refused_at_connect(exc: psycopg.OperationalError) -> bool:
     """libpq gives no SQLSTATE for errors at connect; the server's own FATAL has one in its result when it got that far."""
-    result = exc.pgconn.error_message if exc.pgconn is not None else b""
+    if exc.pgconn is None:  # psycopg resolves names itself; a name server that does not answer has another number
+        return str(exc).startswith("failed to resolve host") and f"[Errno {int(socket.EAI_NONAME)}]" in str(exc)
+    result = exc.pgconn.error_message
     return any(
         word in result
         for word in (

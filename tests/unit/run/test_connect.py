@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import pytest
 
-from protheon_dask.errors import ConfigError
+from protheon_dask.errors import ConfigError, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger.connect import connect, opened, public_url
 
 
@@ -36,3 +37,15 @@ def test_a_url_that_a_password_breaks_is_told_without_its_text(url: str) -> None
 )
 def test_a_url_that_can_be_read_is_shown_without_its_password(url: str) -> None:
     assert not {"password", "cret"} & set(re.findall("[a-z]+", public_url(url)))
+
+
+@pytest.mark.parametrize(("number", "whose"), [(socket.EAI_NONAME, ConfigError), (socket.EAI_AGAIN, LedgerUnavailable)])
+def test_a_host_that_is_not_there_is_the_operators_and_a_silent_name_server_nobodys(
+    monkeypatch: pytest.MonkeyPatch, number: int, whose: type[ProtheonError]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "what the resolver says")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(whose, match=r"databse\.example"):
+        connect("postgresql://me@databse.example/x", application="t")
