@@ -208,13 +208,3 @@ class BrokerClient:
             yield
         except grpc.RpcError as error:
             raise wire.error_from_call(error, self.address) from error
-
-
-def broker_at(address: str) -> BrokerClient:
-    """Return this process's one client of address, for code that is called anew for each task. Thread-safe."""
-    with _shared_lock:
-        return _shared.setdefault(address, BrokerClient(address))
-
-
-_shared: dict[str, BrokerClient] = {}
-_shared_lock = Lock()

@@ -252,7 +252,6 @@ class OpenRun:
 
     run_id: int
     state: RunState
-    n_loads: int
     n_live_loads: int
     n_unfinished: int
     messages: tuple[str, ...]
@@ -270,7 +269,6 @@ def open_runs(conn: psycopg.Connection) -> list[OpenRun]:
         OpenRun(
             row["id"],
             RunState(row["state"]),
-            row["n_loads"],
             row["n_live_loads"],
             row["n_unfinished"],
             tuple(row["messages"]),
@@ -282,19 +280,18 @@ def open_runs(conn: psycopg.Connection) -> list[OpenRun]:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Committed lines and rejects of a run's loads, and tasks that will not run."""
+    """Committed lines and rejects of a run's loads, and tasks that are dead."""
 
     lines: int
     own_lines: int  # loaded by the run itself
     rejected: int
     dead: int
-    cancelled: int
 
 
 def count_lines(conn: psycopg.Connection, run_id: int) -> Committed:
     """Sums over the run's loads, whoever loaded them."""
     [row] = rows(conn, "count_lines", {"run_id": run_id})
-    return Committed(row["lines"], row["own_lines"], row["rejected"], row["dead"], row["cancelled"])
+    return Committed(row["lines"], row["own_lines"], row["rejected"], row["dead"])
 
 
 def latest_run(conn: psycopg.Connection) -> int:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 GRACE_S = 10.0  # DESIGN, Defaults: exit grace
-LOST_EXIT = 75  # what watch_parent leaves with: try later (STYLE, faces)
 USAGE = "usage: python -m protheon_dask.run.tether [--grace SECONDS] [--signals NAME[,NAME..]] -- COMMAND [ARGUMENT ..]"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -81,25 +80,6 @@ def hold(leash: Leash, owner_fd: int = 0) -> int:
     code = child.wait()
     _kill_group(child)
     return 128 - code if code < 0 else code
-
-
-def watch_parent(on_lost: Callable[[], None], *, grace_s: float = GRACE_S, fd: int = 0) -> threading.Thread:
-    """Watch the pipe from this process's parent; at its end call on_lost, and leave for good grace_s later.
-
-    For our own Python children, whose stdin (or another inherited fd) is a pipe that the parent never writes to.
-    on_lost runs in the watching thread: it should set an event or the like, and return.
-
-    Guarantee:  returns at once. ``os._exit`` cannot be kept from its work by threads, handlers or a stuck event loop.
-    """
-
-    def run() -> None:
-        _read_to_eof(fd, on_lost)
-        threading.Event().wait(grace_s)
-        os._exit(LOST_EXIT)
-
-    thread = threading.Thread(target=run, name="protheon-watch-parent", daemon=True)
-    thread.start()
-    return thread
 
 
 def _read_to_eof(fd: int, then: Callable[[], None]) -> None:

@@ -225,11 +225,6 @@ class ChunkStore:
         if old is not None and old.generation != manifest.generation:
             chunk_path(self.directory, load_id, old.first_line, old.generation).unlink(missing_ok=True)
 
-    def path_of(self, load_id: LoadId, first_line: FirstLine) -> Path | None:
-        """Where the chunk's file is, or None if it must be cut again."""
-        manifest = self.manifest_of(load_id, first_line)
-        return None if manifest is None else chunk_path(self.directory, load_id, first_line, manifest.generation)
-
     def manifest_of(self, load_id: LoadId, first_line: FirstLine) -> ChunkManifest | None:
         """The manifest of the form that is stored, or None if the chunk must be cut again."""
         with self._lock:

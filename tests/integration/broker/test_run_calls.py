@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from protheon_dask import errors
 from protheon_dask.broker import client as client_module
 from protheon_dask.broker import server as server_module
-from protheon_dask.broker.client import BrokerClient, broker_at
+from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import RunView, Submission
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
@@ -144,13 +144,10 @@ def test_an_answer_that_does_not_come_in_time_is_an_outage(folder: ChunkFolder) 
         released.set()
 
 
-def test_a_process_has_one_client_of_an_address(broker: BrokerThread) -> None:
-    address = f"127.0.0.1:{broker.port}"
-
-    with broker_at(address) as client:
-        assert broker_at(address) is client
+def test_a_client_that_was_closed_connects_anew(broker: BrokerThread) -> None:
+    with BrokerClient(f"127.0.0.1:{broker.port}") as client:
         assert client.info().epoch == 1
-    assert client.info().epoch == 1  # connected anew after close()
+    assert client.info().epoch == 1
     client.close()
 
 

@@ -291,7 +291,15 @@ def test_an_oversized_line_that_is_enqueued_again_is_rejected_once(scene: Scene)
     assert scene.conn.execute("SELECT count(*) FROM protheon.attempt WHERE task_id = %s", (first,)).fetchone() == (1,)
 
 
-@pytest.mark.parametrize(("lines", "counts"), [(Lines(9, loaded=9), ()), (Lines(10, loaded=10), (TableCount("t", 10, 5, 3, 1),))])
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        (Lines(9, loaded=9), ()),
+        (Lines(10, loaded=11, filtered=-1), ()),
+        (Lines(10, loaded=10), (TableCount("t", 10, 5, 3, 1),)),
+        (Lines(10, loaded=10), (TableCount("t", 10, 11, 0, -1),)),
+    ],
+)
 def test_a_completion_that_does_not_add_up_is_refused_by_the_schema(scene: Scene, lines: Lines, counts: tuple[TableCount, ...]) -> None:
     lease = scene.held(0)
     with pytest.raises(psycopg.errors.CheckViolation), scene.conn.transaction():
@@ -396,6 +404,6 @@ def test_a_run_counts_lines_and_dead_tasks_of_its_loads(scene: Scene) -> None:
     verbs.reject(scene.conn, scene.load_id, lease.task_id, 1, [line])
     verbs.complete(scene.conn, lease, Loaded(Lines(10, loaded=9, rejected=1), ()), StageClock())
     verbs.dead_letter(scene.conn, other, failed(), Outcome.FAILED, "failed 5 times")
-    assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, own_lines=10, rejected=1, dead=1, cancelled=0)
+    assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, own_lines=10, rejected=1, dead=1)
     [run] = runs.open_runs(scene.conn)
     assert (run.n_live_loads, run.n_unfinished) == (1, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protheon_dask.run.tether import LOST_EXIT, UsageError, parse
+from protheon_dask.run.tether import UsageError, parse
 
 TETHER = [sys.executable, "-m", "protheon_dask.run.tether"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -37,17 +37,6 @@ OWNER = """
 import subprocess, sys
 tether = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
 tether.wait()
-"""
-WATCHED = """
-import sys, threading
-from protheon_dask.run.tether import watch_parent
-lost = threading.Event()
-watch_parent(lost.set, grace_s=float(sys.argv[1]))
-print("up", flush=True)
-lost.wait()
-print("lost", flush=True)
-if sys.argv[2] == "hang":
-    threading.Event().wait()
 """
 
 
@@ -130,16 +119,6 @@ def test_a_command_that_is_not_there_is_told() -> None:
     done = subprocess.run([*TETHER, "--", "/nonexistent/command"], stdin=subprocess.PIPE, capture_output=True, text=True, check=False)
     assert done.returncode == 127
     assert "/nonexistent/command" in done.stderr
-
-
-@pytest.mark.parametrize(("behaviour", "grace_s", "expected"), [("leave", "60", 0), ("hang", "0.1", LOST_EXIT)])
-def test_a_watched_child_notices_that_its_parent_is_gone(behaviour: str, grace_s: str, expected: int) -> None:
-    command = [sys.executable, "-c", WATCHED, grace_s, behaviour]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert read_line(child) == "up"
-        close_stdin(child)
-        assert read_line(child) == "lost"
-        assert child.wait(GONE_S) == expected
 
 
 def test_the_tether_imports_little() -> None:

@@ -106,6 +106,12 @@ def put(store: ChunkStore, load_id: int, chunk: ChunkManifest) -> Path:
     return path
 
 
+def path_of(store: ChunkStore, load_id: int, first_line: int) -> Path | None:
+    """Where the store has the chunk's file; None: it must be cut again."""
+    known = store.manifest_of(load_id, first_line)
+    return None if known is None else chunk_path(store.directory, load_id, first_line, known.generation)
+
+
 def test_only_live_files_count_to_the_quota_and_parked_ones_have_a_cap(store: ChunkStore) -> None:
     paths = [put(store, 1, manifest(line, 200)) for line in (1, 51, 101)]
     assert (store.live_bytes, store.parked_bytes, store.room_bytes) == (600, 0, 400)
@@ -115,7 +121,7 @@ def test_only_live_files_count_to_the_quota_and_parked_ones_have_a_cap(store: Ch
     assert not store.park(1, 51), "beyond the cap it is deleted, and cut again later"
     assert (store.live_bytes, store.parked_bytes) == (200, 200)
     assert [path.exists() for path in paths] == [True, False, True]
-    assert (store.path_of(1, 1), store.path_of(1, 51), store.path_of(1, 101)) == (paths[0], None, paths[2])
+    assert (path_of(store, 1, 1), path_of(store, 1, 51), path_of(store, 1, 101)) == (paths[0], None, paths[2])
     assert store.unpark(1, 1)
     assert store.unpark(1, 101), "it was never parked"
     assert not store.unpark(1, 51)
@@ -144,13 +150,13 @@ def test_a_new_generation_replaces_the_old_file(store: ChunkStore) -> None:
     old = put(store, 1, manifest(1, 200))
     store.park(1, 1)
     new = put(store, 1, manifest(1, 210, generation=2))
-    assert (old.exists(), store.path_of(1, 1), store.live_bytes, store.parked_bytes) == (False, new, 210, 0)
+    assert (old.exists(), path_of(store, 1, 1), store.live_bytes, store.parked_bytes) == (False, new, 210, 0)
     assert store.manifest_of(1, 1) == manifest(1, 210, generation=2)
 
 
 def test_an_oversized_line_has_no_file_and_costs_nothing(store: ChunkStore) -> None:
     store.add(1, manifest(1, 0, oversized=True))
-    assert (store.live_bytes, store.path_of(1, 1)) == (0, None)
+    assert (store.live_bytes, path_of(store, 1, 1)) == (0, None)
 
 
 def test_at_start_files_that_match_a_manifest_are_adopted_and_the_rest_deleted(store: ChunkStore, tmp_path: Path) -> None:
@@ -163,7 +169,7 @@ def test_at_start_files_that_match_a_manifest_are_adopted_and_the_rest_deleted(s
     manifests = [(1, manifest(1, 200)), (2, manifest(1, 200)), (3, manifest(1, 200, generation=2)), (4, manifest(1, 0, oversized=True))]
     assert again.adopt(manifests) == manifests[1:3]
     assert [path.exists() for path in (kept, short, old, part, foreign, foreign.parent)] == [True, *[False] * 5]
-    assert (again.live_bytes, again.path_of(1, 1), again.path_of(2, 1)) == (200, kept, None)
+    assert (again.live_bytes, path_of(again, 1, 1), path_of(again, 2, 1)) == (200, kept, None)
 
 
 def test_the_default_quota_is_within_the_disk(tmp_path: Path) -> None:
