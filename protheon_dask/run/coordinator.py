@@ -317,7 +317,7 @@ class Coordinator:
                     verbs.enqueue(self._ledger, self._epoch, load_id, event.manifest)
         elif isinstance(event, SplitEnded):
             state = SplitState.COMPLETE if event.damaged_at is None else SplitState.DAMAGED
-            message = None if event.damaged_at is None else f"{event.message} (stored byte {event.damaged_at:,})"
+            message = None if event.damaged_at is None else event.message.removeprefix(f"{item.split.path}: ")  # readers name the path
             runs.split_ended(
                 self._ledger, self._epoch, load_id, state, message=message, damaged_at_bytes=event.damaged_at, n_chunks=event.n_chunks
             )
@@ -327,7 +327,7 @@ class Coordinator:
             self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
         else:
             state = SplitState.CHANGED if event.kind == "changed" else SplitState.FAILED
-            runs.split_ended(self._ledger, self._epoch, load_id, state, message=event.message)
+            runs.split_ended(self._ledger, self._epoch, load_id, state, message=event.message.removeprefix(f"{item.split.path}: "))
             self._swept_at = 0.0
         self._splitters.note(load_id, event)
 

@@ -68,7 +68,7 @@ class Archive(ABC):
         self.intact_raw_offset = self.raw_offset
 
     def _damage(self, what: str) -> SourceDamaged:
-        return SourceDamaged(f"{self.format} source is damaged at byte {self.stored_offset}: {what}", self.stored_offset)
+        return SourceDamaged(f"{self.format} source is damaged at stored byte {self.stored_offset:,}: {what}", self.stored_offset)
 
 
 class _Plain(Archive):

@@ -104,7 +104,7 @@ def test_a_truncated_file_gives_what_was_whole_and_locates_the_damage(kind: str)
     assert raw.startswith(given_out)
     assert len(given_out) >= archive.intact_raw_offset == len(parts[0])
     assert first <= damage.byte_offset <= len(packed)
-    assert str(damage.byte_offset) in str(damage)
+    assert f"{damage.byte_offset:,}" in str(damage)
 
 
 @pytest.mark.parametrize("kind", COMPRESSED)

@@ -58,7 +58,7 @@ def test_a_directory_without_files_is_not_called_missing(tmp_path: Path) -> None
     with pytest.raises(NotFound, match="the directory is empty"):
         resolve([str(tmp_path)])
     (tmp_path / ".hidden").touch()
-    with pytest.raises(NotFound, match="the directory has no files .*; hidden files"):
+    with pytest.raises(NotFound, match=r"the directory has no files .*; hidden files"):
         resolve([str(tmp_path)])
 
 
