@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
@@ -18,6 +20,8 @@ ROW_COLUMNS = (
     Shown("updated", "updated", figures.count, right=True),
     Shown("ignored", "ignored", figures.count, right=True),
 )
+
+_LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/runs.py puts it; a run's picture has no field for it
 
 
 def headline(s: RunStatistics) -> Text:
@@ -55,6 +59,10 @@ def speed_sentence(s: RunStatistics) -> str:
 def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
     """What a person reads at the end of a load. database: what the hints add to mean the same one (verbs.flag_of)."""
     drawing: list[RenderableType] = [Padding(headline(s), (1, 0, 0, 2))]
+    if s.skipped_files and s.skipped_files == s.files:
+        loaders = sorted({int(found[1]) for notice in s.notices if (found := _LOADED_BY.search(notice))})
+        by = f"by run {', '.join(map(str, loaders))}" if loaders else "before"
+        drawing.append(Text(f"  nothing was loaded: it was loaded {by}, with these numbers", style="bold"))
     if s.rows:
         drawing.append(Padding(rows_table(s), (1, 0, 1, 2)))
     facts = [lines_sentence(s), speed_sentence(s)]

@@ -100,6 +100,7 @@ def test_typing_it_again_loads_nothing_twice_and_says_so(shell: Shell, source: P
     again = shell("load", str(source), "--table", "app.events")
     assert (first.returncode, again.returncode) == (0, 0)
     assert "1 file skipped: loaded before" in again.stdout.decode()
+    assert "nothing was loaded: it was loaded by run 1, with these numbers" in again.stdout.decode()
     assert "\x1b" not in again.stdout.decode()
     assert shell.json("sql", "select count(*), min(line_no), max(line_no) from app.events") == [{"count": 298, "min": 1, "max": 300}]
 

@@ -122,6 +122,15 @@ def test_a_summary_cuts_no_number(width: int) -> None:
     assert "1,234,567" in drawn
 
 
+def test_a_load_that_skipped_everything_says_so_before_its_numbers() -> None:
+    notice = "/data/a.jsonl: loaded already by run 2: skipped"
+    skipped = picture_of(files=1, skipped_files=1, own_lines=0, notices=(notice,))
+    drawn = "\n".join(output.render(part, width=100, color=False) for part in summary(skipped))
+    assert 0 < drawn.index("nothing was loaded: it was loaded by run 2, with these numbers") < drawn.index("8,750 lines")
+    some = "\n".join(output.render(part, width=100, color=False) for part in summary(picture_of(files=2, skipped_files=1)))
+    assert "nothing was loaded" not in some
+
+
 @pytest.mark.parametrize(("n_read", "more"), [(2, False), (3, False), (4, True)])
 def test_a_list_says_that_there_is_more_only_when_there_is(n_read: int, more: bool, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"n": n} for n in range(1, n_read + 1)]
