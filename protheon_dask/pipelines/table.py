@@ -166,3 +166,13 @@ class BatchRows:
     parts: list[Verdict] = field(default_factory=list)
     filtered: list[int] = field(default_factory=list)
     blank: list[int] = field(default_factory=list)
+
+    def n_loaded(self) -> int:
+        """Count the lines that have rows, or nothing but refused parts.
+
+        Guarantee: from rows and parts alone: that it and the other verdicts add up to n_lines is a finding, not a definition.
+        """
+        ends = [table.ends for table in self.tables]
+        marks = set(zip(*ends, strict=False))  # one for each line with rows, since ends never decrease; and that of none before
+        alone = {part.index for part in self.parts if not any(table.of_lines(part.index, part.index + 1) for table in self.tables)}
+        return len(marks) - ((0,) * len(ends) in marks) + len(alone)

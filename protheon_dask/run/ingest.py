@@ -95,7 +95,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     )
     stored.seek(0)
     clock.raw_bytes = 0
-    total = filtered = blank = rejected = parts = 0
+    total = loaded = filtered = blank = rejected = parts = 0
     blocks = chunkfile.read_blocks(stored, chunk.raw_xxh3)
     batches = cut.batches(blocks, chunk.first_line, chunk.byte_offset, work.settings.batch_lines, work.settings.batch_bytes)
     for batch in _timed(batches, clock):
@@ -114,14 +114,19 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
                 clock.add("ledger", time.perf_counter() - started_s)
         clock.raw_bytes += batch.raw_bytes
         total += batch.n_lines
+        loaded += rows.n_loaded() - len(faults)
         rejected += len(rows.rejected) + len(faults)
         filtered += len(rows.filtered)
         blank += len(rows.blank)
         parts += len(refused_parts)
         del batch, rows
-    loaded = total - rejected - filtered - blank
     if total != chunk.n_lines:
         raise InvariantError(f"chunk {lease.task_id}: {total} lines where its manifest says {chunk.n_lines}")
+    if total != loaded + filtered + rejected + blank:
+        raise InvariantError(
+            f"chunk {lease.task_id}: of {total} lines {loaded} are loaded, {filtered} filtered, {rejected} rejected and {blank} blank: "
+            f"pipeline {work.pipeline.name} lost lines, or gave some two verdicts"
+        )
     if rejected:
         check_reject_limit(conn, work, total, rejected)
     with work.attempt.in_flight():

@@ -184,6 +184,7 @@ CREATE TABLE protheon.attempt (
     PRIMARY KEY (task_id, attempt_no),
     CHECK ((ended_at IS NULL) = (outcome IS NULL)),
     CHECK (outcome = 'succeeded' OR (loaded, filtered, rejected, blank) = (0, 0, 0, 0)),
+    CHECK (least(loaded, filtered, rejected, blank, rejected_parts) >= 0),
     CONSTRAINT lines_are_accounted_for
         CHECK (outcome IS DISTINCT FROM 'succeeded' OR lines IS NULL OR lines = loaded + filtered + rejected + blank)
 ) WITH (fillfactor = 70);
@@ -201,6 +202,7 @@ CREATE TABLE protheon.table_count (
     ignored     bigint NOT NULL,
     PRIMARY KEY (task_id, attempt_no, table_name),
     FOREIGN KEY (task_id, attempt_no) REFERENCES protheon.attempt,
+    CHECK (least(offered, inserted, updated, ignored) >= 0),
     CONSTRAINT rows_are_accounted_for CHECK (offered = inserted + updated + ignored)
 );
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partialmethod
 from uuid import uuid4
 
@@ -11,6 +12,8 @@ import pytest
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.verbs import Claimed
 from protheon_dask.model import Dispatch, Failed, Lease
+from protheon_dask.pipelines.lines import LineTransformer
+from protheon_dask.pipelines.table import BatchRows
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import REFUSED
@@ -28,6 +31,30 @@ def test_a_chunk_is_loaded_once_and_its_run_is_accounted_for(bench: Bench) -> No
     assert bench.endings(0) == [(1, "succeeded", "nothing")]
     counts = bench.ask("SELECT lines, loaded, rejected, blank FROM protheon.attempt ORDER BY task_id")
     assert counts == [(10, 10, 0, 0), (3, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("broken", "told"), [("lost", "9 are loaded, 0 filtered, 0"), ("twice", "10 are loaded, 1 filtered, 0")])
+def test_a_transformer_that_loses_a_line_or_judges_it_twice_loads_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str, told: str
+) -> None:
+    def transform(self: LineTransformer, lines: Sequence[bytes], first_line_no: int) -> BatchRows:
+        batch = whole(self, lines, first_line_no)
+        if broken == "lost":
+            [table] = batch.tables
+            del table.rows[3]
+            table.ends[3:] = [end - 1 for end in table.ends[3:]]
+        else:
+            batch.filtered.append(3)
+        return batch
+
+    whole = LineTransformer.transform
+    monkeypatch.setattr(LineTransformer, "transform", transform)
+    bench.submit(TEN)
+    assert bench.worker().run(bench.dispatch()) == "failed"
+    [(error_class, message)] = bench.ask("SELECT error_class, message FROM protheon.attempt")
+    assert error_class == "InvariantError"
+    assert told in message
+    assert bench.numbers() == []
 
 
 def test_asking_twice_with_one_token_opens_one_attempt(bench: Bench) -> None:

@@ -36,6 +36,7 @@ def run(pipeline: Pipeline, lines: list[bytes]) -> BatchRows:
     for table in batch.tables:
         assert len(table.ends) == len(lines)
         assert table.ends == sorted(table.ends)
+    assert batch.n_loaded() + len(batch.rejected) + len(batch.filtered) + len(batch.blank) == len(lines)
     return batch
 
 

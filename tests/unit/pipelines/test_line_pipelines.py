@@ -46,6 +46,7 @@ def run(pipeline: Pipeline, *lines: bytes) -> BatchRows:
     verdicts = [v.index for v in batch.rejected] + batch.filtered + batch.blank
     assert len(verdicts) == len(set(verdicts))
     assert not with_rows & set(verdicts)
+    assert batch.n_loaded() == len(lines) - len(verdicts)
     assert with_rows | set(verdicts) | {part.index for part in batch.parts} == set(range(len(lines)))
     return batch
 
