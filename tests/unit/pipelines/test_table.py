@@ -26,7 +26,7 @@ COLUMNS = (Column("id", "bigint"), Column("at", "timestamptz"))
     ],
 )
 def test_a_mistake_in_a_table_is_named(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match="table public.t") as refused:
+    with pytest.raises(ConfigError, match=r"table public\.t") as refused:
         Table(**{"name": "t", "columns": COLUMNS, **changes})
     assert words in str(refused.value)
 
