@@ -175,18 +175,26 @@ class LocalCluster:
             self._stack.callback(postgres.stop)
             self._on_event(f"PostgreSQL is ready, its data stay in {self._database.embedded_dir}")
         direct_url = self._database.direct_url or self.url
-        if not self._force_own and (master := find_local(self._home, self.url)) is not None:
-            self.client = self._stack.enter_context(master)
-            self.dashboard_link = master.info().dashboard_link
-            self._on_event("using the local master that is running already")
+        if self._joins_running():
             return
-        migrate(direct_url)
-        self.is_ours = True
-        settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
-        env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
         with self._turn():
+            if self._joins_running():  # another command started it while this one waited for its turn
+                return
+            migrate(direct_url)
+            self.is_ours = True
+            settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
+            env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
             self._start_all(settings, env)
         self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
+
+    def _joins_running(self) -> bool:
+        """Use the local master that another command runs over this ledger, if there is one and it may be used."""
+        if self._force_own or (master := find_local(self._home, self.url)) is None:
+            return False
+        self.client = self._stack.enter_context(master)
+        self.dashboard_link = master.info().dashboard_link
+        self._on_event("using the local master that is running already")
+        return True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -144,6 +144,15 @@ def test_a_second_command_uses_the_cluster_that_runs_and_a_second_cluster_is_ref
     assert numbers(command.url, "killed") == list(range(N_LINES))
 
 
+def test_the_same_command_typed_twice_at_the_same_moment_loads_once_and_both_end_well(database: str, tmp_path: Path) -> None:
+    source = write_numbers(tmp_path / "twice.txt", 2_000)
+    command = Command(tmp_path / "home", database, [str(source), "--pipeline", write_pipeline(tmp_path, "twice")], [])
+    for process in [command.type(), command.type()]:
+        _, err = process.communicate(timeout=90)
+        assert process.returncode == 0, err.decode()
+    assert numbers(database, "twice") == list(range(2_000))
+
+
 def test_two_clusters_that_start_at_once_find_ports_of_their_own(database: str, postgres_url: str, tmp_path: Path) -> None:
     with fresh_database(postgres_url) as other:
         commands = []
