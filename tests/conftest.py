@@ -1,3 +1,8 @@
 """Register the fixture plugins, one a concern (STYLE, Tests)."""
 
+from hypothesis import settings
+
 pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.cluster"]
+
+settings.register_profile("protheon", deadline=None)  # a slow machine is no defect; the time-out of a test bounds it
+settings.load_profile("protheon")
