@@ -218,6 +218,3 @@ class Failed:
     traceback: str | None = None
     sqlstate: str | None = None
     pause: str | None = None  # set: the run pauses with this reason (the operator must act)
-
-
-Ending = Loaded | Failed

@@ -196,21 +196,22 @@ class PendingSplit:
     last: ChunkManifest | None
 
 
+def _split_in(row: Mapping[str, Any], last: ChunkManifest | None) -> PendingSplit:
+    return PendingSplit(
+        row["load_id"],
+        row["owner_run_id"],
+        row["path"],
+        Identity(row["size_bytes"], row["digest"]),
+        row["load_chunk_lines"],
+        row["max_chunk_bytes"],
+        row["max_line_bytes"],
+        last,
+    )
+
+
 def pending_splits(conn: psycopg.Connection) -> list[PendingSplit]:
     """Loads of running runs whose source is still to be cut, oldest first."""
-    return [
-        PendingSplit(
-            row["load_id"],
-            row["owner_run_id"],
-            row["path"],
-            Identity(row["size_bytes"], row["digest"]),
-            row["load_chunk_lines"],
-            row["max_chunk_bytes"],
-            row["max_line_bytes"],
-            None if row["chunk_no"] is None else verbs.manifest_of(row),
-        )
-        for row in rows(conn, "pending_loads")
-    ]
+    return [_split_in(row, None if row["chunk_no"] is None else verbs.manifest_of(row)) for row in rows(conn, "pending_loads")]
 
 
 def split_started(conn: psycopg.Connection, load_id: int) -> None:
@@ -317,17 +318,7 @@ def pipeline_of(conn: psycopg.Connection, run_id: int) -> dict[str, Any]:
 def split_of(conn: psycopg.Connection, load_id: int) -> tuple[PendingSplit, RunState]:
     """What a splitter needs to cut chunks of this load again, and the state of its owner."""
     [row] = rows(conn, "get_load", {"load_id": load_id})
-    split = PendingSplit(
-        load_id,
-        row["owner_run_id"],
-        row["path"],
-        Identity(row["size_bytes"], row["digest"]),
-        row["load_chunk_lines"],
-        row["max_chunk_bytes"],
-        row["max_line_bytes"],
-        None,
-    )
-    return split, RunState(row["run_state"])
+    return _split_in(row, None), RunState(row["run_state"])
 
 
 def idle_loads(conn: psycopg.Connection, load_ids: Sequence[int]) -> dict[int, RunState]:

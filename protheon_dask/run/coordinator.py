@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
 import socket
 import threading
 import time
@@ -23,8 +22,9 @@ from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.ledger.connect import Connection, connect, translated
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
-from protheon_dask.policy import GiveUp, Retry, dispatch_window
+from protheon_dask.policy import dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
+from protheon_dask.run.failure import end_without_effect
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.tasks import CORRUPT, RAISED, REFUSED
@@ -376,11 +376,7 @@ class Coordinator:
                 else:
                     cost, outcome, told = Cost.LOSS, Outcome.CRASHED, "the worker's host or nanny was lost"
                 failed = Failed(cost, "WorkerDied", told)
-                match self.settings.retry_policy.decide(cost, item.spent[cost] + 1, random.random()):
-                    case Retry(delay_s=delay_s):
-                        verbs.release(self._ledger, item.lease, failed, outcome, delay_s)
-                    case GiveUp(reason=reason):
-                        verbs.dead_letter(self._ledger, item.lease, failed, outcome, reason)
+                end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
                 logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
                 taken.append(seen.task_id)
         for seen in gone:

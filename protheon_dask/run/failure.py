@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import traceback
+from collections.abc import Mapping
 
 from protheon_dask.errors import Acts, ConfigError, ProtheonError, TargetRefused
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.transaction import as_error, sqlstate_of
-from protheon_dask.model import Cost, Failed
-from protheon_dask.policy import blame
+from protheon_dask.model import Cost, Failed, Lease, Outcome
+from protheon_dask.policy import GiveUp, Retry, RetryPolicy, blame
 from protheon_dask.run.ingest import RejectLimitCrossed
 
 
@@ -27,3 +31,24 @@ def failure_of(exc: Exception) -> Failed:
         return Failed(Cost.NOTHING, type(error).__name__, str(error), sqlstate=sqlstate, pause=str(error))
     told = str(error) if isinstance(error, ProtheonError) else f"{exc}" or type(exc).__name__
     return Failed(Cost.FAILURE, type(exc).__name__, told, "".join(traceback.format_exception(exc)), sqlstate)
+
+
+def end_without_effect(
+    conn: Connection,
+    lease: Lease,
+    failed: Failed,
+    outcome: Outcome,
+    spent: Mapping[Cost, int],
+    policy: RetryPolicy,
+    *,
+    least_delay_s: float = 0.0,
+) -> None:
+    """Give the task back, or up, as the policy decides, in the caller's transaction. LeaseLost if the attempt is no longer the task's.
+
+    spent: how often the task has ended at each cost before this time. least_delay_s: a retry comes no sooner.
+    """
+    match policy.decide(failed.cost, spent.get(failed.cost, 0) + 1, random.random()):
+        case Retry(delay_s=delay_s):
+            verbs.release(conn, lease, failed, outcome, max(delay_s, least_delay_s))
+        case GiveUp(reason=reason):
+            verbs.dead_letter(conn, lease, failed, outcome, reason)

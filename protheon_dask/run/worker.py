@@ -22,9 +22,8 @@ from protheon_dask.ledger.connect import Connection, connect, opened, translated
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, Outcome, Seen, StageClock, Worker
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import Pipeline
-from protheon_dask.policy import GiveUp, Retry
 from protheon_dask.run import ingest
-from protheon_dask.run.failure import failure_of
+from protheon_dask.run.failure import end_without_effect, failure_of
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, REFUSED
 from protheon_dask.sink.catalog import Target, describe
@@ -194,16 +193,13 @@ class WorkerProcess:
     def _end_once(self, claimed: verbs.Claimed, failed: Failed) -> str:
         conn, lease = self._connection(), claimed.lease
         with translated(), conn.transaction():
-            spent = verbs.spent(conn, lease.task_id)
-            n = spent.get(failed.cost, 0) + 1
-            outcome = Outcome.RELEASED if failed.cost is Cost.NOTHING else Outcome.FAILED
-            match self.settings.retry_policy.decide(failed.cost, n, random.random()):
-                case Retry(delay_s=delay_s):
-                    if failed.cost is Cost.NOTHING and failed.pause is None:
-                        delay_s = min(60.0, NO_COST_PAUSE_S * 2.0 ** min(lease.attempt_no - 1, 10)) * (0.5 + random.random())
-                    verbs.release(conn, lease, failed, outcome, delay_s)
-                case GiveUp(reason=reason):
-                    verbs.dead_letter(conn, lease, failed, outcome, reason)
+            outcome, least_delay_s = Outcome.FAILED, 0.0
+            if failed.cost is Cost.NOTHING:
+                outcome = Outcome.RELEASED
+                if failed.pause is None:
+                    least_delay_s = min(60.0, NO_COST_PAUSE_S * 2.0 ** min(lease.attempt_no - 1, 10)) * (0.5 + random.random())
+            spent, policy = verbs.spent(conn, lease.task_id), self.settings.retry_policy
+            end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
             if failed.pause is not None and claimed.run_id is not None:
                 runs.pause_run(conn, claimed.run_id, failed.pause)
         if failed.error_class == ChecksumMismatch.__name__:
@@ -245,12 +241,8 @@ class WorkerProcess:
         logger.error("attempt.stalled", extra={"task_id": attempt.lease.task_id, "attempt_no": attempt.lease.attempt_no})
         try:
             with opened(self._url, application="protheon-worker") as conn, conn.transaction():
-                n = verbs.spent(conn, attempt.lease.task_id)[Cost.CRASH] + 1
-                match self.settings.retry_policy.decide(Cost.CRASH, n, random.random()):
-                    case Retry(delay_s=delay_s):
-                        verbs.release(conn, attempt.lease, failed, Outcome.CRASHED, delay_s)
-                    case GiveUp(reason=reason):
-                        verbs.dead_letter(conn, attempt.lease, failed, Outcome.CRASHED, reason)
+                spent = verbs.spent(conn, attempt.lease.task_id)
+                end_without_effect(conn, attempt.lease, failed, Outcome.CRASHED, spent, self.settings.retry_policy)
         except ProtheonError:
             logger.exception("attempt.stalled_unsaid")  # its lease will run out
         os._exit(STALL_EXIT)
