@@ -48,6 +48,8 @@ CALL_S = 10.0
 """Deadline of a call that the ledger answers at once."""
 SUBMIT_S = 300.0
 """Deadline of a submission: the master resolves its paths and may read the heads of thousands of sources."""
+UNDO_S = 24 * 3_600.0
+"""Deadline of deleting a load's rows: it may read whole tables, and goes on where it was when it is asked again."""
 STREAM_S = 60.0
 """Deadline of one stream: it is then opened again where it was, so that a server stuck without a broken line is left too."""
 
@@ -156,6 +158,27 @@ class BrokerClient:
         """Cancel a run and return it as it is then. Raises: NotFound; BrokerUnavailable."""
         with self._translated():
             return wire.run_from_message(self._runs().Cancel(wire.cancel_message(run_id), timeout=timeout_s))
+
+    def pause(self, run_id: int, reason: str = "", timeout_s: float = CALL_S) -> wire.RunView:
+        """Pause a run and return it as it is then; reason is for people. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            return wire.run_from_message(self._runs().Pause(wire.pause_message(run_id, reason), timeout=timeout_s))
+
+    def resume(self, resumption: wire.Resumption, timeout_s: float = CALL_S) -> wire.RunView:
+        """Go on with a paused run and return it as it is then. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            return wire.run_from_message(self._runs().Resume(wire.resumption_to_message(resumption), timeout=timeout_s))
+
+    def replay(self, replay: wire.Replay, timeout_s: float = SUBMIT_S) -> wire.Submitted:
+        """Send a run's rejects through a pipeline again, as a run of its own. Raises and guarantees as submit."""
+        request = wire.replay_to_message(replay)
+        with self._translated():
+            return wire.submitted_from_message(self._runs().Replay(request, timeout=timeout_s))
+
+    def undo(self, load_id: int, timeout_s: float = UNDO_S) -> wire.Undone:
+        """Delete the rows of a load, however long that takes. Raises: ConfigError: why not; NotFound; BrokerUnavailable: ask again."""
+        with self._translated():
+            return wire.undone_from_message(self._runs().Undo(wire.undo_message(load_id), timeout=timeout_s))
 
     def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
         """Return who leads and where its services are. Raises: BrokerUnavailable."""

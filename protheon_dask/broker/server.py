@@ -75,6 +75,10 @@ class RunPort(Protocol):
     def get(self, run_id: int) -> wire.RunView: ...
     def list(self, limit: int) -> Iterable[wire.RunView]: ...
     def cancel(self, run_id: int) -> wire.RunView: ...
+    def pause(self, run_id: int, reason: str) -> wire.RunView: ...
+    def resume(self, resumption: wire.Resumption) -> wire.RunView: ...
+    def replay(self, replay: wire.Replay) -> wire.Submitted: ...
+    def undo(self, load_id: int) -> wire.Undone: ...
     def info(self) -> wire.MasterInfo: ...
 
 
@@ -160,6 +164,18 @@ class _Runs(run_pb2_grpc.RunServiceServicer):
 
     async def Cancel(self, request: run_pb2.CancelRequest, context: Context) -> run_pb2.Run:
         return wire.run_to_message(await _answer(context, self._pool, self._port.cancel, request.run_id))
+
+    async def Pause(self, request: run_pb2.PauseRequest, context: Context) -> run_pb2.Run:
+        return wire.run_to_message(await _answer(context, self._pool, self._port.pause, request.run_id, request.reason))
+
+    async def Resume(self, request: run_pb2.ResumeRequest, context: Context) -> run_pb2.Run:
+        return wire.run_to_message(await _answer(context, self._pool, self._port.resume, wire.resumption_from_message(request)))
+
+    async def Replay(self, request: run_pb2.ReplayRequest, context: Context) -> run_pb2.SubmitResponse:
+        return wire.submitted_to_message(await _answer(context, self._pool, self._port.replay, wire.replay_from_message(request)))
+
+    async def Undo(self, request: run_pb2.UndoRequest, context: Context) -> run_pb2.UndoResponse:
+        return wire.undone_to_message(await _answer(context, self._pool, self._port.undo, request.load_id))
 
     async def Info(self, request: run_pb2.InfoRequest, context: Context) -> run_pb2.InfoResponse:  # noqa: ARG002  # the service's shape
         return wire.info_to_message(await _answer(context, self._pool, self._port.info))

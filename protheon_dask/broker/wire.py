@@ -42,7 +42,36 @@ class Submission:
     reject_limit_fraction: float | None = None
     again: bool = False  # load finished sources once more, under new loads
     replace: bool = False  # undo the old loads first, where they can be undone
+    checksum: bool = False  # keep a checksum of the rows of each table and chunk
     request_id: str = ""  # asked again under the same one (a lost reply), the same run is returned
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Go on with a paused run; both limits None: its own stays."""
+
+    run_id: int  # 0: the latest
+    reject_limit_lines: int | None = None
+    reject_limit_fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Send what is still refused of a run, and of its replays, through a pipeline again."""
+
+    run_id: int  # 0: the latest
+    pipeline: PackedPipeline | None = None  # None: the run's own
+    reject_limit_lines: int | None = None
+    reject_limit_fraction: float | None = None
+    request_id: str = ""  # as in Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """A load whose rows are gone: how many were deleted of each table, by qualified name."""
+
+    load_id: int
+    deleted_rows: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,53 +142,42 @@ class ChunkPiece:
 
 def submission_to_message(value: Submission) -> run_pb2.SubmitRequest:
     """Raises: ConfigError: a path cannot be said in UTF-8."""
-    packed = value.pipeline
     if odd := [path for path in value.paths if path != _utf8(path)]:
         raise ConfigError(f"{_utf8(odd[0])}: the name is not UTF-8; rename it, or name its directory")
     return run_pb2.SubmitRequest(
         paths=value.paths,
-        pipeline=run_pb2.Pipeline(
-            name=packed.name,
-            version=packed.version,
-            reference=packed.reference,
-            object=packed.object,
-            signature=packed.signature,
-            code_hash=packed.code_hash,
-            tables_json=packed.tables_json,
-            versions_json=packed.versions_json,
-            options_json=packed.options_json,
-        ),
+        pipeline=_pipeline_to_message(value.pipeline),
         chunk_lines=value.chunk_lines,
         reject_limit_lines=value.reject_limit_lines,
         reject_limit_fraction=value.reject_limit_fraction,
         again=value.again,
         replace=value.replace,
         request_id=value.request_id,
+        checksum=value.checksum,
     )
 
 
 def submission_from_message(message: run_pb2.SubmitRequest) -> Submission:
-    packed = message.pipeline
+    lines, fraction = _limits(message)
     return Submission(
         paths=tuple(message.paths),
-        pipeline=PackedPipeline(
-            name=packed.name,
-            version=packed.version,
-            reference=packed.reference,
-            object=packed.object,
-            signature=packed.signature,
-            code_hash=packed.code_hash,
-            tables_json=packed.tables_json,
-            versions_json=packed.versions_json,
-            options_json=packed.options_json,
-        ),
+        pipeline=_pipeline_from_message(message.pipeline),
         chunk_lines=message.chunk_lines,
-        reject_limit_lines=message.reject_limit_lines if message.HasField("reject_limit_lines") else None,
-        reject_limit_fraction=message.reject_limit_fraction if message.HasField("reject_limit_fraction") else None,
+        reject_limit_lines=lines,
+        reject_limit_fraction=fraction,
         again=message.again,
         replace=message.replace,
         request_id=message.request_id,
+        checksum=message.checksum,
     )
+
+
+def _pipeline_to_message(packed: PackedPipeline) -> run_pb2.Pipeline:
+    return run_pb2.Pipeline(**{name: getattr(packed, name) for name in PackedPipeline.__dataclass_fields__})
+
+
+def _pipeline_from_message(message: run_pb2.Pipeline) -> PackedPipeline:
+    return PackedPipeline(**{name: getattr(message, name) for name in PackedPipeline.__dataclass_fields__})
 
 
 def submitted_to_message(value: Submitted) -> run_pb2.SubmitResponse:
@@ -225,6 +243,54 @@ def watch_message(run_id: int) -> run_pb2.WatchRequest:
 
 def cancel_message(run_id: int) -> run_pb2.CancelRequest:
     return run_pb2.CancelRequest(run_id=run_id)
+
+
+def pause_message(run_id: int, reason: str) -> run_pb2.PauseRequest:
+    return run_pb2.PauseRequest(run_id=run_id, reason=reason)
+
+
+def resumption_to_message(value: Resumption) -> run_pb2.ResumeRequest:
+    return run_pb2.ResumeRequest(
+        run_id=value.run_id, reject_limit_lines=value.reject_limit_lines, reject_limit_fraction=value.reject_limit_fraction
+    )
+
+
+def resumption_from_message(message: run_pb2.ResumeRequest) -> Resumption:
+    return Resumption(message.run_id, *_limits(message))
+
+
+def replay_to_message(value: Replay) -> run_pb2.ReplayRequest:
+    return run_pb2.ReplayRequest(
+        run_id=value.run_id,
+        pipeline=None if value.pipeline is None else _pipeline_to_message(value.pipeline),
+        reject_limit_lines=value.reject_limit_lines,
+        reject_limit_fraction=value.reject_limit_fraction,
+        request_id=value.request_id,
+    )
+
+
+def replay_from_message(message: run_pb2.ReplayRequest) -> Replay:
+    pipeline = _pipeline_from_message(message.pipeline) if message.HasField("pipeline") else None
+    return Replay(message.run_id, pipeline, *_limits(message), request_id=message.request_id)
+
+
+def undo_message(load_id: int) -> run_pb2.UndoRequest:
+    return run_pb2.UndoRequest(load_id=load_id)
+
+
+def undone_to_message(value: Undone) -> run_pb2.UndoResponse:
+    return run_pb2.UndoResponse(load_id=value.load_id, deleted_rows=value.deleted_rows)
+
+
+def undone_from_message(message: run_pb2.UndoResponse) -> Undone:
+    return Undone(message.load_id, dict(message.deleted_rows))
+
+
+def _limits(message: run_pb2.SubmitRequest | run_pb2.ResumeRequest | run_pb2.ReplayRequest) -> tuple[int | None, float | None]:
+    return (
+        message.reject_limit_lines if message.HasField("reject_limit_lines") else None,
+        message.reject_limit_fraction if message.HasField("reject_limit_fraction") else None,
+    )
 
 
 def list_message(limit: int) -> run_pb2.ListRequest:

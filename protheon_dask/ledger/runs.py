@@ -17,6 +17,9 @@ from protheon_dask.ledger.rows import rows, run
 from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, Seen, SplitState
 from protheon_dask.policy import RejectLimit
 
+PAUSED_BY_HAND = "paused by hand"
+"""The reason of a pause that came without one."""
+
 
 def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:
     """Write a queued run and its pipeline; None where this request_id was submitted before."""
@@ -140,6 +143,20 @@ def start_run(conn: psycopg.Connection, run_id: int, notices: Sequence[str]) -> 
 def pause_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
     """Stop dispatching a running run; what runs now runs on. False: it was not running."""
     return bool(rows(conn, "pause_run", {"run_id": run_id, "reason": reason}))
+
+
+def resume_run(conn: psycopg.Connection, run_id: int, limit: RejectLimit | None, *, ephemeral: bool) -> bool:
+    """Dispatch a paused run again, under limit where one is given; False: it was not paused.
+
+    ephemeral: the cluster that goes on with it lives as long as one command.
+    """
+    params = {
+        "run_id": run_id,
+        "reject_limit_lines": limit.lines if limit else None,
+        "reject_limit_fraction": limit.fraction if limit else None,
+        "ephemeral": ephemeral,
+    }
+    return bool(rows(conn, "resume_run", params))
 
 
 def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None) -> bool:

@@ -168,6 +168,16 @@ def ledger_status(url: str) -> dict[str, Any]:
         return {**reports.status(conn), "migration": applied(conn)}
 
 
+def pause_run(url: str, run_id: int | None = None, reason: str = "") -> RunStatistics:
+    """Pause a run in the ledger, without a master; idempotent."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        number = run_id or runs.latest_run(conn)
+        statistics_of(conn, number)  # NotFound before anything is written
+        runs.pause_run(conn, number, reason or runs.PAUSED_BY_HAND)
+        return statistics_of(conn, number)
+
+
 def cancel_run(url: str, run_id: int | None = None) -> RunStatistics:
     """Cancel a run in the ledger, without a master; idempotent."""
     with connection(url, application=APPLICATION) as conn:

@@ -100,6 +100,30 @@ class RunDesk:
             self._coordinator.wake()
             return self._view(conn, run_id)
 
+    def pause(self, run_id: int, reason: str) -> wire.RunView:
+        """Dispatch nothing more of a run. Idempotent: a run that is paused, or has ended, stays as it is, with its reason."""
+        with self._connected() as conn:
+            run_id = run_id or runs.latest_run(conn)
+            runs.pause_run(conn, run_id, reason or runs.PAUSED_BY_HAND)
+            return self._view(conn, run_id)
+
+    def resume(self, resumption: wire.Resumption) -> wire.RunView:
+        """Go on with a paused run. Idempotent: a run that runs, or has ended, stays as it is, with its limit."""
+        with self._connected() as conn:
+            run_id = resumption.run_id or runs.latest_run(conn)
+            given = resumption.reject_limit_lines is not None or resumption.reject_limit_fraction is not None
+            limit = runs.reject_limit(resumption.reject_limit_lines, resumption.reject_limit_fraction) if given else None
+            if runs.resume_run(conn, run_id, limit, ephemeral=self._ephemeral):
+                logger.info("run.resume", extra={"run_id": run_id})
+            self._coordinator.wake()
+            return self._view(conn, run_id)
+
+    def replay(self, replay: wire.Replay) -> wire.Submitted:
+        raise ConfigError(f"replaying the rejects of run {replay.run_id} is not in this version")
+
+    def undo(self, load_id: int) -> wire.Undone:
+        raise ConfigError(f"undoing load {load_id} is not in this version")
+
     def info(self) -> wire.MasterInfo:
         lead = self._coordinator.leadership
         return wire.MasterInfo(

@@ -10,7 +10,7 @@ from typing import Self
 from uuid import uuid4
 
 from protheon_dask.broker.client import BrokerClient
-from protheon_dask.broker.wire import MasterInfo, Submission, Submitted
+from protheon_dask.broker.wire import MasterInfo, Resumption, Submission, Submitted
 from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
@@ -97,6 +97,15 @@ class Master:
     def cancel(self, run_id: int) -> RunStatistics:
         """Cancel a run; idempotent."""
         return RunStatistics.from_json(self._client.cancel(run_id).statistics)
+
+    def pause(self, run_id: int, reason: str = "") -> RunStatistics:
+        """Dispatch nothing more of a run; idempotent. What runs now is finished."""
+        return RunStatistics.from_json(self._client.pause(run_id, reason).statistics)
+
+    def resume(self, run_id: int, reject_limit: RejectLimit | None = None) -> RunStatistics:
+        """Go on with a paused run, under another reject limit where one is given; idempotent."""
+        limits = (reject_limit.lines, reject_limit.fraction) if reject_limit else (None, None)
+        return RunStatistics.from_json(self._client.resume(Resumption(run_id, *limits)).statistics)
 
     def info(self) -> MasterInfo:
         """Where its services are."""

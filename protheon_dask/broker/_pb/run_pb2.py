@@ -25,37 +25,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protheon/v1/run.proto\x12\x0bprotheon.v1\"\xb4\x01\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0e\n\x06object\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x11\n\tcode_hash\x18\x06 \x01(\x0c\x12\x13\n\x0btables_json\x18\x07 \x01(\t\x12\x15\n\rversions_json\x18\x08 \x01(\t\x12\x14\n\x0coptions_json\x18\t \x01(\t\"\x86\x02\n\rSubmitRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\'\n\x08pipeline\x18\x02 \x01(\x0b\x32\x15.protheon.v1.Pipeline\x12\x13\n\x0b\x63hunk_lines\x18\x03 \x01(\x05\x12\x1f\n\x12reject_limit_lines\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x15reject_limit_fraction\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61gain\x18\x06 \x01(\x08\x12\x0f\n\x07replace\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x15\n\x13_reject_limit_linesB\x18\n\x16_reject_limit_fraction\"Y\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12&\n\x05loads\x18\x02 \x03(\x0b\x32\x17.protheon.v1.JoinedLoad\x12\x0f\n\x07notices\x18\x03 \x03(\t\";\n\nJoinedLoad\x12\x0f\n\x07load_id\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06joined\x18\x03 \x01(\t\"\x1c\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"\x1c\n\x0bListRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\".\n\x0cListResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.protheon.v1.Run\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"\x1f\n\rCancelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"=\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x17\n\x0fstatistics_json\x18\x03 \x01(\t\"\r\n\x0bInfoRequest\"\xaf\x01\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x19\n\x11scheduler_address\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61shboard_link\x18\x03 \x01(\t\x12\x13\n\x0b\x62roker_uuid\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\tn_threads\x18\x06 \x01(\x05\x12\x11\n\tledger_id\x18\x07 \x01(\t\x12\x11\n\tephemeral\x18\x08 \x01(\x08\x32\xeb\x02\n\nRunService\x12\x41\n\x06Submit\x12\x1a.protheon.v1.SubmitRequest\x1a\x1b.protheon.v1.SubmitResponse\x12\x30\n\x03Get\x12\x17.protheon.v1.GetRequest\x1a\x10.protheon.v1.Run\x12;\n\x04List\x12\x18.protheon.v1.ListRequest\x1a\x19.protheon.v1.ListResponse\x12\x36\n\x05Watch\x12\x19.protheon.v1.WatchRequest\x1a\x10.protheon.v1.Run0\x01\x12\x36\n\x06\x43\x61ncel\x12\x1a.protheon.v1.CancelRequest\x1a\x10.protheon.v1.Run\x12;\n\x04Info\x12\x18.protheon.v1.InfoRequest\x1a\x19.protheon.v1.InfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protheon/v1/run.proto\x12\x0bprotheon.v1\"\xb4\x01\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0e\n\x06object\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x11\n\tcode_hash\x18\x06 \x01(\x0c\x12\x13\n\x0btables_json\x18\x07 \x01(\t\x12\x15\n\rversions_json\x18\x08 \x01(\t\x12\x14\n\x0coptions_json\x18\t \x01(\t\"\x98\x02\n\rSubmitRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\'\n\x08pipeline\x18\x02 \x01(\x0b\x32\x15.protheon.v1.Pipeline\x12\x13\n\x0b\x63hunk_lines\x18\x03 \x01(\x05\x12\x1f\n\x12reject_limit_lines\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x15reject_limit_fraction\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61gain\x18\x06 \x01(\x08\x12\x0f\n\x07replace\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x10\n\x08\x63hecksum\x18\t \x01(\x08\x42\x15\n\x13_reject_limit_linesB\x18\n\x16_reject_limit_fraction\"Y\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12&\n\x05loads\x18\x02 \x03(\x0b\x32\x17.protheon.v1.JoinedLoad\x12\x0f\n\x07notices\x18\x03 \x03(\t\";\n\nJoinedLoad\x12\x0f\n\x07load_id\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06joined\x18\x03 \x01(\t\"\x1c\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"\x1c\n\x0bListRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\".\n\x0cListResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.protheon.v1.Run\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"\x1f\n\rCancelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\".\n\x0cPauseRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x95\x01\n\rResumeRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x1f\n\x12reject_limit_lines\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x15reject_limit_fraction\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x15\n\x13_reject_limit_linesB\x18\n\x16_reject_limit_fraction\"\xe4\x01\n\rReplayRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12,\n\x08pipeline\x18\x02 \x01(\x0b\x32\x15.protheon.v1.PipelineH\x00\x88\x01\x01\x12\x1f\n\x12reject_limit_lines\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x15reject_limit_fraction\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x0b\n\t_pipelineB\x15\n\x13_reject_limit_linesB\x18\n\x16_reject_limit_fraction\"\x1e\n\x0bUndoRequest\x12\x0f\n\x07load_id\x18\x01 \x01(\x03\"\x95\x01\n\x0cUndoResponse\x12\x0f\n\x07load_id\x18\x01 \x01(\x03\x12@\n\x0c\x64\x65leted_rows\x18\x02 \x03(\x0b\x32*.protheon.v1.UndoResponse.DeletedRowsEntry\x1a\x32\n\x10\x44\x65letedRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"=\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x17\n\x0fstatistics_json\x18\x03 \x01(\t\"\r\n\x0bInfoRequest\"\xaf\x01\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x19\n\x11scheduler_address\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61shboard_link\x18\x03 \x01(\t\x12\x13\n\x0b\x62roker_uuid\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\tn_threads\x18\x06 \x01(\x05\x12\x11\n\tledger_id\x18\x07 \x01(\t\x12\x11\n\tephemeral\x18\x08 \x01(\x08\x32\xd9\x04\n\nRunService\x12\x41\n\x06Submit\x12\x1a.protheon.v1.SubmitRequest\x1a\x1b.protheon.v1.SubmitResponse\x12\x30\n\x03Get\x12\x17.protheon.v1.GetRequest\x1a\x10.protheon.v1.Run\x12;\n\x04List\x12\x18.protheon.v1.ListRequest\x1a\x19.protheon.v1.ListResponse\x12\x36\n\x05Watch\x12\x19.protheon.v1.WatchRequest\x1a\x10.protheon.v1.Run0\x01\x12\x36\n\x06\x43\x61ncel\x12\x1a.protheon.v1.CancelRequest\x1a\x10.protheon.v1.Run\x12\x34\n\x05Pause\x12\x19.protheon.v1.PauseRequest\x1a\x10.protheon.v1.Run\x12\x36\n\x06Resume\x12\x1a.protheon.v1.ResumeRequest\x1a\x10.protheon.v1.Run\x12\x41\n\x06Replay\x12\x1a.protheon.v1.ReplayRequest\x1a\x1b.protheon.v1.SubmitResponse\x12;\n\x04Undo\x12\x18.protheon.v1.UndoRequest\x1a\x19.protheon.v1.UndoResponse\x12;\n\x04Info\x12\x18.protheon.v1.InfoRequest\x1a\x19.protheon.v1.InfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protheon.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_UNDORESPONSE_DELETEDROWSENTRY']._loaded_options = None
+  _globals['_UNDORESPONSE_DELETEDROWSENTRY']._serialized_options = b'8\001'
   _globals['_PIPELINE']._serialized_start=39
   _globals['_PIPELINE']._serialized_end=219
   _globals['_SUBMITREQUEST']._serialized_start=222
-  _globals['_SUBMITREQUEST']._serialized_end=484
-  _globals['_SUBMITRESPONSE']._serialized_start=486
-  _globals['_SUBMITRESPONSE']._serialized_end=575
-  _globals['_JOINEDLOAD']._serialized_start=577
-  _globals['_JOINEDLOAD']._serialized_end=636
-  _globals['_GETREQUEST']._serialized_start=638
-  _globals['_GETREQUEST']._serialized_end=666
-  _globals['_LISTREQUEST']._serialized_start=668
-  _globals['_LISTREQUEST']._serialized_end=696
-  _globals['_LISTRESPONSE']._serialized_start=698
-  _globals['_LISTRESPONSE']._serialized_end=744
-  _globals['_WATCHREQUEST']._serialized_start=746
-  _globals['_WATCHREQUEST']._serialized_end=776
-  _globals['_CANCELREQUEST']._serialized_start=778
-  _globals['_CANCELREQUEST']._serialized_end=809
-  _globals['_RUN']._serialized_start=811
-  _globals['_RUN']._serialized_end=872
-  _globals['_INFOREQUEST']._serialized_start=874
-  _globals['_INFOREQUEST']._serialized_end=887
-  _globals['_INFORESPONSE']._serialized_start=890
-  _globals['_INFORESPONSE']._serialized_end=1065
-  _globals['_RUNSERVICE']._serialized_start=1068
-  _globals['_RUNSERVICE']._serialized_end=1431
+  _globals['_SUBMITREQUEST']._serialized_end=502
+  _globals['_SUBMITRESPONSE']._serialized_start=504
+  _globals['_SUBMITRESPONSE']._serialized_end=593
+  _globals['_JOINEDLOAD']._serialized_start=595
+  _globals['_JOINEDLOAD']._serialized_end=654
+  _globals['_GETREQUEST']._serialized_start=656
+  _globals['_GETREQUEST']._serialized_end=684
+  _globals['_LISTREQUEST']._serialized_start=686
+  _globals['_LISTREQUEST']._serialized_end=714
+  _globals['_LISTRESPONSE']._serialized_start=716
+  _globals['_LISTRESPONSE']._serialized_end=762
+  _globals['_WATCHREQUEST']._serialized_start=764
+  _globals['_WATCHREQUEST']._serialized_end=794
+  _globals['_CANCELREQUEST']._serialized_start=796
+  _globals['_CANCELREQUEST']._serialized_end=827
+  _globals['_PAUSEREQUEST']._serialized_start=829
+  _globals['_PAUSEREQUEST']._serialized_end=875
+  _globals['_RESUMEREQUEST']._serialized_start=878
+  _globals['_RESUMEREQUEST']._serialized_end=1027
+  _globals['_REPLAYREQUEST']._serialized_start=1030
+  _globals['_REPLAYREQUEST']._serialized_end=1258
+  _globals['_UNDOREQUEST']._serialized_start=1260
+  _globals['_UNDOREQUEST']._serialized_end=1290
+  _globals['_UNDORESPONSE']._serialized_start=1293
+  _globals['_UNDORESPONSE']._serialized_end=1442
+  _globals['_UNDORESPONSE_DELETEDROWSENTRY']._serialized_start=1392
+  _globals['_UNDORESPONSE_DELETEDROWSENTRY']._serialized_end=1442
+  _globals['_RUN']._serialized_start=1444
+  _globals['_RUN']._serialized_end=1505
+  _globals['_INFOREQUEST']._serialized_start=1507
+  _globals['_INFOREQUEST']._serialized_end=1520
+  _globals['_INFORESPONSE']._serialized_start=1523
+  _globals['_INFORESPONSE']._serialized_end=1698
+  _globals['_RUNSERVICE']._serialized_start=1701
+  _globals['_RUNSERVICE']._serialized_end=2302
 # @@protoc_insertion_point(module_scope)

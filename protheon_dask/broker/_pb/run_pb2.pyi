@@ -79,6 +79,7 @@ class SubmitRequest(_message.Message):
     AGAIN_FIELD_NUMBER: _builtins.int
     REPLACE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     chunk_lines: _builtins.int
     """Lines a chunk; 0: chosen from the source's size and the number of worker threads."""
     reject_limit_lines: _builtins.int
@@ -89,6 +90,8 @@ class SubmitRequest(_message.Message):
     """Undo the old loads first, where they can be undone."""
     request_id: _builtins.str
     """Names this submission: asked again (a lost reply), the same run is returned."""
+    checksum: _builtins.bool
+    """Keep a checksum of the rows of each table and chunk, for `verify --deep`."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -104,10 +107,11 @@ class SubmitRequest(_message.Message):
         again: _builtins.bool = ...,
         replace: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        checksum: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "pipeline", b"pipeline", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "again", b"again", "chunk_lines", b"chunk_lines", "paths", b"paths", "pipeline", b"pipeline", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines", "replace", b"replace", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "again", b"again", "checksum", b"checksum", "chunk_lines", b"chunk_lines", "paths", b"paths", "pipeline", b"pipeline", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines", "replace", b"replace", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reject_limit_fraction: _TypeAlias = _typing.Literal["reject_limit_fraction"]  # noqa: Y015
     _WhichOneofArgType__reject_limit_fraction: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction"]  # noqa: Y015
@@ -271,6 +275,175 @@ class CancelRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.int
+    """0: the latest."""
+    reason: _builtins.str
+    """For people; empty: paused by hand."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REJECT_LIMIT_LINES_FIELD_NUMBER: _builtins.int
+    REJECT_LIMIT_FRACTION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.int
+    """0: the latest."""
+    reject_limit_lines: _builtins.int
+    """At most one of the two; neither: the run's limit stays."""
+    reject_limit_fraction: _builtins.float
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.int = ...,
+        reject_limit_lines: _builtins.int | None = ...,
+        reject_limit_fraction: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reject_limit_fraction: _TypeAlias = _typing.Literal["reject_limit_fraction"]  # noqa: Y015
+    _WhichOneofArgType__reject_limit_fraction: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__reject_limit_lines: _TypeAlias = _typing.Literal["reject_limit_lines"]  # noqa: Y015
+    _WhichOneofArgType__reject_limit_lines: _TypeAlias = _typing.Literal["_reject_limit_lines", b"_reject_limit_lines"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reject_limit_fraction) -> _WhichOneofReturnType__reject_limit_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reject_limit_lines) -> _WhichOneofReturnType__reject_limit_lines | None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ReplayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    REJECT_LIMIT_LINES_FIELD_NUMBER: _builtins.int
+    REJECT_LIMIT_FRACTION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.int
+    """The run whose rejects are replayed, those of its replays included; 0: the latest."""
+    reject_limit_lines: _builtins.int
+    reject_limit_fraction: _builtins.float
+    request_id: _builtins.str
+    """As in SubmitRequest."""
+    @_builtins.property
+    def pipeline(self) -> Global___Pipeline:
+        """The corrected pipeline; absent: the run's own, for rejects whose cause was outside of it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.int = ...,
+        pipeline: Global___Pipeline | None = ...,
+        reject_limit_lines: _builtins.int | None = ...,
+        reject_limit_fraction: _builtins.float | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "pipeline", b"pipeline", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline", "_reject_limit_fraction", b"_reject_limit_fraction", "_reject_limit_lines", b"_reject_limit_lines", "pipeline", b"pipeline", "reject_limit_fraction", b"reject_limit_fraction", "reject_limit_lines", b"reject_limit_lines", "request_id", b"request_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pipeline: _TypeAlias = _typing.Literal["pipeline"]  # noqa: Y015
+    _WhichOneofArgType__pipeline: _TypeAlias = _typing.Literal["_pipeline", b"_pipeline"]  # noqa: Y015
+    _WhichOneofReturnType__reject_limit_fraction: _TypeAlias = _typing.Literal["reject_limit_fraction"]  # noqa: Y015
+    _WhichOneofArgType__reject_limit_fraction: _TypeAlias = _typing.Literal["_reject_limit_fraction", b"_reject_limit_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__reject_limit_lines: _TypeAlias = _typing.Literal["reject_limit_lines"]  # noqa: Y015
+    _WhichOneofArgType__reject_limit_lines: _TypeAlias = _typing.Literal["_reject_limit_lines", b"_reject_limit_lines"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pipeline) -> _WhichOneofReturnType__pipeline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reject_limit_fraction) -> _WhichOneofReturnType__reject_limit_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reject_limit_lines) -> _WhichOneofReturnType__reject_limit_lines | None: ...
+
+Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
+
+@_typing.final
+class UndoRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOAD_ID_FIELD_NUMBER: _builtins.int
+    load_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        load_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_id", b"load_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoRequest: _TypeAlias = UndoRequest  # noqa: Y015
+
+@_typing.final
+class UndoResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DeletedRowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LOAD_ID_FIELD_NUMBER: _builtins.int
+    DELETED_ROWS_FIELD_NUMBER: _builtins.int
+    load_id: _builtins.int
+    @_builtins.property
+    def deleted_rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Rows that were deleted, by qualified table name."""
+
+    def __init__(
+        self,
+        *,
+        load_id: _builtins.int = ...,
+        deleted_rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_rows", b"deleted_rows", "load_id", b"load_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoResponse: _TypeAlias = UndoResponse  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):

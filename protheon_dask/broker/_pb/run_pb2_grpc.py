@@ -61,6 +61,26 @@ class RunServiceStub:
                 request_serializer=protheon_dot_v1_dot_run__pb2.CancelRequest.SerializeToString,
                 response_deserializer=protheon_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/protheon.v1.RunService/Pause',
+                request_serializer=protheon_dot_v1_dot_run__pb2.PauseRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/protheon.v1.RunService/Resume',
+                request_serializer=protheon_dot_v1_dot_run__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/protheon.v1.RunService/Replay',
+                request_serializer=protheon_dot_v1_dot_run__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.SubmitResponse.FromString,
+                _registered_method=True)
+        self.Undo = channel.unary_unary(
+                '/protheon.v1.RunService/Undo',
+                request_serializer=protheon_dot_v1_dot_run__pb2.UndoRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.UndoResponse.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/protheon.v1.RunService/Info',
                 request_serializer=protheon_dot_v1_dot_run__pb2.InfoRequest.SerializeToString,
@@ -103,6 +123,34 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pause(self, request, context):
+        """Dispatch nothing more of a run; what runs now is finished. Idempotent; a run that has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Go on with a paused run, with another reject limit where one is given. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Send what is still refused of a run through a pipeline again, as a run of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undo(self, request, context):
+        """Delete the rows of a load where no other load can depend on them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -136,6 +184,26 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=protheon_dot_v1_dot_run__pb2.CancelRequest.FromString,
                     response_serializer=protheon_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.PauseRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.ResumeRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.ReplayRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.SubmitResponse.SerializeToString,
+            ),
+            'Undo': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undo,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.UndoRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.UndoResponse.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -279,6 +347,114 @@ class RunService:
             '/protheon.v1.RunService/Cancel',
             protheon_dot_v1_dot_run__pb2.CancelRequest.SerializeToString,
             protheon_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/Pause',
+            protheon_dot_v1_dot_run__pb2.PauseRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/Resume',
+            protheon_dot_v1_dot_run__pb2.ResumeRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/Replay',
+            protheon_dot_v1_dot_run__pb2.ReplayRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.SubmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/Undo',
+            protheon_dot_v1_dot_run__pb2.UndoRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.UndoResponse.FromString,
             options,
             channel_credentials,
             insecure,

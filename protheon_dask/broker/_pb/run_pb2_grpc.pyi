@@ -40,6 +40,14 @@ class RunServiceStub:
     Watch: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRequest, _run_pb2.Run]
     """The run's statistics at once and whenever they changed (at most twice a second), until it has ended or paused."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRequest, _run_pb2.Run]
+    Pause: _grpc.UnaryUnaryMultiCallable[_run_pb2.PauseRequest, _run_pb2.Run]
+    """Dispatch nothing more of a run; what runs now is finished. Idempotent; a run that has ended stays as it is."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_run_pb2.ResumeRequest, _run_pb2.Run]
+    """Go on with a paused run, with another reject limit where one is given. Idempotent."""
+    Replay: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReplayRequest, _run_pb2.SubmitResponse]
+    """Send what is still refused of a run through a pipeline again, as a run of its own."""
+    Undo: _grpc.UnaryUnaryMultiCallable[_run_pb2.UndoRequest, _run_pb2.UndoResponse]
+    """Delete the rows of a load where no other load can depend on them."""
     Info: _grpc.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]
 
 @_typing.type_check_only
@@ -53,6 +61,14 @@ class RunServiceAsyncStub(RunServiceStub):
     Watch: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRequest, _run_pb2.Run]  # type: ignore[assignment]
     """The run's statistics at once and whenever they changed (at most twice a second), until it has ended or paused."""
     Cancel: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRequest, _run_pb2.Run]  # type: ignore[assignment]
+    Pause: _aio.UnaryUnaryMultiCallable[_run_pb2.PauseRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Dispatch nothing more of a run; what runs now is finished. Idempotent; a run that has ended stays as it is."""
+    Resume: _aio.UnaryUnaryMultiCallable[_run_pb2.ResumeRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Go on with a paused run, with another reject limit where one is given. Idempotent."""
+    Replay: _aio.UnaryUnaryMultiCallable[_run_pb2.ReplayRequest, _run_pb2.SubmitResponse]  # type: ignore[assignment]
+    """Send what is still refused of a run through a pipeline again, as a run of its own."""
+    Undo: _aio.UnaryUnaryMultiCallable[_run_pb2.UndoRequest, _run_pb2.UndoResponse]  # type: ignore[assignment]
+    """Delete the rows of a load where no other load can depend on them."""
     Info: _aio.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]  # type: ignore[assignment]
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -93,6 +109,38 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]: ...
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _run_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Dispatch nothing more of a run; what runs now is finished. Idempotent; a run that has ended stays as it is."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _run_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Go on with a paused run, with another reject limit where one is given. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def Replay(
+        self,
+        request: _run_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.SubmitResponse, _abc.Awaitable[_run_pb2.SubmitResponse]]:
+        """Send what is still refused of a run through a pipeline again, as a run of its own."""
+
+    @_abc_1.abstractmethod
+    def Undo(
+        self,
+        request: _run_pb2.UndoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.UndoResponse, _abc.Awaitable[_run_pb2.UndoResponse]]:
+        """Delete the rows of a load where no other load can depend on them."""
 
     @_abc_1.abstractmethod
     def Info(

@@ -15,7 +15,7 @@ from protheon_dask.broker import client as client_module
 from protheon_dask.broker import server as server_module
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.thread import BrokerThread
-from protheon_dask.broker.wire import RunView, Submission
+from protheon_dask.broker.wire import Replay, Resumption, RunView, Submission, Undone
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
 from protheon_dask.model import RunState
 from protheon_dask.pipelines.pack import PackedPipeline
@@ -60,11 +60,17 @@ def test_a_defect_of_the_master_is_the_maintainers(client: BrokerClient, runs: R
 def test_each_call_reaches_its_function_and_returns_its_answer(client: BrokerClient, runs: Runs) -> None:
     runs.story = [running(1)]
     pipeline = PackedPipeline("jsonl", "1", "jsonl", b"\x00", b"\x01", b"\x02", "[]", "{}", '{"table":"a.b"}')
-    submission = Submission(("/data/*.zst",), pipeline, 500, None, 0.5, again=True, request_id="once")
+    submission = Submission(("/data/*.zst",), pipeline, 500, None, 0.5, again=True, request_id="once", checksum=True)
 
     assert client.submit(submission).run_id == 4
     assert runs.submissions == [submission]
     assert client.get(4) == client.cancel(4) == running(1)
+    assert client.pause(4, "lunch") == client.resume(Resumption(4, reject_limit_lines=0)) == running(1)
+    assert (runs.reasons, runs.resumptions) == (["lunch"], [Resumption(4, reject_limit_lines=0)])
+    replays = [Replay(4), Replay(4, pipeline, reject_limit_fraction=0.0, request_id="once")]
+    assert [client.replay(replay).run_id for replay in replays] == [4, 4]
+    assert runs.replays == replays
+    assert client.undo(7) == Undone(7, {"public.t": 1 << 40})
     assert client.list(limit=5) == (running(1),)
     assert client.info().scheduler_address == "tcp://127.0.0.1:8786"
 
