@@ -56,7 +56,7 @@ class BatchTransformer:
     targets: Targets
     progress: Callable[[], None]
 
-    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:  # noqa: ARG002  # rows carry no line number
+    def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:  # noqa: ARG002  # rows carry no line number
         blank = [index for index, line in enumerate(lines) if not line.strip(BLANK)]
         answer = _Answer([[] for _ in self.targets.tables])
         inputs: dict[int, Any] = {}

@@ -80,14 +80,14 @@ class JsonlTransformer:
 
     load_id: int
 
-    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:
+    def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:
         table = TableRows()
         batch = BatchRows(len(lines), [table])
         rows, ends, load_id = table.rows, table.ends, self.load_id
-        for index, line in enumerate(lines):
+        for index, (line_no, line) in enumerate(zip(line_nos, lines, strict=True)):
             try:
                 refuse(line)
-                rows.append((load_id, first_line_no + index, line))
+                rows.append((load_id, line_no, line))
             except Reject as verdict:
                 if line.strip(BLANK):
                     batch.rejected.append(Verdict(index, verdict.reason))

@@ -42,7 +42,7 @@ class LineTransformer:
     targets: Targets
     progress: Callable[[], None]
 
-    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:  # noqa: ARG002  # rows carry no line number
+    def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:  # noqa: ARG002  # rows carry no line number
         decode, function = self.decode, self.function
         batch = BatchRows(len(lines), [TableRows() for _ in self.targets.tables])
         taker = _Taker(self.targets, batch)

@@ -59,7 +59,7 @@ class PgcrForm:
 class PgcrTransformer:
     """Rows of the five tables, report after report."""
 
-    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:  # noqa: ARG002  # rows carry no line number
+    def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:  # noqa: ARG002  # rows carry no line number
         tables = [TableRows() for _ in TABLES]
         batch = BatchRows(len(lines), tables)
         marks = [(table.rows, table.ends.append) for table in tables]

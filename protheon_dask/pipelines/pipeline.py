@@ -41,10 +41,11 @@ class ChunkContext:
 class Transformer(Protocol):
     """One chunk's pipeline at work. Not thread-safe."""
 
-    def transform(self, lines: Sequence[bytes], first_line_no: int) -> BatchRows:
+    def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:
         """Make rows of one batch.
 
-        Shapes:     lines without LF, CR and BOM, blank ones included; first_line_no counts from 1 in the source.
+        Shapes:     lines without LF, CR and BOM, blank ones included; line_nos are theirs in the source, from 1: a range, but for
+                    lines of a replay, which ascend with gaps.
         Raises:     what is not a line's fault: MemoryError, ImportError, ConfigError. Never because of a line's bytes.
         Guarantee:  each line has rows, or is in rejected, filtered, blank or parts.
         """

@@ -101,7 +101,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     for batch in _timed(batches, clock):
         work.attempt.check()
         started_s = time.perf_counter()
-        rows = transformer.transform(batch.lines, batch.first_line_no)
+        rows = transformer.transform(batch.lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines))
         clock.add("transform", time.perf_counter() - started_s)
         with work.attempt.in_flight():
             faults = loader.load(rows)

@@ -37,8 +37,8 @@ def test_a_chunk_is_loaded_once_and_its_run_is_accounted_for(bench: Bench) -> No
 def test_a_transformer_that_loses_a_line_or_judges_it_twice_loads_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str, told: str
 ) -> None:
-    def transform(self: LineTransformer, lines: Sequence[bytes], first_line_no: int) -> BatchRows:
-        batch = whole(self, lines, first_line_no)
+    def transform(self: LineTransformer, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:
+        batch = whole(self, lines, line_nos)
         if broken == "lost":
             [table] = batch.tables
             del table.rows[3]

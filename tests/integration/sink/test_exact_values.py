@@ -36,7 +36,7 @@ def test_exact_values_arrive_as_they_are(conn: psycopg.Connection) -> None:
 def test_the_promise_of_pgcr_holds_for_every_value_of_its_plainest_columns() -> None:
     lines = list(sample_lines(300))
     at_the_edge = lines[0].replace(b'"kills":', b'"kills":2147483648,"x":', 1)
-    batch = pgcr.open(ChunkContext(1, 1, "")).transform([*lines, at_the_edge], 1)
+    batch = pgcr.open(ChunkContext(1, 1, "")).transform([*lines, at_the_edge], range(1, len(lines) + 2))
     assert [verdict.index for verdict in batch.rejected] == [300]
     ranges = {"integer": 2**31, "smallint": 2**15}
     for table, rows in zip(pgcr.tables, batch.tables, strict=True):

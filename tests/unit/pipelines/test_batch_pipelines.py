@@ -31,7 +31,7 @@ LINES = [b'{"page":"a"}', b" ", b'{"page":"b","n":1}', b"{bad", b'{"page":"c","n
 
 
 def run(pipeline: Pipeline, lines: list[bytes]) -> BatchRows:
-    batch = pipeline.open(ChunkContext(7, 1, "visits.jsonl")).transform(lines, 1)
+    batch = pipeline.open(ChunkContext(7, 1, "visits.jsonl")).transform(lines, range(1, len(lines) + 1))
     assert batch.n_lines == len(lines)
     for table in batch.tables:
         assert len(table.ends) == len(lines)
@@ -174,5 +174,5 @@ def test_each_call_of_a_batch_function_is_progress() -> None:
             yield index, Visit(page=line.decode())
 
     context = ChunkContext(7, 1, "visits.jsonl", progress=lambda: told.append("progress"))
-    visits.open(context).transform([b"a", b"bad"], 1)
+    visits.open(context).transform([b"a", b"bad"], (1, 2))
     assert told == ["progress", "2 lines", "progress", "1 lines", "progress", "1 lines"]

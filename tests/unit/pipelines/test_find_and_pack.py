@@ -77,7 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def rows(pipeline: Any, *lines: bytes) -> list[Any]:
-    batch = pipeline.open(ChunkContext(7, 1, "orders.jsonl")).transform(lines, 1)
+    batch = pipeline.open(ChunkContext(7, 1, "orders.jsonl")).transform(lines, range(1, len(lines) + 1))
     assert batch.rejected == []
     return [list(table.rows) for table in batch.tables]
 
@@ -147,7 +147,7 @@ import pickle
 from protheon_dask.pipelines.pack import unpack
 from protheon_dask.pipelines.pipeline import ChunkContext
 pipeline = unpack(pickle.load(open("packed", "rb")), {KEY!r})
-batch = pipeline.open(ChunkContext(7, 1, "x")).transform([{LINE!r}, b"bad"], 1)
+batch = pipeline.open(ChunkContext(7, 1, "x")).transform([{LINE!r}, b"bad"], (1, 2))
 print(batch.tables[0].rows, pipeline.tables[0].comment, len(batch.rejected))
 """
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from protheon_dask.pipelines.pipeline import ChunkContext
 from protheon_dask.pipelines.table import BatchRows
 
 
-def run(*lines: bytes, first_line_no: int = 1) -> BatchRows:
-    return jsonl("events").open(ChunkContext(7, 1, "events.jsonl")).transform(lines, first_line_no)
+def run(*lines: bytes, line_nos: Sequence[int] | None = None) -> BatchRows:
+    return jsonl("events").open(ChunkContext(7, 1, "events.jsonl")).transform(lines, line_nos or range(1, len(lines) + 1))
 
 
 def test_a_line_is_known_by_its_place_and_kept_as_it_stands() -> None:
-    batch = run(b'{"a": 1}', b" ", b'{"a": 1}', first_line_no=2001)
-    assert batch.tables[0].rows == [(7, 2001, b'{"a": 1}'), (7, 2003, b'{"a": 1}')]
+    batch = run(b'{"a": 1}', b" ", b'{"a": 1}', line_nos=(2001, 2002, 2007))
+    assert batch.tables[0].rows == [(7, 2001, b'{"a": 1}'), (7, 2007, b'{"a": 1}')]
     assert batch.tables[0].ends == [1, 1, 2]
     assert batch.blank == [1]
 

@@ -35,7 +35,7 @@ PAIRS = protheon.Table(name="pairs", columns=(protheon.Column("a", "bigint", not
 
 
 def run(pipeline: Pipeline, *lines: bytes) -> BatchRows:
-    batch = pipeline.open(ChunkContext(7, 1, "orders.jsonl")).transform(lines, 1)
+    batch = pipeline.open(ChunkContext(7, 1, "orders.jsonl")).transform(lines, range(1, len(lines) + 1))
     assert batch.n_lines == len(lines)
     with_rows: set[int] = set()
     for table in batch.tables:

@@ -17,7 +17,7 @@ INSTANCE, DESTINY_PLAYER, INSTANCE_PLAYER, CHARACTER, WEAPON = range(5)
 
 
 def run(*lines: bytes) -> BatchRows:
-    batch = pgcr.open(ChunkContext(7, 1, "pgcr.jsonl")).transform(lines, 1)
+    batch = pgcr.open(ChunkContext(7, 1, "pgcr.jsonl")).transform(lines, range(1, len(lines) + 1))
     assert all(len(table.ends) == len(lines) for table in batch.tables)
     return batch
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the real reports ar
 
 
 def run(*lines: bytes) -> BatchRows:
-    batch = pgcr.open(ChunkContext(7, 1, "pgcr.jsonl")).transform(lines, 1)
+    batch = pgcr.open(ChunkContext(7, 1, "pgcr.jsonl")).transform(lines, range(1, len(lines) + 1))
     assert (batch.rejected, batch.parts, batch.filtered, batch.blank) == ([], [], [], [])
     return batch
 

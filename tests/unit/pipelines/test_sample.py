@@ -36,7 +36,7 @@ def test_the_report_says_what_pgcr_finds(tmp_path: Path, shape: Shape) -> None:
     assert (len(content), report.path.stat().st_size) == (report.raw_bytes, report.stored_bytes)
     lines = content.split(b"\n")[:-1]
     assert len(lines) == report.n_lines == 600
-    batch = pgcr.open(ChunkContext(1, 1, "s")).transform(lines, 1)
+    batch = pgcr.open(ChunkContext(1, 1, "s")).transform(lines, range(1, len(lines) + 1))
     assert [verdict.index + 1 for verdict in batch.rejected] == [bad.line_no for bad in report.bad]
     assert {bad.kind for bad in report.bad} == {kind for kind, _ in BAD_KINDS}
     assert batch.parts == []
@@ -48,7 +48,7 @@ def test_the_report_says_what_pgcr_finds(tmp_path: Path, shape: Shape) -> None:
 def test_lines_have_5_to_8_kb_and_few_players_come_often() -> None:
     lines = list(sample_lines(2000))
     assert 5_000 <= statistics.mean(map(len, lines)) <= 8_000
-    batch = pgcr.open(ChunkContext(1, 1, "s")).transform(lines, 1)
+    batch = pgcr.open(ChunkContext(1, 1, "s")).transform(lines, range(1, len(lines) + 1))
     seen: dict[int, int] = {}
     for row in batch.tables[1].rows:
         seen[row[0]] = seen.get(row[0], 0) + 1
