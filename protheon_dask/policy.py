@@ -54,7 +54,9 @@ class RetryPolicy:
 LINE_FAULTS = ("22", "23")
 LINE_FAULT_STATES = ("54000", "54001", "P0001")
 NO_COST_CLASSES = ("40", "53", "57", "58", "08")
+NO_COST_STATES = ("55P03", "25P03", "25P04")  # a lock that was not free in time; a transaction that the server ended for its age
 OPERATOR_CLASSES = ("28", "3D", "42", "0A")
+OPERATOR_STATES = ("25006", "53400")  # a server that only reads; a limit of the server's settings, which does not pass by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,10 @@ def blame(sqlstate: str | None) -> Blame:
         return Blame(nobody=True)
     if sqlstate.startswith(LINE_FAULTS) or sqlstate in LINE_FAULT_STATES:
         return Blame(line=True)
-    if sqlstate.startswith(NO_COST_CLASSES) or sqlstate == "55P03":
-        return Blame(nobody=True)
-    if sqlstate.startswith(OPERATOR_CLASSES):
+    if sqlstate.startswith(OPERATOR_CLASSES) or sqlstate in OPERATOR_STATES:
         return Blame(operator=True)
+    if sqlstate.startswith(NO_COST_CLASSES) or sqlstate in NO_COST_STATES:
+        return Blame(nobody=True)
     return Blame()
 
 

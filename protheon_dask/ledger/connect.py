@@ -8,11 +8,10 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
-from protheon_dask.errors import ConfigError, InvariantError, LedgerUnavailable, ProtheonError, SchemaViolation
-from protheon_dask.policy import blame
+from protheon_dask import postgres
+from protheon_dask.errors import ConfigError, ProtheonError
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -29,13 +28,48 @@ LIVENESS = {
 def connect(url: str, *, application: str, autocommit: bool = True) -> Connection:
     """Open a connection that sets nothing in its session.
 
-    Raises:    LedgerUnavailable: the server does not answer or is not ready. ConfigError: it refused us.
-    Guarantee: nothing depends on session state, so a transaction-mode pooler may stand between.
+    Raises:    LedgerUnavailable: the server does not answer or is not ready. ConfigError: it refused us, is older than
+               LEAST_VERSION, or the database is not in UTF-8.
+    Guarantee: nothing depends on session state, so a transaction-mode pooler may stand between. Text travels in UTF-8, whatever
+               role and database have as client_encoding: a part of the start of a connection, which poolers keep for each client.
     """
     given = parsed(url)
-    with translated(url):
-        parameters: dict[str, Any] = {**{k: v for k, v in LIVENESS.items() if k not in given}, "application_name": application}
-        return psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
+    parameters: dict[str, Any] = {
+        **{k: v for k, v in LIVENESS.items() if k not in given},
+        "application_name": application,
+        "client_encoding": "UTF8",
+    }
+    try:
+        conn = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
+    except psycopg.Error as exc:
+        raise _not_connected(exc, url) from exc
+    try:
+        _check_server(conn, url)
+    except ConfigError:
+        conn.close()
+        raise
+    return conn
+
+
+def _not_connected(exc: psycopg.Error, url: str) -> ProtheonError:
+    if exc.sqlstate is not None or not isinstance(exc, psycopg.OperationalError):
+        return postgres.translate(exc, place_of(url))
+    # psycopg resolves names itself; a name server that does not answer has another number
+    is_name_unknown = str(exc).startswith("failed to resolve host") and f"[Errno {int(socket.EAI_NONAME)}]" in str(exc)
+    return postgres.refused_at_connect(exc, place_of(url), is_name_unknown=is_name_unknown)
+
+
+def _check_server(conn: Connection, url: str) -> None:
+    """Refuse what Protheon cannot work with, as the server said it in its greeting: no round trip."""
+    if (number := conn.info.server_version) < postgres.LEAST_VERSION * 10_000:
+        told = f"PostgreSQL {number // 10_000} is too old ({place_of(url)}): Protheon needs {postgres.LEAST_VERSION} or newer"
+        raise ConfigError(f"{told}; upgrade it, or load into another server")
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise ConfigError(
+            f"the encoding of the database is {encoding} ({place_of(url)}), which cannot hold every text: "
+            "make another one, CREATE DATABASE .. ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 @contextmanager
@@ -65,52 +99,18 @@ def parsed(url: str) -> dict[str, Any]:
     return parts
 
 
-def public_url(url: str) -> str:
-    """The URL without its password, for people and logs. Raises ConfigError like parsed()."""
-    parts = {k: v for k, v in parsed(url).items() if k not in ("password", "passfile", "sslpassword")}
-    return make_conninfo("", **parts)
-
-
-def translate(exc: psycopg.Error, url: str | None = None) -> ProtheonError:
-    """Say in our words what PostgreSQL said, by class and SQLSTATE; the text only informs."""
-    text = (exc.diag.message_primary or str(exc)).strip().replace("\n", "; ")
-    where = f" ({public_url(url)})" if url is not None else ""
-    state = exc.sqlstate
-    if state is None and isinstance(exc, psycopg.OperationalError):
-        return LedgerUnavailable(f"PostgreSQL does not answer{where}: {text}")
-    whose = blame(state)
-    if whose.line:
-        return SchemaViolation(f"{text} (SQLSTATE {state})", state)
-    if state is not None and (whose.operator or state in ("28000", "28P01", "3D000")):
-        return ConfigError(f"PostgreSQL refuses{where}: {text} (SQLSTATE {state})")
-    if whose.nobody and state is not None:
-        return LedgerUnavailable(f"PostgreSQL cannot serve us now{where}: {text} (SQLSTATE {state})")
-    return InvariantError(f"PostgreSQL: {text} (SQLSTATE {state})")
+def place_of(url: str) -> postgres.Place:
+    """Host, port, database and role that a URL means, libpq's own defaults and variables included. Raises ConfigError like parsed()."""
+    parts = {option.keyword.decode(): (option.val or b"").decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    parts |= {name: str(value) for name, value in parsed(url).items() if value is not None}
+    role = parts["user"]
+    return postgres.Place(parts["host"] or parts["hostaddr"] or "localhost", parts["port"], parts["dbname"] or role, role)
 
 
 @contextmanager
 def translated(url: str | None = None) -> Iterator[None]:
-    """Turn psycopg's errors into ours where they enter."""
+    """Turn psycopg's errors into ours where they enter. url: whose words these are, for the message."""
     try:
         yield
-    except pg.Error as exc:
-        if isinstance(exc, psycopg.OperationalError) and exc.sqlstate is None and url is not None and _refused_at_connect(exc):
-            raise ConfigError(f"PostgreSQL refuses ({public_url(url)}): {str(exc).strip()}") from exc
-        raise translate(exc, url) from exc
-
-
-def _refused_at_connect(exc: psycopg.OperationalError) -> bool:
-    """libpq gives no SQLSTATE for errors at connect; the server's own FATAL has one in its result when it got that far."""
-    if exc.pgconn is None:  # psycopg resolves names itself; a name server that does not answer has another number
-        return str(exc).startswith("failed to resolve host") and f"[Errno {int(socket.EAI_NONAME)}]" in str(exc)
-    result = exc.pgconn.error_message
-    return any(
-        word in result
-        for word in (
-            b"password authentication failed",
-            b"does not exist",
-            b"no password supplied",
-            b"no pg_hba.conf entry",
-            b"could not translate host name",
-        )
-    )
+    except psycopg.Error as exc:
+        raise postgres.translate(exc, place_of(url) if url is not None else None) from exc

@@ -12,8 +12,8 @@ from protheon_dask.ledger.statements import statement
 
 
 def rows(conn: psycopg.Connection, name: str, params: Mapping[str, Any] | None = None) -> list[DictRow]:
-    """All rows of sql/<name>.sql, in the caller's transaction."""
-    with conn.cursor(row_factory=dict_row) as cursor:
+    """All rows of sql/<name>.sql, in the caller's transaction. In binary: DateStyle and the like of the role have no say in it."""
+    with conn.cursor(row_factory=dict_row, binary=True) as cursor:
         return cursor.execute(statement(name), params or {}).fetchall()
 
 

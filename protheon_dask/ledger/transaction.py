@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import psycopg
 
+from protheon_dask import postgres
 from protheon_dask.errors import LeaseLost, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import verbs
-from protheon_dask.ledger.connect import opened, translate
+from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import Lease
 
@@ -46,6 +47,7 @@ def begin(conn: psycopg.Connection, lease: Lease, timeouts: Timeouts) -> None:
     """
     with conn.pipeline():
         conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        conn.execute(postgres.NO_TIMEOUTS)
         conn.execute(
             "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)",
             (_ms(timeouts.advisory_wait_s), _ms(timeouts.idle_s)),
@@ -95,6 +97,7 @@ def resolve_commit(url: str, lease: Lease) -> verbs.Resolved:
 
 
 def _resolve_locked(conn: psycopg.Connection, lease: Lease, key: int) -> verbs.Resolved:
+    conn.execute(postgres.NO_TIMEOUTS)
     conn.execute("SELECT set_config('lock_timeout', %s, true)", (_ms(OLD_BACKEND_S),))
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
     return verbs.resolve(conn, lease)
@@ -113,11 +116,11 @@ def sever(conn: psycopg.Connection) -> None:
             shared.detach()
 
 
-def as_error(exc: Exception) -> ProtheonError | None:
-    """What a foreign error of the data transaction is in our words; None: it is not PostgreSQL's."""
+def as_error(exc: Exception, place: postgres.Place | None = None) -> ProtheonError | None:
+    """What a foreign error of the data transaction is in our words; None: it is not PostgreSQL's. place: where it was."""
     if isinstance(exc, ProtheonError):
         return exc
-    return translate(exc) if isinstance(exc, psycopg.Error) else None
+    return postgres.translate(exc, place) if isinstance(exc, psycopg.Error) else None
 
 
 def sqlstate_of(exc: BaseException | None) -> str | None:

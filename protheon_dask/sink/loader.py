@@ -20,9 +20,9 @@ from psycopg import sql
 from protheon_dask.errors import SchemaViolation
 from protheon_dask.model import StageClock, TableCount
 from protheon_dask.pipelines.table import BatchRows
+from protheon_dask.postgres import is_line_fault, reason_of, table_of
 from protheon_dask.sink.catalog import Connection, Target
 from protheon_dask.sink.copy import CopyWriter, faulty_rows
-from protheon_dask.sink.faults import is_line_fault, reason_of, table_of
 from protheon_dask.sink.search import find_refused
 from protheon_dask.sink.staging import Staging
 
@@ -145,7 +145,7 @@ class ChunkLoader:
                  each fault of a batch. clock, now: seconds go to the stages ``copy`` and ``merge``.
     merge_each_batch: shared tables are merged batch by batch rather than last: slower, and chunks may deadlock, but what
                  the merge itself refuses is found with its line. For a chunk whose finish() raised SchemaViolation.
-    Raises:      psycopg.Error as it came, where no line is to blame (faults.translate); the transaction is then dead.
+    Raises:      psycopg.Error as it came, where no line is to blame (postgres.translate); the transaction is then dead.
     Guarantee:   a line is in all its tables or in none. Not thread-safe. Memory is that of one batch.
     """
 

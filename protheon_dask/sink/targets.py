@@ -10,6 +10,7 @@ from psycopg import sql
 
 from protheon_dask.errors import ConfigError, TargetRefused
 from protheon_dask.pipelines.table import PROVENANCE, Column, Table
+from protheon_dask.postgres import NO_TIMEOUTS, reason_of, translate
 from protheon_dask.sink.catalog import (
     CatalogColumn,
     Connection,
@@ -21,10 +22,12 @@ from protheon_dask.sink.catalog import (
     read_unique_indexes,
     sent_columns,
 )
-from protheon_dask.sink.faults import reason_of, translate
 
 ADVISORY_CLASS, LOCK_TARGETS = 0x50524F, 3
 """Protheon's two-integer advisory lock for making tables; the first key is "PRO", 1 and 2 are the ledger's."""
+
+LEDGER_SCHEMA: Final = "protheon"
+"""Its tables are the truth about loads: no pipeline writes into them."""
 
 MAX_NAME_BYTES: Final = 63
 """PostgreSQL cuts longer names silently (NAMEDATALEN - 1)."""
@@ -53,11 +56,14 @@ SUMMABLE_OIDS: Final = frozenset({20, 21, 23, 700, 701, 1186, 1700})
 def ensure_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
     """Make the tables that are missing, check those that exist, and return warnings.
 
+    What only the end of a run needs (indexes, foreign keys) is tried here on empty temporary tables: hours later is too late.
+
     Raises:    TargetRefused: a table exists and cannot take the rows; every difference is named. ConfigError: a type or
                a right is missing. Nothing is kept then once the caller rolls back.
     Guarantee: in the caller's transaction, never commits; idempotent; two submits at once wait for each other.
     """
     try:
+        conn.execute(NO_TIMEOUTS)
         conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", (ADVISORY_CLASS, LOCK_TARGETS))
         warnings: list[str] = []
         for number, table in enumerate(tables):
@@ -66,19 +72,35 @@ def ensure_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
             if relation is None:
                 _create(conn, table)
             else:
-                _check_relation(table, relation)
+                _check_relation(conn, table, relation)
                 _check_columns(table, _declared_columns(conn, table, number), read_columns(conn, relation.oid))
-                _check_keys(conn, table, relation.oid)
+                _check_keys(conn, table, relation)
                 warnings += _warnings(table, relation)
         for target in describe(conn, tables):  # refuses types that cannot be sent
             _check_sums(target)
+        for table in tables:
+            _check_finish(conn, table)
     except psycopg.errors.InsufficientPrivilege as exc:
         raise ConfigError(f"the database role {conn.info.user!r} lacks a right: {reason_of(exc)}; grant it, or use another role") from exc
-    except psycopg.errors.UndefinedObject as exc:  # a type
+    except psycopg.ProgrammingError as exc:  # a type that is not there, a name that is PostgreSQL's own
         raise ConfigError(f"a table of the pipeline cannot be made: {reason_of(exc)}") from exc
     except psycopg.Error as exc:
         raise translate(exc) from exc
     return warnings
+
+
+def without_rows(conn: Connection, tables: Sequence[Table]) -> dict[str, str]:
+    """Which of these tables have no row, each with why: ``gone`` or ``empty``; one that we may not read is left out."""
+    found = {}
+    for table in tables:
+        relation = read_relation(conn, table.schema, table.relation)
+        if relation is None:
+            found[table.name] = "gone"
+        elif relation.kind in ("r", "p") and relation.may_use_schema and relation.may_read:
+            query = sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(table.schema, table.relation))
+            if conn.execute(query).fetchone() is None:
+                found[table.name] = "empty"
+    return found
 
 
 def create_path_view(conn: Connection, table: Table) -> str:
@@ -139,12 +161,21 @@ def _column(column: Column) -> sql.Composed:
 
 
 def _check_names(table: Table) -> None:
-    for name in (table.schema, table.relation, *sent_columns(table)):
-        if not 0 < len(name.encode()) <= MAX_NAME_BYTES or "\0" in name:
-            raise TargetRefused(f"table {table.name}: PostgreSQL cannot keep the name {name!r}; names have 1 to {MAX_NAME_BYTES} bytes")
+    if table.schema == LEDGER_SCHEMA:
+        raise TargetRefused(f"table {table.name}: the schema {LEDGER_SCHEMA} is Protheon's own ledger: load into another one")
+    for what, name in (("schema", table.schema), ("table", table.relation), *(("column", name) for name in sent_columns(table))):
+        n_bytes = len(name.encode("utf-8", "surrogatepass"))
+        if not 0 < n_bytes <= MAX_NAME_BYTES:
+            raise TargetRefused(
+                f"table {table.name}: PostgreSQL cannot keep the name of {what} {name!r}: it has {n_bytes} bytes, 1 to {MAX_NAME_BYTES} can be"
+            )
+        if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise TargetRefused(f"table {table.name}: PostgreSQL cannot keep the name of {what} {name!r}: it is no text")
+    if taken := [column.name for column in table.columns if column.name.startswith("_protheon_")]:
+        raise TargetRefused(f"table {table.name}: column {taken[0]!r}: names that begin with _protheon_ are Protheon's own")
 
 
-def _check_relation(table: Table, relation: Relation) -> None:
+def _check_relation(conn: Connection, table: Table, relation: Relation) -> None:
     if relation.kind not in ("r", "p"):
         what = KINDS.get(relation.kind, f"a relation of kind {relation.kind!r}")
         raise TargetRefused(f"{table.name} is {what}; rows go into permanent ordinary or partitioned tables: load into another name")
@@ -156,10 +187,81 @@ def _check_relation(table: Table, relation: Relation) -> None:
         raise TargetRefused(f"{table.name} has partitions that are foreign, unlogged or temporary: {parts}; detach them first")
     if relation.has_row_security:
         raise TargetRefused(f"{table.name} has row-level security, under which COPY does not work; use a role with BYPASSRLS")
-    if not relation.may_insert:
-        raise ConfigError(f"no right to INSERT into {table.name}: grant it to the database role")
-    if table.on_conflict != "error" and not relation.may_read_and_update:
-        raise ConfigError(f"no right to SELECT and UPDATE {table.name}, as on_conflict={table.on_conflict!r} needs: grant both")
+    if relation.rules and table.on_conflict != "error":
+        rules = ", ".join(relation.rules)
+        raise TargetRefused(f"{table.name} has rules, with which PostgreSQL allows no ON CONFLICT: {rules}; drop them, or use triggers")
+    _check_rights(conn, table, relation)
+
+
+def _check_rights(conn: Connection, table: Table, relation: Relation) -> None:
+    needs = {"INSERT": relation.may_insert}
+    if table.on_conflict != "error":
+        needs["SELECT"] = relation.may_read
+    if table.on_conflict in ("update", "add"):
+        needs["UPDATE"] = relation.may_update
+    role = conn.info.user
+    if not relation.may_use_schema:
+        schema = sql.Identifier(table.schema).as_string(conn)
+        raise ConfigError(f"the database role {role!r} may not use the schema of {table.name}: GRANT USAGE ON SCHEMA {schema} to it")
+    if missing := [right for right, granted in needs.items() if not granted]:
+        name = sql.Identifier(table.schema, table.relation).as_string(conn)
+        rights = " and ".join(missing)
+        raise ConfigError(
+            f"no right to {rights} into {table.name}, as on_conflict={table.on_conflict!r} needs: GRANT {', '.join(missing)} ON {name} "
+            f"to the database role {role!r}"
+        )
+
+
+def _check_finish(conn: Connection, table: Table) -> None:
+    """Refuse indexes and foreign keys that could not be made at the run's end, whatever its rows are.
+
+    The server itself is asked, on empty temporary tables: no lock is taken on a table in which others may be loading.
+    """
+    name = sql.Identifier(table.schema, table.relation)
+    indexes = [index for index in table.indexes if not has_index(conn, name, index)]
+    keys = [key for key in table.foreign_keys if read_relation(conn, *_parts(key)) is None or not has_foreign_key(conn, name, key)]
+    if not indexes and not keys:
+        return
+    relation = read_relation(conn, table.schema, table.relation)
+    if relation is not None and not relation.may_alter:
+        missing = [f"index ({', '.join(index)})" for index in indexes] + [f"foreign key ({', '.join(key.columns)})" for key in keys]
+        raise ConfigError(
+            f"the database role {conn.info.user!r} does not own {table.name} and cannot make its {', '.join(missing)} at the end of a run: "
+            "have the owner make it now, or take it out of the pipeline"
+        )
+    trial, other = sql.Identifier("pg_temp", "protheon_trial"), sql.Identifier("pg_temp", "protheon_trial_other")
+    like = sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING INDEXES) ON COMMIT DROP")
+    what = ""
+    try:
+        with conn.transaction() as tried:
+            conn.execute(like.format(trial, name))
+            for index in indexes:
+                what = f"index ({', '.join(index)})"
+                conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(trial, _list(index)))
+            for key in keys:
+                what = f"foreign key ({', '.join(key.columns)}) to {key.other_table} ({', '.join(key.other_columns)})"
+                if read_relation(conn, *_parts(key)) is None:
+                    raise TargetRefused(f"table {table.name}: its {what} cannot be made: there is no table {key.other_table}")
+                conn.execute(like.format(other, identifier_of(key.other_table)))
+                statement = sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})")
+                conn.execute(statement.format(trial, _list(key.columns), other, _list(key.other_columns)))
+                conn.execute(sql.SQL("DROP TABLE {} CASCADE").format(other))
+            raise psycopg.Rollback(tried)
+    except psycopg.errors.InsufficientPrivilege:
+        raise
+    except psycopg.ProgrammingError as exc:
+        reason = reason_of(exc).replace("protheon_trial_other", "its table").replace("protheon_trial", table.relation)
+        raise TargetRefused(f"table {table.name}: its {what} cannot be made: {reason}") from exc
+
+
+def _parts(key: ForeignKey) -> tuple[str, str]:
+    """Schema and name of the table that a foreign key refers to."""
+    schema, dot, relation = key.other_table.partition(".")
+    return (schema, relation) if dot else ("public", schema)
+
+
+def _list(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
 def _declared_columns(conn: Connection, table: Table, number: int) -> list[CatalogColumn]:
@@ -207,22 +309,32 @@ def _check_sums(target: Target) -> None:
         raise TargetRefused(f"table {target.table.name}: on_conflict='add' cannot add up {', '.join(refused)}")
 
 
-def _check_keys(conn: Connection, table: Table, oid: int) -> None:
-    indexes = read_unique_indexes(conn, oid)
+def _check_keys(conn: Connection, table: Table, relation: Relation) -> None:
+    indexes = read_unique_indexes(conn, relation.oid)
     names = ", ".join(index.name for index in indexes) or "none"
     key = ", ".join(table.primary_key)
     over_key = [index for index in indexes if set(index.columns) == set(table.primary_key)]
     if table.primary_key and not any(index.can_arbitrate or table.on_conflict == "error" for index in over_key):
         raise TargetRefused(
             f"table {table.name} has no unique index on ({key}) that is valid, whole and not deferrable (its unique indexes: {names}); "
-            f"ALTER TABLE {table.name} ADD PRIMARY KEY ({key})"
+            f"ALTER TABLE {sql.Identifier(table.schema, table.relation).as_string(conn)} ADD PRIMARY KEY ({_list(table.primary_key).as_string(conn)})"
         )
-    if table.shared and len(indexes) != 1:
-        raise TargetRefused(f"shared table {table.name} needs exactly one unique index, so that chunks lock in one order; it has {names}")
+    others = (*relation.exclusions, *relation.part_keys)
+    if table.shared and (len(indexes) != 1 or others):
+        has = ", ".join([*(index.name for index in indexes), *others]) or "none"
+        raise TargetRefused(
+            f"shared table {table.name} needs exactly one unique index, and no exclusion constraint, so that chunks lock in one order; it has {has}"
+        )
 
 
 def _warnings(table: Table, relation: Relation) -> list[str]:
-    if not relation.triggers:
-        return []
-    names = ", ".join(relation.triggers)
-    return [f"table {table.name} has triggers, which run for each row and may change, drop or refuse it: {names}"]
+    warnings = []
+    if relation.triggers:
+        names = ", ".join(relation.triggers)
+        warnings.append(
+            f"table {table.name} has triggers, which run for each row and may change, drop or refuse it: {names}; "
+            "a row that one drops counts as ignored"
+        )
+    if relation.rules:
+        warnings.append(f"table {table.name} has rules, which COPY does not follow: {', '.join(relation.rules)}")
+    return warnings
