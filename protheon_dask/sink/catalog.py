@@ -10,32 +10,47 @@ import psycopg
 from psycopg import sql
 
 from protheon_dask.errors import TargetRefused
-from protheon_dask.pipelines.table import PROVENANCE, Table
+from protheon_dask.pipelines.table import PROVENANCE, ForeignKey, Table
 from protheon_dask.sink.encode import PLAIN_OIDS, TEXT, ArrayOf, Plain, Wire
 
 Connection = psycopg.Connection[Any]
 
-# Params: schema text, relation text. Returns one row or none; refused_parts names partitions that are no permanent tables.
+# Params: schema text, relation text. Returns the fields of Relation, or no row.
 RELATION = """
+WITH found AS (
+    SELECT c.*, n.oid AS schema_oid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE n.nspname = %s AND c.relname = %s
+), part AS (
+    SELECT p.oid, p.relkind, p.relpersistence
+      FROM found, pg_catalog.pg_partition_tree(found.oid) AS tree JOIN pg_catalog.pg_class AS p ON p.oid = tree.relid
+     WHERE p.oid <> found.oid
+)
 SELECT c.oid::bigint, c.relkind::text, c.relpersistence::text,
        row_security_active(c.oid),
-       has_table_privilege(c.oid, 'INSERT'),
-       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE'),
-       ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger AS t
-              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 1),
-       ARRAY(SELECT part.relid::regclass::text FROM pg_catalog.pg_partition_tree(c.oid) AS part
-               JOIN pg_catalog.pg_class AS p ON p.oid = part.relid
-              WHERE p.relkind NOT IN ('r', 'p') OR p.relpersistence <> 'p' ORDER BY 1)
-  FROM pg_catalog.pg_class AS c
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE n.nspname = %s AND c.relname = %s
+       has_schema_privilege(c.schema_oid, 'USAGE'),
+       has_table_privilege(c.oid, 'INSERT'), has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'UPDATE'),
+       pg_has_role(c.relowner, 'USAGE'),
+       ARRAY(SELECT t.tgname || CASE WHEN t.tgrelid <> c.oid THEN ' of ' || t.tgrelid::regclass ELSE '' END
+               FROM pg_catalog.pg_trigger AS t
+              WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 20 <> 0  -- on INSERT or UPDATE
+                AND (t.tgrelid = c.oid OR (t.tgparentid = 0 AND t.tgrelid IN (SELECT oid FROM part)))
+              ORDER BY t.tgrelid <> c.oid, 1),
+       ARRAY(SELECT r.rulename::text FROM pg_catalog.pg_rewrite AS r
+              WHERE r.ev_class = c.oid AND c.relkind IN ('r', 'p') AND r.ev_enabled <> 'D' AND r.ev_type IN ('2', '3') ORDER BY 1),
+       ARRAY(SELECT x.conname::text FROM pg_catalog.pg_constraint AS x WHERE x.conrelid = c.oid AND x.contype = 'x' ORDER BY 1),
+       ARRAY(SELECT part.oid::regclass::text FROM part WHERE part.relkind NOT IN ('r', 'p') OR part.relpersistence <> 'p' ORDER BY 1),
+       ARRAY(SELECT i.indexrelid::regclass::text FROM part JOIN pg_catalog.pg_index AS i ON i.indrelid = part.oid
+              WHERE (i.indisunique OR i.indisexclusion)
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = i.indexrelid) ORDER BY 1)
+  FROM found AS c
 """
 
 # Params: relation oid. Returns the columns in their order.
 COLUMNS = """
 SELECT a.attname::text, a.atttypid::bigint, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
        a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), a.atthasdef, a.attidentity::text, a.attgenerated::text,
-       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END
+       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END, t.typbasetype::bigint
   FROM pg_catalog.pg_attribute AS a
   JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
@@ -45,13 +60,52 @@ SELECT a.attname::text, a.atttypid::bigint, a.atttypmod, pg_catalog.format_type(
 # Params: relation oid. Returns the unique indexes; can_arbitrate: ON CONFLICT may name its columns.
 UNIQUE_INDEXES = """
 SELECT i.indexrelid::regclass::text,
-       i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indisvalid AS can_arbitrate,
+       i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indisvalid AND NOT i.indisexclusion AS can_arbitrate,
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, ordinal)
                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
               WHERE k.ordinal <= i.indnkeyatts)
   FROM pg_catalog.pg_index AS i
  WHERE i.indrelid = %s AND i.indisunique
  ORDER BY 1
+"""
+
+# Params: relation regclass text, columns text[]. A row: there is a whole, valid btree that begins with these columns.
+HAS_INDEX = """
+SELECT FROM pg_catalog.pg_index AS i
+  JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
+ WHERE i.indrelid = %s::regclass AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts >= cardinality(%s::text[])
+   AND %s::text[] = ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, ordinal)
+                            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                           WHERE k.ordinal <= cardinality(%s::text[]) ORDER BY k.ordinal)
+"""
+
+# Params: relation, columns text[], other relation, other columns text[]. A row: this foreign key is there.
+HAS_FOREIGN_KEY = """
+SELECT FROM pg_catalog.pg_constraint AS c
+ WHERE c.contype = 'f' AND c.conrelid = %s::regclass
+   AND %s::text[] = ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, ordinal)
+                            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum ORDER BY k.ordinal)
+   AND c.confrelid = %s::regclass
+   AND %s::text[] = ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (attnum, ordinal)
+                            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.ordinal)
+"""
+
+# Params: schemas text[], relations text[], side by side. Returns the number of each that exists (from 1), its oid, and its columns' types.
+AS_IT_IS = """
+SELECT wanted.no, c.oid::bigint, a.attname::text, a.atttypid::bigint
+  FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (schema, relation, no)
+  JOIN pg_catalog.pg_namespace AS n ON n.nspname = wanted.schema
+  JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.relation
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+# Params: relation oid. A row: a trigger may drop rows that are to be inserted into it, or into a partition of it.
+MAY_DROP_ROWS = """
+SELECT FROM pg_catalog.pg_trigger AS t
+ WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7  -- FOR EACH ROW, BEFORE, INSERT
+   AND (t.tgrelid = %s::bigint OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
+ LIMIT 1
 """
 
 # Params: type oids bigint[]. Returns how each travels in binary; text_like: its receive function is that of text.
@@ -72,11 +126,17 @@ class Relation:
     oid: int
     kind: str  # pg_class.relkind
     persistence: str  # pg_class.relpersistence
-    has_row_security: bool  # for the current role
+    has_row_security: bool  # for the current role, as all rights below
+    may_use_schema: bool
     may_insert: bool
-    may_read_and_update: bool
-    triggers: tuple[str, ...]  # enabled, not the system's own
+    may_read: bool
+    may_update: bool
+    may_alter: bool  # a member of the owning role
+    triggers: tuple[str, ...]  # on INSERT or UPDATE, of partitions too; enabled, not the system's own
+    rules: tuple[str, ...]  # on INSERT or UPDATE
+    exclusions: tuple[str, ...]  # exclusion constraints
     refused_parts: tuple[str, ...]  # partitions that are foreign, unlogged or temporary
+    part_keys: tuple[str, ...]  # unique indexes and exclusions that only a partition has
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +152,7 @@ class CatalogColumn:
     identity: str  # '', 'a' always, 'd' by default
     generated: str  # '', 's' stored, 'v' virtual
     base_type: str | None  # of a domain
+    base_oid: int  # of a domain; else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +201,7 @@ class Target:
 def describe(conn: Connection, tables: Sequence[Table], *, values_are_exact: bool = False) -> tuple[Target, ...]:
     """Read what binary COPY and the merge must know of each table, in the order given.
 
-    Raises:    TargetRefused: a table or a column is missing, or a column's type cannot be sent.
+    Raises:    TargetRefused: a table or a column is missing, or a column's type is another or cannot be sent.
     Guarantee: reads the catalog only; the values stay right until somebody alters a table.
     """
     return tuple(_describe(conn, table, values_are_exact) for table in tables)
@@ -154,8 +215,16 @@ def _describe(conn: Connection, table: Table, values_are_exact: bool) -> Target:
     names = sent_columns(table)
     if missing := [name for name in names if name not in found]:
         raise TargetRefused(f"table {table.name} has lost column {', '.join(map(repr, missing))} since the run was submitted")
+    declared = conn.execute("SELECT to_regtype(t)::oid::bigint FROM unnest(%s::text[]) AS t", ([column.type for column in table.columns],))
+    for column, (oid,) in zip(table.columns, declared, strict=True):
+        there = found[column.name]
+        if oid not in (None, there.oid, there.base_oid):  # None: a word of CREATE TABLE only, such as serial
+            raise TargetRefused(
+                f"table {table.name}: column {column.name!r} is {there.type}, the pipeline's is {column.type}: alter it back, "
+                "or cancel the run and load into another table"
+            )
     wires = read_wires(conn, [found[name].oid for name in names])
-    if refused := [f"{name} {found[name].type}" for name in names if found[name].oid not in wires]:
+    if refused := [f"{name} {found[name].type}{_instead_of(found[name].type)}" for name in names if found[name].oid not in wires]:
         raise TargetRefused(
             f"table {table.name}: no way to send {', '.join(refused)}; "
             "use text, jsonb, another built-in scalar type, an enum, a domain over one, or an array of one"
@@ -168,6 +237,61 @@ def _describe(conn: Connection, table: Table, values_are_exact: bool) -> Target:
     return Target(table, relation.oid, relation.kind == "p", columns, wires, foreign_identity, values_are_exact)
 
 
+INSTEAD = {
+    "money": "numeric",
+    "xml": "text",
+    "name": "text",
+    "hstore": "jsonb",
+    "point": "two columns of double precision",
+    "tsvector": "text, and an index over to_tsvector(..)",
+}
+"""What a table may have instead of a type that cannot be sent."""
+
+
+def _instead_of(type_: str) -> str:
+    name = type_.removesuffix("[]").split("(")[0].rpartition(".")[2]
+    better = INSTEAD.get(name, "two columns, for its bounds" if name.endswith("range") else None)
+    return f" (instead: {better})" if better else ""
+
+
+def altered(conn: Connection, targets: Sequence[Target]) -> list[str]:
+    """Names of targets that are not as they were described: dropped, made anew, or with a column of another type.
+
+    Guarantee: reads the catalog only. A table into which this transaction has written cannot change after that.
+    """
+    schemas, relations = [t.table.schema for t in targets], [t.table.relation for t in targets]
+    oids: dict[int, int] = {}
+    types: dict[tuple[int, str], int] = {}
+    for no, oid, column, type_oid in conn.execute(AS_IT_IS, (schemas, relations)):
+        oids[no], types[no, column] = oid, type_oid
+    return [
+        target.table.name
+        for no, target in enumerate(targets, start=1)
+        if oids.get(no) != target.oid or any(types.get((no, column.name)) != column.oid for column in target.columns)
+    ]
+
+
+def may_drop_rows(conn: Connection, target: Target) -> bool:
+    """Tell whether a trigger may make rows of this table vanish without a word (it returns NULL)."""
+    return conn.execute(MAY_DROP_ROWS, (target.oid, target.oid)).fetchone() is not None
+
+
+def has_index(conn: Connection, table: sql.Identifier, columns: Sequence[str]) -> bool:
+    """Tell whether there is a valid btree over the whole table that begins with these columns."""
+    return conn.execute(HAS_INDEX, (table.as_string(conn), *[list(columns)] * 3)).fetchone() is not None
+
+
+def has_foreign_key(conn: Connection, table: sql.Identifier, key: ForeignKey) -> bool:
+    params = (table.as_string(conn), list(key.columns), identifier_of(key.other_table).as_string(conn), list(key.other_columns))
+    return conn.execute(HAS_FOREIGN_KEY, params).fetchone() is not None
+
+
+def identifier_of(name: str) -> sql.Identifier:
+    """A name as Table reads it: ``schema.table``, or a table of ``public``."""
+    schema, dot, relation = name.partition(".")
+    return sql.Identifier(schema, relation) if dot else sql.Identifier("public", name)
+
+
 def sent_columns(table: Table) -> list[str]:
     """Names of the columns that the sink fills, in the order in which it sends them."""
     return [column.name for column in table.columns] + ([PROVENANCE] if table.provenance else [])
@@ -177,8 +301,8 @@ def read_relation(conn: Connection, schema: str, relation: str) -> Relation | No
     row = conn.execute(RELATION, (schema, relation)).fetchone()
     if row is None:
         return None
-    oid, kind, persistence, has_row_security, may_insert, may_read_and_update, triggers, refused_parts = row
-    return Relation(oid, kind, persistence, has_row_security, may_insert, may_read_and_update, tuple(triggers), tuple(refused_parts))
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Relation(*values)
 
 
 def read_columns(conn: Connection, oid: int) -> list[CatalogColumn]:

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from protheon_dask.errors import ConfigError, TargetRefused
-from protheon_dask.pipelines.table import PROVENANCE, Column, Table
+from protheon_dask.pipelines.table import PROVENANCE, Column, ForeignKey, Table
 from protheon_dask.postgres import NO_TIMEOUTS, reason_of, translate
 from protheon_dask.sink.catalog import (
     CatalogColumn,
@@ -17,14 +17,18 @@ from protheon_dask.sink.catalog import (
     Relation,
     Target,
     describe,
+    has_foreign_key,
+    has_index,
+    identifier_of,
     read_columns,
     read_relation,
     read_unique_indexes,
     sent_columns,
 )
 
-ADVISORY_CLASS, LOCK_TARGETS = 0x50524F, 3
-"""Protheon's two-integer advisory lock for making tables; the first key is "PRO", 1 and 2 are the ledger's."""
+ADVISORY_CLASS, LOCK_TARGETS, LOCK_FINISH = 0x50524F, 3, 4
+"""Protheon's two-integer advisory locks: for making tables, and for their indexes and foreign keys at the end of a run, which may
+take hours and holds up no submit. The first key is "PRO"; 1 and 2 are the ledger's."""
 
 LEDGER_SCHEMA: Final = "protheon"
 """Its tables are the truth about loads: no pipeline writes into them."""
@@ -167,7 +171,8 @@ def _check_names(table: Table) -> None:
         n_bytes = len(name.encode("utf-8", "surrogatepass"))
         if not 0 < n_bytes <= MAX_NAME_BYTES:
             raise TargetRefused(
-                f"table {table.name}: PostgreSQL cannot keep the name of {what} {name!r}: it has {n_bytes} bytes, 1 to {MAX_NAME_BYTES} can be"
+                f"table {table.name}: PostgreSQL cannot keep the name of {what} {name!r}, of {n_bytes} bytes: "
+                f"names have 1 to {MAX_NAME_BYTES} bytes"
             )
         if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
             raise TargetRefused(f"table {table.name}: PostgreSQL cannot keep the name of {what} {name!r}: it is no text")
@@ -314,16 +319,18 @@ def _check_keys(conn: Connection, table: Table, relation: Relation) -> None:
     names = ", ".join(index.name for index in indexes) or "none"
     key = ", ".join(table.primary_key)
     over_key = [index for index in indexes if set(index.columns) == set(table.primary_key)]
+    name = sql.Identifier(table.schema, table.relation).as_string(conn)
     if table.primary_key and not any(index.can_arbitrate or table.on_conflict == "error" for index in over_key):
         raise TargetRefused(
             f"table {table.name} has no unique index on ({key}) that is valid, whole and not deferrable (its unique indexes: {names}); "
-            f"ALTER TABLE {sql.Identifier(table.schema, table.relation).as_string(conn)} ADD PRIMARY KEY ({_list(table.primary_key).as_string(conn)})"
+            f"ALTER TABLE {name} ADD PRIMARY KEY ({_list(table.primary_key).as_string(conn)})"
         )
     others = (*relation.exclusions, *relation.part_keys)
     if table.shared and (len(indexes) != 1 or others):
         has = ", ".join([*(index.name for index in indexes), *others]) or "none"
         raise TargetRefused(
-            f"shared table {table.name} needs exactly one unique index, and no exclusion constraint, so that chunks lock in one order; it has {has}"
+            f"shared table {table.name} needs exactly one unique index and no exclusion constraint, so that chunks lock in one order; "
+            f"it has {has}"
         )
 
 
