@@ -23,7 +23,7 @@ PAUSED_BY_HAND = "paused by hand"
 
 def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:
     """Write a queued run and its pipeline; None where this request_id was submitted before."""
-    made = rows(conn, "insert_run", columns)
+    made = rows(conn, "insert_run", {"checksum": False, **columns})
     if not made:
         return None
     run_id: int = made[0]["id"]
@@ -87,6 +87,11 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
                 f"{new.path} is being loaded by run {found[0]['owner_run_id']}: --again would load it beside that; "
                 f"wait for it, or cancel it: protheon runs cancel {found[0]['owner_run_id']}"
             )
+        for replay in rows(conn, "live_replays", {"load_ids": [found[0]["id"]]}):
+            raise ConfigError(
+                f"{new.path}: its rejects are being replayed by run {replay['run_id']}: --again would load those lines beside that; "
+                f"wait for it, or cancel it: protheon runs cancel {replay['run_id']}"
+            )
         run(conn, "retire_load", {"load_id": found[0]["id"], "now": None})
         found = []
     if not found:
@@ -102,6 +107,7 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
                 "max_chunk_bytes": new.max_chunk_bytes,
                 "max_line_bytes": new.max_line_bytes,
                 "estimated_lines": new.estimated_lines,
+                "replay_of": None,
             },
         )
         answer = JoinedLoad(made[0]["id"], new.path, Joined.NEW)
@@ -159,6 +165,12 @@ def resume_run(conn: psycopg.Connection, run_id: int, limit: RejectLimit | None,
     return bool(rows(conn, "resume_run", params))
 
 
+def note_progress(conn: psycopg.Connection, run_id: int, reason: str) -> RunState:
+    """Say what a running run is doing beside its chunks, as its reason, and return the run's state. In a transaction of its own."""
+    [row] = rows(conn, "note_progress", {"run_id": run_id, "reason": reason})
+    return RunState(row["state"])
+
+
 def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None) -> bool:
     """Bring a run to a final state; False: it had one."""
     return bool(rows(conn, "end_run", {"run_id": run_id, "state": state, "reason": reason, "now": None}))
@@ -211,6 +223,7 @@ class PendingSplit:
     max_chunk_bytes: int
     max_line_bytes: int
     last: ChunkManifest | None
+    replay_of: int | None = None  # the load whose rejects the source holds
 
 
 def _split_in(row: Mapping[str, Any], last: ChunkManifest | None) -> PendingSplit:
@@ -223,6 +236,7 @@ def _split_in(row: Mapping[str, Any], last: ChunkManifest | None) -> PendingSpli
         row["max_chunk_bytes"],
         row["max_line_bytes"],
         last,
+        row["replay_of"],
     )
 
 
@@ -257,6 +271,11 @@ def split_ended(
     }
     if not rows(conn, "split_ended", params):
         raise LeadershipLost(epoch)
+
+
+def add_notice(conn: psycopg.Connection, load_id: int, notice: str) -> None:
+    """Tell the open runs of a load something about its source. Idempotent."""
+    run(conn, "add_notice", {"load_id": load_id, "notice": notice})
 
 
 def finish_loads(conn: psycopg.Connection) -> list[int]:
@@ -324,6 +343,12 @@ def limit_of(conn: psycopg.Connection, run_id: int) -> RejectLimit:
     """The reject limit of a run."""
     [row] = rows(conn, "limit_of", {"run_id": run_id})
     return reject_limit(row["reject_limit_lines"], row["reject_limit_fraction"])
+
+
+def keeps_checksums(conn: psycopg.Connection, run_id: int) -> bool:
+    """Tell whether the run was submitted with checksums of its rows."""
+    [row] = rows(conn, "keeps_checksums", {"run_id": run_id})
+    return bool(row["checksum"])
 
 
 def pipeline_of(conn: psycopg.Connection, run_id: int) -> dict[str, Any]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event, Thread
 
-from protheon_dask.errors import LedgerUnavailable
+from protheon_dask.errors import LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import runs
 from protheon_dask.ledger.connect import Connection, opened
+from protheon_dask.model import RunState
 from protheon_dask.pipelines.table import Table
-from protheon_dask.sink.finish import analyze_tables, finish_tables
+from protheon_dask.sink.finish import Making, analyze_tables, cancel, finish_tables, progress_of
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often the progress of an index is looked at and written as the run's reason, where every face reads it."""
 
 
 class TableFinisher:
@@ -40,6 +46,8 @@ class TableFinisher:
             return job.result()
         except LedgerUnavailable:
             return None  # asked again, it begins anew
+        except ProtheonError as exc:
+            return [f"indexes and foreign keys could not be made: {exc}"]
 
     def analyze(self, run_id: int) -> None:
         """Have the planner's statistics made of the tables of a run that has ended: nobody waits for that."""
@@ -50,8 +58,41 @@ class TableFinisher:
         self._pool.shutdown(wait=False)
 
     def _finish(self, run_id: int) -> list[str]:
-        with opened(self._url, application="protheon-finish") as conn:
-            return finish_tables(conn, _tables(conn, run_id))
+        with opened(self._url, application="protheon-finish") as conn, self._told(run_id) as tell:
+            return finish_tables(conn, _tables(conn, run_id), tell)
+
+    @contextmanager
+    def _told(self, run_id: int) -> Iterator[Callable[[Making], None]]:
+        """For the time of the block, what is being made is the run's reason; where the run ends meanwhile, the making ends too."""
+        now: list[Making] = []
+        begun, ended = Event(), Event()
+
+        def tell(making: Making) -> None:
+            now[:] = [making]
+            begun.set()
+
+        def look() -> None:
+            begun.wait()
+            while not ended.is_set():
+                try:
+                    with opened(self._url, application="protheon-finish") as conn:
+                        while not ended.is_set():
+                            making = now[0]
+                            if runs.note_progress(conn, run_id, progress_of(conn, making)) is RunState.CANCELLED:
+                                cancel(conn, making)
+                            ended.wait(LOOK_S)
+                except ProtheonError as exc:
+                    logger.warning("run.progress_unsaid", extra={"run_id": run_id, "error": str(exc)})
+                    ended.wait(LOOK_S)
+
+        watcher = Thread(target=look, name=f"watch-finish-{run_id}", daemon=True)
+        watcher.start()
+        try:
+            yield tell
+        finally:
+            ended.set()
+            begun.set()
+            watcher.join()
 
     def _analyze(self, run_id: int) -> None:
         try:
