@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
 
 from protheon_dask.errors import ConfigError, NotFound
+from protheon_dask.ledger.replays import FETCH_ROWS
 from protheon_dask.ledger.rows import rows
+from protheon_dask.ledger.statements import statement
 
 LIMIT = 1_000
 """Rows of a report that was not asked for more: a run may have millions of chunks."""
@@ -52,10 +56,24 @@ def attempts(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Repor
     return list(rows(conn, "report_attempts", {"run_id": run_id, "limit": limit}))
 
 
-def rejects(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, reject_id: int | None = None) -> Report:
-    """Refused lines of the run's loads in the order of files and lines, or the one with this id."""
+def rejects(conn: psycopg.Connection, run_id: int, limit: int | None = LIMIT, reject_id: int | None = None) -> Report:
+    """Refused lines of the run's files, those that were not replayed first, in the order of files and lines, or the one with this id."""
     _must_exist(conn, run_id)
-    return list(rows(conn, "report_rejects", {"run_id": run_id, "limit": limit, "reject_id": reject_id}))
+    return list(rows(conn, "report_rejects", {**_REJECTS, "run_id": run_id, "limit": limit, "reject_id": reject_id}))
+
+
+def stream_rejects(conn: psycopg.Connection, run_id: int, *, replayed: bool) -> Iterator[dict[str, Any]]:
+    """All that rejects() gives, by a cursor of the server's: memory is a few hundred lines. replayed False: only what is still refused.
+
+    The caller is in a transaction.
+    """
+    _must_exist(conn, run_id)
+    with conn.cursor("rejects", row_factory=dict_row) as cursor:
+        cursor.itersize = FETCH_ROWS
+        yield from cursor.execute(statement("report_rejects"), {**_REJECTS, "run_id": run_id, "replayed": replayed})
+
+
+_REJECTS: dict[str, Any] = {"limit": None, "reject_id": None, "replayed": True}
 
 
 def dead_letters(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, task_id: int | None = None) -> Report:

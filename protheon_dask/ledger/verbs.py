@@ -42,13 +42,17 @@ def advisory_key(task_id: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An opened attempt with all that its work needs. chunk, load_id and path are None for other handlers than ingest."""
+    """An opened attempt with all that its work needs. chunk, load_id and path are None for other handlers than ingest.
+
+    replay_of: the load whose rejects the chunk's lines are; path is then of the source that they came from.
+    """
 
     lease: Lease
     run_id: int | None
     handler: str
     payload: Any
     load_id: int | None
+    replay_of: int | None
     path: str | None
     chunk: ChunkManifest | None
 
@@ -94,7 +98,7 @@ def claim(
     [row] = found
     chunk = manifest_of(row) if row["chunk_no"] is not None else None
     lease = Lease(seen.task_id, row["attempt_no"], lease_s)
-    return Claimed(lease, row["run_id"], row["handler"], row["payload"], row["load_id"], row["path"], chunk)
+    return Claimed(lease, row["run_id"], row["handler"], row["payload"], row["load_id"], row["replay_of"], row["path"], chunk)
 
 
 def renew(conn: psycopg.Connection, leases: Sequence[Lease], lease_s: float, *, now: datetime | None = None) -> dict[Lease, bool]:
@@ -128,6 +132,8 @@ def complete(conn: psycopg.Connection, lease: Lease, loaded: Loaded, clock: Stag
                 "inserted": [count.inserted for count in loaded.tables],
                 "updated": [count.updated for count in loaded.tables],
                 "ignored": [count.ignored for count in loaded.tables],
+                "checksums": [count.checksum for count in loaded.tables],
+                "compared": [count.compared for count in loaded.tables],
             },
         )
     params = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -12,13 +12,15 @@ from protheon_dask.broker.chunks import WantedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.errors import InvariantError, ProtheonError
-from protheon_dask.ledger import runs, transaction, verbs
+from protheon_dask.ledger import replays, runs, transaction, verbs
 from protheon_dask.ledger.connect import Connection
+from protheon_dask.ledger.replays import Place
 from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, StageClock
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import Verdict
 from protheon_dask.run.keeper import Attempt
 from protheon_dask.sink.catalog import Target
+from protheon_dask.sink.checksum import Comparable
 from protheon_dask.sink.loader import ChunkLoader, LineFault
 from protheon_dask.workspace import chunkfile, cut
 
@@ -51,6 +53,7 @@ class ChunkWork:
     run_id: int
     pipeline: Pipeline
     targets: Sequence[Target]
+    compared: Mapping[str, Comparable]
     attempt: Attempt
     settings: Settings
     clock: StageClock
@@ -82,7 +85,9 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     """
     chunk, lease, clock = work.chunk, work.claimed.lease, work.clock
     pulse = _Pulse(work.attempt, lambda: verbs.check_fence(conn, lease), work.settings.renew_s)
-    context = ChunkContext(load_id=work.load_id, task_id=lease.task_id, path=work.claimed.path or "", progress=pulse)
+    context = ChunkContext(
+        load_id=work.claimed.replay_of or work.load_id, task_id=lease.task_id, path=work.claimed.path or "", progress=pulse
+    )
     transformer = work.pipeline.open(context)
     loader = ChunkLoader(
         conn,
@@ -92,6 +97,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         clock=clock,
         now=time.perf_counter,
         merge_each_batch=merge_each_batch,
+        compared=work.compared,
     )
     stored.seek(0)
     clock.raw_bytes = 0
@@ -101,13 +107,15 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     for batch in _timed(batches, clock):
         work.attempt.check()
         started_s = time.perf_counter()
-        rows = transformer.transform(batch.lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines))
+        places = _places(conn, work, batch)
+        rows = transformer.transform(*_as_in_source(batch, places))
         clock.add("transform", time.perf_counter() - started_s)
         with work.attempt.in_flight():
             faults = loader.load(rows)
             whole = {fault.index for fault in faults}
             refused_parts = [verdict for verdict in rows.parts if verdict.index not in whole]
-            refused = [*_refused(batch, rows.rejected), *_refused(batch, refused_parts), *_refused_by_server(batch, faults)]
+            refused = [_refused(batch, places, verdict) for verdict in (*rows.rejected, *refused_parts)]
+            refused += [_refused_by_server(batch, places, fault) for fault in faults]
             if refused:
                 started_s = time.perf_counter()
                 verbs.reject(conn, work.load_id, lease.task_id, lease.attempt_no, refused)
@@ -131,6 +139,8 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         check_reject_limit(conn, work, total, rejected)
     with work.attempt.in_flight():
         counts = loader.finish()
+        if work.claimed.replay_of is not None:
+            replays.mark_replayed(conn, work.run_id, work.load_id, chunk.first_line, chunk.n_lines)
     return Loaded(Lines(total, loaded, filtered, rejected, blank, parts), counts)
 
 
@@ -196,18 +206,45 @@ def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.
         del batch  # before the next one is made: two would be in memory
 
 
-def _line(batch: cut.LineBatch, index: int, reason: str, *, part: str | None, sqlstate: str | None, table: str | None) -> RejectedLine:
+def _places(conn: Connection, work: ChunkWork, batch: cut.LineBatch) -> Sequence[Place] | None:
+    """Where the lines of a replay's batch came from; None: they stand in the source where they stand in the batch."""
+    if work.claimed.replay_of is None:
+        return None
+    with work.attempt.in_flight():
+        return replays.places(conn, work.load_id, batch.first_line_no, batch.n_lines)
+
+
+def _as_in_source(batch: cut.LineBatch, places: Sequence[Place] | None) -> tuple[Sequence[bytes], Sequence[int]]:
+    """The lines as the pipeline gets them, with their numbers in the source."""
+    if places is None:
+        return batch.lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines)
+    lines = batch.lines
+    if batch.first_line_no == 1 and places[0].line_no > 1:  # the mark at its beginning is its own: a BOM is line 1's alone
+        lines = [batch.raw_line(0).removesuffix(cut.CR), *lines[1:]]
+    return lines, [place.line_no for place in places]
+
+
+def _line(
+    batch: cut.LineBatch,
+    places: Sequence[Place] | None,
+    index: int,
+    reason: str,
+    *,
+    part: str | None = None,
+    sqlstate: str | None = None,
+    table: str | None = None,
+) -> RejectedLine:
     raw = batch.raw_line(index)
-    line_no, offset = batch.first_line_no + index, batch.offset_of(index)
-    return RejectedLine(line_no, offset, part, reason, sqlstate, table, raw[:RAW_BYTES], len(raw))
+    place = Place(batch.first_line_no + index, batch.offset_of(index)) if places is None else places[index]
+    return RejectedLine(place.line_no, place.byte_offset, part, reason, sqlstate, table, raw[:RAW_BYTES], len(raw))
 
 
-def _refused(batch: cut.LineBatch, verdicts: Sequence[Verdict]) -> list[RejectedLine]:
-    return [_line(batch, v.index, v.reason, part=v.part, sqlstate=None, table=None) for v in verdicts]
+def _refused(batch: cut.LineBatch, places: Sequence[Place] | None, verdict: Verdict) -> RejectedLine:
+    return _line(batch, places, verdict.index, verdict.reason, part=verdict.part)
 
 
-def _refused_by_server(batch: cut.LineBatch, faults: Sequence[LineFault]) -> list[RejectedLine]:
-    return [_line(batch, f.index, f.reason, part=None, sqlstate=f.sqlstate, table=f.table) for f in faults]
+def _refused_by_server(batch: cut.LineBatch, places: Sequence[Place] | None, fault: LineFault) -> RejectedLine:
+    return _line(batch, places, fault.index, fault.reason, sqlstate=fault.sqlstate, table=fault.table)
 
 
 __all__ = ["ChunkWork", "RejectLimitCrossed", "complete", "fetch", "load"]

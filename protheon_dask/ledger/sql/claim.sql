@@ -1,7 +1,8 @@
 -- claim: open an attempt by compare-and-set on attempt_no, or find the one that this token already holds.
 -- Params: task_id bigint, attempt_no integer (as the dispatch saw it), token uuid, lease_s double precision,
 --         process_uuid uuid, worker text, host text, now timestamptz?
--- Returns: one row (attempt_no, run_id, load_id, path, and the chunk's manifest; NULLs for other handlers), or no row
+-- Returns: one row (attempt_no, run_id, load_id, replay_of, path: of a replay that of the source its lines came from, and the chunk's
+--          manifest; NULLs for other handlers), or no row
 -- No row: the race is lost, the task is not due, or its run is not running. Nothing happened; the caller returns at once.
 -- Locks: task, then attempt.   Index: task_pkey, attempt_token_key.
 -- The run's state is read without a lock: a claim that overtakes a pause runs on, and a cancel sweeps until nothing is left.
@@ -33,10 +34,11 @@ WITH moved AS (
       JOIN protheon.task ON task.id = attempt.task_id AND task.state = 'running' AND task.attempt_no = attempt.attempt_no
      WHERE attempt.token = %(token)s AND attempt.ended_at IS NULL
 )
-SELECT held.attempt_no, held.run_id, task.handler, task.payload, load.id AS load_id, load.path,
+SELECT held.attempt_no, held.run_id, task.handler, task.payload, load.id AS load_id, load.replay_of, coalesce(original.path, load.path) AS path,
        chunk.chunk_no, chunk.first_line, chunk.n_lines, chunk.byte_offset, chunk.raw_bytes, chunk.raw_xxh3, chunk.stored_bytes,
        chunk.stored_xxh3, chunk.generation, chunk.restart_stored_offset, chunk.restart_raw_offset, chunk.restart_line, chunk.oversized
   FROM held
   JOIN protheon.task ON task.id = held.task_id
   LEFT JOIN protheon.chunk ON chunk.task_id = held.task_id
-  LEFT JOIN protheon.load ON load.id = chunk.load_id;
+  LEFT JOIN protheon.load ON load.id = chunk.load_id
+  LEFT JOIN protheon.load AS original ON original.id = load.replay_of;

@@ -6,5 +6,5 @@ SELECT load.id, load.owner_run_id, run.state AS owner_state, load.finished_at IS
        (SELECT count(*) FROM protheon.task WHERE task.load_id = load.id AND task.state = 'succeeded') AS n_succeeded
   FROM protheon.load JOIN protheon.run ON run.id = load.owner_run_id
  WHERE load.source_id = %(source_id)s AND load.pipeline_name = %(pipeline_name)s AND load.pipeline_version = %(pipeline_version)s
-   AND load.options = %(options)s AND load.retired_at IS NULL
+   AND load.options = %(options)s AND load.retired_at IS NULL AND load.replay_of IS NULL
    FOR UPDATE OF load;
