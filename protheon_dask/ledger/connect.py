@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -114,3 +114,40 @@ def translated(url: str | None = None) -> Iterator[None]:
         yield
     except psycopg.Error as exc:
         raise postgres.translate(exc, place_of(url) if url is not None else None) from exc
+
+
+def check_writable(conn: Connection, url: str) -> None:
+    """Raise ConfigError if this server, or this role on it, only reads, as the greeting said it: no round trip."""
+    if conn.info.parameter_status("in_hot_standby") == "on":
+        raise ConfigError(f"this PostgreSQL server is a standby, which only reads ({place_of(url)}): give the address of the primary")
+    if conn.info.parameter_status("default_transaction_read_only") == "on":
+        raise ConfigError(
+            f"default_transaction_read_only is on for the role, the database or the server ({place_of(url)}): "
+            "ALTER ROLE .. SET default_transaction_read_only = off, or use another role"
+        )
+
+
+def check_direct(conn: Connection, url: str) -> None:
+    """Raise ConfigError if a pooler gives each transaction of this connection a session of somebody's: no lock of a session is ours there.
+
+    Guarantee: a pooler shows by a process id that is not the backend's. It gives whole sessions only if two other connections
+               meet neither this one's backend nor move it to another.
+    """
+    if (own := _backend_pid(conn)) == conn.info.backend_pid:
+        return
+    with ExitStack() as stack:
+        for _ in range(2):
+            other = stack.enter_context(opened(url, application="protheon-probe"))
+            stack.enter_context(other.transaction())
+            if _backend_pid(other) == own or _backend_pid(conn) != own:
+                raise ConfigError(
+                    f"a pooler in transaction mode stands before PostgreSQL ({place_of(url)}), where nobody can hold the lead of a ledger: "
+                    "give the server's own address as direct_url (PROTHEON_DIRECT_URL) beside database_url; "
+                    "workers go on through the pooler"
+                )
+
+
+def _backend_pid(conn: Connection) -> int:
+    row = conn.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None, "a SELECT without FROM has one row"
+    return int(row[0])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 
 import psycopg
+from psycopg import sql
 
-from protheon_dask.errors import MigrationPending
-from protheon_dask.ledger.connect import connect, translated
+from protheon_dask.errors import ConfigError, MigrationPending
+from protheon_dask.ledger.connect import Connection, check_writable, connect, place_of, translated
+from protheon_dask.ledger.rows import rows
+from protheon_dask.postgres import NO_TIMEOUTS
 
 ADVISORY_CLASS = 0x50524F  # "PRO": Protheon's first key in two-integer advisory locks
 LOCK_LEADERSHIP, LOCK_MIGRATIONS, LOCK_TARGETS = 1, 2, 3  # second keys
@@ -37,20 +42,54 @@ def applied(conn: psycopg.Connection) -> int:
 def migrate(url: str) -> list[str]:
     """Bring the ledger up to this version and return the names of what ran (none: it was up to date).
 
-    Raises:    MigrationPending: the ledger is newer than this version. LedgerUnavailable, ConfigError: as connect.
-    Guarantee: each migration is one transaction; two callers at once take turns; safe to repeat.
+    Raises:    MigrationPending: the ledger is newer than this version. LedgerUnavailable, ConfigError: as connect; also where
+               the server only reads, and where the role may not make or use the ledger: the GRANTs that it needs follow.
+    Guarantee: each migration is one transaction; two callers at once take turns; safe to repeat. No session is needed: a pooler
+               may stand between.
     """
     ran = []
-    with connect(url, application="protheon-migrate") as conn, translated():
-        conn.execute("SELECT pg_advisory_lock(%s, %s)", (ADVISORY_CLASS, LOCK_MIGRATIONS))
+    with connect(url, application="protheon-migrate") as conn, translated(url), _telling_grants(conn, url):
+        check_writable(conn, url)
         check_not_newer(applied(conn))
-        for version, name, sql in migrations():
-            if version > applied(conn):
-                with conn.transaction():
-                    conn.execute(sql.encode())
-                    conn.execute("INSERT INTO protheon.migration (version, name) VALUES (%s, %s)", (version, name))
-                ran.append(f"{version:04d}_{name}")
+        for version, name, text in migrations():
+            if version <= applied(conn):
+                continue
+            with conn.transaction():
+                conn.execute(NO_TIMEOUTS)
+                conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (ADVISORY_CLASS, LOCK_MIGRATIONS))
+                if version <= applied(conn):  # another caller was first
+                    continue
+                conn.execute(text.encode())
+                conn.execute("INSERT INTO protheon.migration (version, name) VALUES (%s, %s)", (version, name))
+            ran.append(f"{version:04d}_{name}")
+        if rows(conn, "lacks_rights"):
+            raise _lacks_rights(conn, url)
     return ran
+
+
+def grants(role: str) -> str:
+    """What lets a role use a ledger that another role has made, with what later versions add to it. role: as SQL writes it."""
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    return (
+        f"GRANT USAGE ON SCHEMA protheon TO {role}; GRANT {rights} ON ALL TABLES IN SCHEMA protheon TO {role}; "
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA protheon GRANT {rights} ON TABLES TO {role};"
+    )
+
+
+@contextmanager
+def _telling_grants(conn: Connection, url: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise _lacks_rights(conn, url) from exc
+
+
+def _lacks_rights(conn: Connection, url: str) -> ConfigError:
+    role = sql.Identifier(conn.info.user).as_string(conn)
+    return ConfigError(
+        f"the database role may not make, or use, Protheon's ledger, the schema protheon ({place_of(url)}): "
+        f"have a role that may CREATE in this database run `protheon db migrate --database ITS_URL`, and then: {grants(role)}"
+    )
 
 
 def check_not_newer(version: int) -> None:

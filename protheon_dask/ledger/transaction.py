@@ -123,13 +123,21 @@ def as_error(exc: Exception, place: postgres.Place | None = None) -> ProtheonErr
     return postgres.translate(exc, place) if isinstance(exc, psycopg.Error) else None
 
 
-def sqlstate_of(exc: BaseException | None) -> str | None:
+def sqlstate_of(exc: BaseException) -> str | None:
     """The SQLSTATE behind an error, where there is one."""
-    while exc is not None:
-        if isinstance(exc, psycopg.Error):
-            return exc.sqlstate
+    said = _server_error(exc)
+    return said.sqlstate if said is not None else None
+
+
+def is_of_server(exc: BaseException) -> bool:
+    """Tell whether PostgreSQL, or the way to it, is behind an error; what is said at connect has no SQLSTATE."""
+    return _server_error(exc) is not None
+
+
+def _server_error(exc: BaseException | None) -> psycopg.Error | None:
+    while exc is not None and not isinstance(exc, psycopg.Error):
         exc = exc.__cause__
-    return None
+    return exc
 
 
 def _ms(seconds: float) -> str:

@@ -19,15 +19,16 @@ from uuid import UUID
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
-from protheon_dask.ledger.connect import Connection, connect, translated
+from protheon_dask.ledger.connect import Connection, check_direct, check_writable, connect, translated
 from protheon_dask.ledger.migrate import check_current
+from protheon_dask.ledger.transaction import is_of_server
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, TaskState
 from protheon_dask.policy import dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
 from protheon_dask.run.failure import end_without_effect
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
-from protheon_dask.run.tasks import CORRUPT, RAISED, REFUSED
+from protheon_dask.run.tasks import CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitting import ChunkCut, SplitEnded
 
@@ -87,6 +88,7 @@ class Coordinator:
         self._sent_lock = threading.Lock()
         self._n_threads, self._threads_at = 0, 0.0
         self._refusals, self._hold_until = 0, 0.0  # claims in a row that were refused; no dispatch before
+        self._outages = 0  # attempts that PostgreSQL could not serve, since one succeeded
         self._swept_at = 0.0
         self._expire_from = 0.0
         self._ephemeral = False
@@ -131,8 +133,10 @@ class Coordinator:
         """
         self._ephemeral = ephemeral
         conn = connect(self._url, application="protheon-coordinator")
-        with translated():
+        with translated(self._url):
             check_current(conn)
+            check_writable(conn, self._url)
+            check_direct(conn, self._url)
             self.leadership = leadership.take(conn, self._broker_uuid)
             if self.leadership is None:
                 conn.close()
@@ -159,6 +163,10 @@ class Coordinator:
                     self._round()
                 except LedgerUnavailable as exc:
                     self._wait_for_ledger(exc)
+                except ConfigError as exc:
+                    if not is_of_server(exc):
+                        raise
+                    self._wait_for_ledger(exc)  # PostgreSQL refuses what it took before: a right, a standby; the operator mends it
         finally:
             self._splitters.stop_all()
             self._finisher.stop()
@@ -181,7 +189,7 @@ class Coordinator:
     def _interrupt(self) -> None:
         """The command that this cluster lives for ends: say so of its runs, if PostgreSQL still answers."""
         if self._ephemeral and self._conn is not None:
-            with contextlib.suppress(LedgerUnavailable), translated():
+            with contextlib.suppress(LedgerUnavailable, ConfigError), translated():
                 self._cancel_ephemeral(self._conn)
 
     @property
@@ -194,7 +202,7 @@ class Coordinator:
         assert self._conn is not None, "run() comes after start_leading()"
         return self._conn
 
-    def _wait_for_ledger(self, exc: LedgerUnavailable) -> None:
+    def _wait_for_ledger(self, exc: LedgerUnavailable | ConfigError) -> None:
         """PostgreSQL is away: take the lead anew when it is back. The lock went with the connection, so another may have it.
 
         Where only our side lost the connection, the server's session of it holds the lock until its keep-alives fail: it is ended.
@@ -206,16 +214,19 @@ class Coordinator:
         while not self._stopping.wait(OUTAGE_S):
             try:
                 conn = connect(self._url, application="protheon-coordinator")
-            except LedgerUnavailable:
+            except LedgerUnavailable as still:
+                self.waiting_for = str(still)
                 continue
             except ConfigError as refused:  # it let us in before: a server that is being restored or moved, or a name that is lost
+                self.waiting_for = str(refused)
                 logger.warning("ledger.refused", extra={"error": str(refused)})
                 continue
             try:
-                with translated():
+                with translated(self._url):
                     lead = leadership.take(conn, self._broker_uuid)
                     is_ours = lead is not None or leadership.end_own_session(conn, self._broker_uuid)
-            except LedgerUnavailable:
+            except (LedgerUnavailable, ConfigError) as refused:  # a full disk, a standby: said as it is now
+                self.waiting_for = str(refused)
                 conn.close()
                 continue
             if lead is None:
@@ -232,7 +243,7 @@ class Coordinator:
     def _round(self) -> None:
         while not self._inbox.empty():
             self._events.append(self._inbox.get())
-        with translated():
+        with translated(self._url):
             while self._events:
                 self._take(self._events[0])
                 self._events.popleft()  # only now: an event whose ledger was away is taken again
@@ -286,8 +297,15 @@ class Coordinator:
         self._swept_at = 0.0 if not self._dispatched else self._swept_at  # the last ones may end a run
 
     def _note_refusal(self, word: str) -> None:
-        """Where workers cannot even claim, dispatching at once again would only spin: wait, longer each time, and say why."""
-        if word.startswith((REFUSED, RAISED)):
+        """Say why workers get nowhere. Where they cannot even claim, dispatching at once again would only spin: wait, longer each time."""
+        if word.startswith(OUTAGE):  # their tasks come back after a pause of their own
+            if not self._outages:
+                self.waiting_since_at = time.time()
+            self._outages += 1
+            self.waiting_for = word.removeprefix(OUTAGE)
+        elif self._outages and word == SUCCEEDED:
+            self._outages, self.waiting_for = 0, None
+        elif word.startswith((REFUSED, RAISED)):
             self._refusals += 1
             self._hold_until = time.monotonic() + min(MAX_HOLD_S, 2.0 ** min(self._refusals, 10))
             if self._refusals == 1:
@@ -461,7 +479,7 @@ class Coordinator:
                 for task in tasks:
                     if task.load_id is not None and task.first_line is not None:
                         self._store.unpark(task.load_id, task.first_line)  # back from backoff or a pause: it counts again
-            if not self._refusals:
+            if not self._refusals and not self._outages:
                 self.waiting_for = None
         except (OSError, TimeoutError) as exc:
             if self.waiting_for is None:

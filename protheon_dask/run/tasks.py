@@ -7,6 +7,12 @@ from protheon_dask.model import Dispatch
 CORRUPT = "corrupt"
 """run_attempt's word for: the chunk's stored bytes are wrong at the broker; it is to be cut again."""
 
+SUCCEEDED = "succeeded"
+"""run_attempt's word for: the chunk is loaded."""
+
+OUTAGE = "outage: "
+"""Begin of run_attempt's answer where PostgreSQL could not serve it for now: no connection, a full disk; what it said follows."""
+
 REFUSED = "refused: "
 """Begin of run_attempt's answer where the ledger refused the claim for good; the reason follows."""
 

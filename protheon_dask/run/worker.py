@@ -16,16 +16,17 @@ from uuid import UUID, uuid4
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
-from protheon_dask.errors import ChecksumMismatch, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError, SchemaViolation
+from protheon_dask.errors import ChecksumMismatch, ConfigError, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError, SchemaViolation
 from protheon_dask.ledger import runs, transaction, verbs
-from protheon_dask.ledger.connect import Connection, connect, opened, translated
+from protheon_dask.ledger.connect import Connection, connect, opened, place_of, translated
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, Outcome, Seen, StageClock, Worker
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.postgres import is_outage
 from protheon_dask.run import ingest
 from protheon_dask.run.failure import end_without_effect, failure_of
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
-from protheon_dask.run.tasks import CORRUPT, REFUSED
+from protheon_dask.run.tasks import CORRUPT, OUTAGE, REFUSED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, *, name: str, broker: BrokerClient, url: str, key: bytes | None) -> None:
         self.settings, self.broker, self._url, self._key = settings, broker, url, key
+        self._place = place_of(url)
         self.worker = Worker(uuid4(), name, socket.gethostname())
         self._keeper = LeaseKeeper(
             url, lease_s=settings.lease_s, renew_s=settings.renew_s, stall_s=settings.stall_s, on_stall=self._end_stalled
@@ -72,8 +74,8 @@ class WorkerProcess:
         started_s = time.perf_counter()
         try:
             claimed = self._patiently(lambda: self._claim(dispatch, token), CLAIM_WAIT_S)
-        except LedgerUnavailable:
-            return "ledger unavailable"
+        except LedgerUnavailable as exc:
+            return f"{OUTAGE}{exc}"
         except ProtheonError as exc:  # PostgreSQL refuses us: a password, a right; nothing was claimed
             self._drop_connection()
             return f"{REFUSED}{exc}"
@@ -89,12 +91,12 @@ class WorkerProcess:
         with self._keeper.held(claimed.lease) as attempt:
             try:
                 self._work(claimed, attempt, clock)
-                return "succeeded"
+                return SUCCEEDED
             except LeaseLost:
                 self._drop_connection()
                 return "lease lost"
             except Exception as exc:  # noqa: BLE001  # the one place: whatever ended the attempt becomes a value in the ledger
-                failed = failure_of(exc)
+                failed = failure_of(exc, self._place)
                 logger.warning(
                     "attempt.failed",
                     extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
@@ -105,7 +107,7 @@ class WorkerProcess:
 
     def _claim(self, dispatch: Dispatch, token: UUID) -> verbs.Claimed | None:
         conn = self._connection()
-        with translated(), conn.pipeline():  # one round trip, and one implicit transaction
+        with translated(self._url), conn.pipeline():  # one round trip, and one implicit transaction
             if self._told_late is not None:
                 verbs.note_commit(conn, *self._told_late)
             seen = Seen(dispatch.task_id, dispatch.attempt_no)
@@ -186,7 +188,7 @@ class WorkerProcess:
     def _end(self, claimed: verbs.Claimed, failed: Failed, attempt: Attempt) -> str:
         """Give the task back, or up, however long PostgreSQL is away; nobody is charged for that."""
         try:
-            return self._patiently(lambda: self._end_once(claimed, failed), None, attempt)
+            return self._patiently(lambda: self._end_once(claimed, failed), None, attempt, is_refusal_borne=True)
         except LeaseLost:
             return "lease lost"
 
@@ -204,20 +206,27 @@ class WorkerProcess:
                 runs.pause_run(conn, claimed.run_id, failed.pause)
         if failed.error_class == ChecksumMismatch.__name__:
             return CORRUPT
+        if failed.error_class == LedgerUnavailable.__name__ and is_outage(failed.sqlstate):
+            return f"{OUTAGE}{failed.message}"
         return "released" if failed.cost is Cost.NOTHING else "failed"
 
-    def _patiently(self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None) -> T:
+    def _patiently(
+        self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None, *, is_refusal_borne: bool = False
+    ) -> T:
         """Do it as soon as PostgreSQL answers, within wait_s (None: for ever). Raises LedgerUnavailable after that.
 
-        attempt: whose work this is: each try is progress of it, for it waits for PostgreSQL and does not stall.
+        attempt:          whose work this is: each try is progress of it, for it waits for PostgreSQL and does not stall.
+        is_refusal_borne: what PostgreSQL refuses, after it took the claim, is waited for too: a standby, a right that was withdrawn.
         """
         end_at = None if wait_s is None else time.monotonic() + wait_s
         while True:
             try:
                 with attempt.in_flight() if attempt is not None else contextlib.nullcontext():
                     return action()
-            except LedgerUnavailable:
+            except (LedgerUnavailable, ConfigError) as exc:
                 self._drop_connection()
+                if isinstance(exc, ConfigError) and not is_refusal_borne:
+                    raise
                 if end_at is not None and time.monotonic() > end_at:
                     raise
                 time.sleep(OUTAGE_POLL_S)
