@@ -156,6 +156,8 @@ class TableCount:
     inserted: int
     updated: int
     ignored: int
+    checksum: int | None = None  # of the rows that were offered, as a signed 64-bit number; None: not asked for, or nothing to compare
+    compared: int | None = None  # names the columns that the checksum is of, with their types
 
 
 @dataclass(frozen=True, slots=True)

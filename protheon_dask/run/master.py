@@ -41,6 +41,7 @@ class Master:
         reject_limit: RejectLimit | None = None,
         again: bool = False,
         replace: bool = False,
+        checksum: bool = False,
     ) -> Submitted:
         """Ask for a run: load these paths, as the master sees them, through this pipeline.
 
@@ -55,6 +56,7 @@ class Master:
                 reject_limit_fraction=reject_limit.fraction if reject_limit else None,
                 again=again,
                 replace=replace,
+                checksum=checksum,
                 request_id=str(uuid4()),
             )
         )

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
-from protheon_dask.errors import ChecksumMismatch, ConfigError, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError, SchemaViolation
+from protheon_dask.errors import ChecksumMismatch, ConfigError, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError, SchemaViolation, TargetAltered
 from protheon_dask.ledger import runs, transaction, verbs
 from protheon_dask.ledger.connect import Connection, connect, opened, place_of, translated
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, Outcome, Seen, StageClock, Worker
@@ -28,6 +28,7 @@ from protheon_dask.run.failure import end_without_effect, failure_of
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, OUTAGE, REFUSED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
+from protheon_dask.sink.checksum import Comparable, compared_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Prepared:
 
     pipeline: Pipeline
     targets: tuple[Target, ...]
+    compared: Mapping[str, Comparable]  # what is summed of the rows, by table; empty: no checksums were asked for
 
 
 class WorkerProcess:
@@ -97,6 +99,8 @@ class WorkerProcess:
                 return "lease lost"
             except Exception as exc:  # noqa: BLE001  # the one place: whatever ended the attempt becomes a value in the ledger
                 failed = failure_of(exc, self._place)
+                if failed.pause is not None or isinstance(exc, TargetAltered):
+                    self._prepared = {}  # somebody alters the tables: they are described anew
                 logger.warning(
                     "attempt.failed",
                     extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
@@ -126,6 +130,7 @@ class WorkerProcess:
             run_id=claimed.run_id,
             pipeline=prepared.pipeline,
             targets=prepared.targets,
+            compared=prepared.compared,
             attempt=attempt,
             settings=self.settings,
             clock=clock,
@@ -182,7 +187,8 @@ class WorkerProcess:
             pipeline = unpack(packed, self._key)
             with conn.transaction():
                 targets = describe(conn, pipeline.tables, values_are_exact=pipeline.values_are_exact)
-            self._prepared = {run_id: Prepared(pipeline, targets)}
+                compared = compared_of(conn, targets) if runs.keeps_checksums(conn, run_id) else {}
+            self._prepared = {run_id: Prepared(pipeline, targets, compared)}
         return self._prepared[run_id]
 
     def _end(self, claimed: verbs.Claimed, failed: Failed, attempt: Attempt) -> str:

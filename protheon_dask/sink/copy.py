@@ -19,6 +19,7 @@ from psycopg.pq import Format
 
 from protheon_dask.errors import SchemaViolation
 from protheon_dask.sink.catalog import Connection, Target, TargetColumn
+from protheon_dask.sink.checksum import Comparable, SummingSender
 from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_encoders
 
 INTEGER_OIDS: Final = frozenset({20, 21, 23, 26})
@@ -33,20 +34,34 @@ MAX_VALUE_CHARS: Final = 60
 class CopyWriter:
     """Binary COPY into one relation that has a target's columns. Holds one cursor; not thread-safe.
 
-    relation: the target itself or its staging table. extra: (name, type oid) of columns that rows carry after those of
-    the target.
+    relation: the target itself or its staging table. extra: (name, type oid) of bigint columns that rows carry after those of
+    the target. compared: what is summed of the rows that are sent; None: nothing, at no cost.
     """
 
-    def __init__(self, conn: Connection, target: Target, relation: sql.Composable, extra: Sequence[tuple[str, int]] = ()) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        target: Target,
+        relation: sql.Composable,
+        extra: Sequence[tuple[str, int]] = (),
+        compared: Comparable | None = None,
+    ) -> None:
         self._cursor = conn.cursor()
         register_encoders(self._cursor, target.wires, are_exact=target.values_are_exact)
         names = [column.name for column in target.columns] + [name for name, _ in extra]
         self._oids = [column.oid for column in target.columns] + [oid for _, oid in extra]
+        self._summing: SummingSender | None = None
+        if compared is not None:
+            n_own = len(names) - len(target.table.columns)
+            self._summing = SummingSender(self._cursor, self._oids, n_own, [names.index(name) for name in compared.columns])
+            names = [names[index] for index in self._summing.order]
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         self._statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(relation, columns)
         self._table = target.table.name
         self.suspect: int | None = None
         """After a refusal: the index of the row that seems to be the cause. A hint: it is to be tried alone."""
+        self.row_sum = 0
+        """Of the last write: the sum of the rows' hashes, not reduced; 0 where nothing is compared."""
 
     def write(self, rows: Sequence[Sequence[Any]], decorated: Iterable[Sequence[Any]]) -> int:
         """Send rows as one COPY and return how many the server stored (a trigger may have dropped some).
@@ -59,10 +74,13 @@ class CopyWriter:
         left = iter(decorated)
         try:
             with self._cursor.copy(self._statement) as copy:
-                copy.set_types(self._oids)
-                write_row = copy.write_row
-                for row in left:
-                    write_row(row)
+                if self._summing is not None:
+                    self.row_sum = self._summing.send(copy, left)
+                else:
+                    copy.set_types(self._oids)
+                    write_row = copy.write_row
+                    for row in left:
+                        write_row(row)
         except psycopg.Error as exc:
             if exc.sqlstate is not None:
                 self.suspect = _row_in(exc.diag.context, len(rows))

@@ -41,6 +41,11 @@ ENCODE_ERRORS: Final = (
 MAX_NUMERIC_DIGITS: Final = 131_072
 """Digits before the point that numeric can hold (PostgreSQL manual, 8.1.2); psycopg would build them all before asking."""
 
+NUMERIC: Final = 1700
+INFINITY: Final = struct.pack("!HhHH", 0, 0, 0xD000, 0x20)
+MINUS_INFINITY: Final = struct.pack("!HhHH", 0, 0, 0xF000, 0x20)
+"""The binary form of numeric's infinities: no digits, no weight, a sign of their own, the scale."""
+
 TEXT: Final = 25
 """The oid of text, in whose binary form enums, char(n) and other text-like types travel too."""
 
@@ -76,7 +81,8 @@ def register_encoders(cursor: psycopg.Cursor[Any], wires: Mapping[int, Wire], *,
                 cursor.adapters.register_dumper(None, type("ExactEncoder", (_Encoder,), members))
             case Plain(base_oid) if base_oid in _CONVERTED or oid != base_oid:
                 members = {"oid": oid, "base_oid": base_oid}
-                cursor.adapters.register_dumper(None, type("ConvertingEncoder", (_Converting,), members))
+                base = _Numeric if base_oid == NUMERIC else _Converting
+                cursor.adapters.register_dumper(None, type("ConvertingEncoder", (base,), members))
             case Plain():
                 pass  # psycopg's own encoder is exact
             case ArrayOf(element_oid):
@@ -106,6 +112,20 @@ class _Converting(_Encoder):
 
     def dump(self, obj: Any) -> Buffer | None:
         return self._encode(obj if type(obj) is self._wanted else self._convert(obj))
+
+
+class _Numeric(_Converting):
+    """Numbers in the form in which the server sends them back, so that checksums agree.
+
+    psycopg's own form of an int has zeros at its ends that the server takes off; an infinity comes back with a scale of 32,
+    which is how its header reads (numeric.c: NUMERIC_PINF & NUMERIC_SHORT_DSCALE_MASK).
+    """
+
+    def dump(self, obj: Any) -> Buffer | None:
+        value = _numeric(obj)
+        if value.is_infinite():
+            return MINUS_INFINITY if value < 0 else INFINITY
+        return self._encode(value)
 
 
 class _Array(ListBinaryDumper):
@@ -175,17 +195,18 @@ def _interval(value: Any) -> Any:
     return value
 
 
-def _numeric(value: Any) -> Any:
-    """A Decimal or int as it is, a float as the shortest decimal that reads back as it, a text as the number it says."""
+def _numeric(value: Any) -> decimal.Decimal:
+    """A Decimal as it is, an int as a Decimal, a float as the shortest decimal that reads back as it, a text as the number it says."""
     if isinstance(value, float):
         value = decimal.Decimal(repr(value))
-    elif isinstance(value, str):
+    elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         value = decimal.Decimal(value)
-    elif isinstance(value, bool) or not isinstance(value, int | decimal.Decimal):
+    elif not isinstance(value, decimal.Decimal):
         raise TypeError(f"a number or its text is needed, not {type(value).__name__}")
-    if isinstance(value, decimal.Decimal) and value.is_finite() and abs(value.adjusted()) >= MAX_NUMERIC_DIGITS:
+    if value.is_finite() and abs(value.adjusted()) >= MAX_NUMERIC_DIGITS:
         raise OverflowError(f"a number of more than {MAX_NUMERIC_DIGITS} digits")
-    return value
+    number: decimal.Decimal = value
+    return number
 
 
 _EXACT: Final[dict[int, Encode]] = {

@@ -25,4 +25,17 @@ CREATE UNIQUE INDEX reject_replay ON protheon.reject (replay_load_id, replay_lin
 -- Rows of a run with checksums: the sum modulo 2^64 (as a signed bigint) of XXH3-64 over each row that was sent, without the
 -- columns that come back other than sent. NULL: not asked for, or nothing of the table can be compared.
 ALTER TABLE protheon.run ADD COLUMN checksum boolean NOT NULL DEFAULT false;
-ALTER TABLE protheon.table_count ADD COLUMN checksum bigint;
+ALTER TABLE protheon.table_count
+    ADD COLUMN checksum bigint,
+    ADD COLUMN compared bigint,                                   -- names the columns that were summed, with their types (a hash)
+    ADD CHECK ((checksum IS NULL) = (compared IS NULL));
+
+-- The rows of a load that were deleted again, by table; written in the transactions that delete them, so that an undo that was
+-- killed goes on and its sums are right. A table of the load is here from the start: others know what is being undone.
+CREATE TABLE protheon.undo_count (
+    load_id      bigint NOT NULL REFERENCES protheon.load,
+    table_name   text NOT NULL,
+    deleted_rows bigint NOT NULL DEFAULT 0 CHECK (deleted_rows >= 0),
+    PRIMARY KEY (load_id, table_name)
+);
+CREATE INDEX load_undoing ON protheon.load (id) WHERE undo_started_at IS NOT NULL AND undone_at IS NULL;
