@@ -11,6 +11,7 @@
     |   |-- ChunkOutdated       the stored form changed under the reader: start again at offset 0
     |   |-- ChecksumMismatch    bytes are not those of the manifest
     |   |-- LedgerUnavailable   PostgreSQL does not answer, or refused for a passing reason
+    |   |-- TargetAltered       a table changed while a chunk was loaded into it: load the chunk anew
     |   `-- WorkerDied          the process that ran an attempt is gone
     |-- RejectedError      the data's owner: a reject or a dead letter
     |   |-- MalformedInput      bytes are not what the pipeline reads
@@ -78,6 +79,10 @@ class BrokerUnavailable(TransientError):
 
 class LedgerUnavailable(TransientError):
     """PostgreSQL does not answer, or refused for a passing reason. What was not committed is not visible."""
+
+
+class TargetAltered(TransientError):
+    """A table is not as it was when it was described: nothing of the chunk stands, and it is loaded anew into the table as it is."""
 
 
 class WorkerDied(TransientError):

@@ -139,6 +139,8 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         check_reject_limit(conn, work, total, rejected)
     with work.attempt.in_flight():
         counts = loader.finish()
+        for notice in loader.notices():
+            runs.add_notice(conn, work.load_id, notice)
         if work.claimed.replay_of is not None:
             replays.mark_replayed(conn, work.run_id, work.load_id, chunk.first_line, chunk.n_lines)
     return Loaded(Lines(total, loaded, filtered, rejected, blank, parts), counts)

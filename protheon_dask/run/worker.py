@@ -16,7 +16,16 @@ from uuid import UUID, uuid4
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
-from protheon_dask.errors import ChecksumMismatch, ConfigError, InvariantError, LeaseLost, LedgerUnavailable, ProtheonError, SchemaViolation, TargetAltered
+from protheon_dask.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    InvariantError,
+    LeaseLost,
+    LedgerUnavailable,
+    ProtheonError,
+    SchemaViolation,
+    TargetAltered,
+)
 from protheon_dask.ledger import runs, transaction, verbs
 from protheon_dask.ledger.connect import Connection, connect, opened, place_of, translated
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, Outcome, Seen, StageClock, Worker

@@ -100,12 +100,12 @@ SELECT wanted.no, c.oid::bigint, a.attname::text, a.atttypid::bigint
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 """
 
-# Params: relation oid. A row: a trigger may drop rows that are to be inserted into it, or into a partition of it.
-MAY_DROP_ROWS = """
-SELECT FROM pg_catalog.pg_trigger AS t
+# Params: relation oid, twice. Returns the names of triggers that may drop rows that are to be inserted into it, or into a partition.
+DROPPING_TRIGGERS = """
+SELECT DISTINCT t.tgname::text FROM pg_catalog.pg_trigger AS t
  WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7  -- FOR EACH ROW, BEFORE, INSERT
    AND (t.tgrelid = %s::bigint OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
- LIMIT 1
+ ORDER BY 1
 """
 
 # Params: type oids bigint[]. Returns how each travels in binary; text_like: its receive function is that of text.
@@ -271,9 +271,9 @@ def altered(conn: Connection, targets: Sequence[Target]) -> list[str]:
     ]
 
 
-def may_drop_rows(conn: Connection, target: Target) -> bool:
-    """Tell whether a trigger may make rows of this table vanish without a word (it returns NULL)."""
-    return conn.execute(MAY_DROP_ROWS, (target.oid, target.oid)).fetchone() is not None
+def dropping_triggers(conn: Connection, target: Target) -> list[str]:
+    """Names of triggers that may make rows of this table vanish without a word (they return NULL)."""
+    return [name for (name,) in conn.execute(DROPPING_TRIGGERS, (target.oid, target.oid))]
 
 
 def has_index(conn: Connection, table: sql.Identifier, columns: Sequence[str]) -> bool:

@@ -109,9 +109,13 @@ class _Converting(_Encoder):
         base = psycopg.adapters.get_dumper_by_oid(self.base_oid, Format.BINARY)
         self._encode = base(cls, context).dump
         self._wanted, self._convert = _CONVERTED.get(self.base_oid, (None, _as_is))
+        self._special = _INFINITE.get(self.base_oid, {})
 
     def dump(self, obj: Any) -> Buffer | None:
-        return self._encode(obj if type(obj) is self._wanted else self._convert(obj))
+        if type(obj) is self._wanted:
+            return self._encode(obj)
+        special = self._special.get(obj) if type(obj) is str else None
+        return self._encode(self._convert(obj)) if special is None else special
 
 
 class _Numeric(_Converting):
@@ -160,6 +164,26 @@ def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"bytes are needed, not {type(value).__name__}")
     return bytes(value)
+
+
+def _mac(n_bytes: int) -> Encode:
+    def encode(value: Any) -> bytes:
+        if not isinstance(value, str):
+            raise TypeError(f"the text of a hardware address is needed, not {type(value).__name__}")
+        data = bytes.fromhex(value.replace(":", "").replace("-", "").replace(".", ""))
+        if len(data) != n_bytes:
+            raise ValueError(f"{n_bytes} bytes are needed, not {len(data)}")
+        return data
+
+    return encode
+
+
+def _bits(value: Any) -> bytes:
+    """A text of 0 and 1, the first bit first."""
+    if not isinstance(value, str) or not set(value) <= {"0", "1"}:
+        raise TypeError("a text of 0 and 1 is needed")
+    n_bytes = -(-len(value) // 8)
+    return struct.pack("!i", len(value)) + int(value.ljust(8 * n_bytes, "0") or "0", 2).to_bytes(n_bytes, "big")
 
 
 def _instance_or_text(wanted: type, from_text: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -216,6 +240,10 @@ _EXACT: Final[dict[int, Encode]] = {
     23: struct.Struct("!i").pack,  # integer
     26: struct.Struct("!I").pack,  # oid
     700: struct.Struct("!f").pack,  # real
+    774: _mac(8),  # macaddr8
+    829: _mac(6),  # macaddr
+    1560: _bits,  # bit(n)
+    1562: _bits,  # varbit
     114: _json,
     3802: _jsonb,
 }
@@ -237,6 +265,12 @@ _CONVERTED: Final[dict[int, tuple[type | None, Callable[[Any], Any]]]] = {
     2950: (uuid.UUID, _instance_or_text(uuid.UUID, uuid.UUID)),
 }
 """By the type's oid: the Python type that psycopg's encoder takes as it is, and how any other value becomes one."""
+
+_INFINITE: Final[dict[int, dict[str, bytes]]] = {
+    oid: {"infinity": struct.pack(form, most), "-infinity": struct.pack(form, -most - 1)}
+    for oid, form, most in ((1082, "!i", 2**31 - 1), (1114, "!q", 2**63 - 1), (1184, "!q", 2**63 - 1))
+}
+"""By the type's oid: texts of times that Python has no value for, as date, timestamp and timestamptz keep them."""
 
 PLAIN_OIDS: Final = frozenset({*_EXACT, *_CONVERTED, 20, TEXT, 701, 1043})
 """The built-in types that can be sent."""

@@ -8,20 +8,21 @@ tables are always staged, and merged last, in :meth:`ChunkLoader.finish`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
-from protheon_dask.errors import SchemaViolation
+from protheon_dask.errors import InvariantError, SchemaViolation, TargetAltered
 from protheon_dask.model import StageClock, TableCount
 from protheon_dask.pipelines.table import BatchRows
 from protheon_dask.postgres import is_line_fault, reason_of, table_of
-from protheon_dask.sink.catalog import Connection, Target
+from protheon_dask.sink.catalog import Connection, Target, altered, dropping_triggers
+from protheon_dask.sink.checksum import Comparable, signed
 from protheon_dask.sink.copy import CopyWriter, faulty_rows
 from protheon_dask.sink.search import find_refused
 from protheon_dask.sink.staging import Staging
@@ -76,65 +77,113 @@ class _Restage(Exception):
         self.route = route
 
 
+@dataclass(slots=True)
+class _Rows:
+    """Rows of one table, each kind counted where it happens: offered as the rows that are given, ignored as those that others of
+    their batch beat, that the merge passed over, or that a trigger dropped."""
+
+    offered: int = 0
+    inserted: int = 0
+    updated: int = 0
+    ignored: int = 0
+
+    def add(self, offered: int, inserted: int, updated: int, ignored: int) -> None:
+        self.offered += offered
+        self.inserted += inserted
+        self.updated += updated
+        self.ignored += ignored
+
+
 class _Route:
     """How the rows of one target travel, and what became of them."""
 
-    def __init__(self, conn: Connection, target: Target, number: int, own: tuple[Any, ...], is_merged_last: bool) -> None:
-        self._conn, self._number, self._own = conn, number, own
+    def __init__(
+        self, conn: Connection, target: Target, number: int, own: tuple[Any, ...], is_merged_last: bool, compared: Comparable | None
+    ) -> None:
+        self._conn, self._number, self._own, self._compared = conn, number, own, compared
         self.target, self.name, self.is_merged_last = target, target.table.name, is_merged_last
         self.is_staged = target.table.shared
         self.staging: Staging | None = None
         self._direct: CopyWriter | None = None
-        self.offered = self.inserted = self.updated = 0
-        self._batch = (0, 0, 0)
+        self.rows, self._batch = _Rows(), _Rows()
+        self.droppers: list[str] | None = None  # triggers that have dropped rows; asked for only when rows are missed
+        self.has_dropped = False
+        self._row_sum = self._batch_row_sum = 0
         self.suspect: Sequence[Any] | None = None  # after a refusal by COPY: the row that seems to be the cause
 
     def make_staging(self) -> sql.Composed:
-        self.staging = Staging(self._conn, self.target, self._number)
+        self.staging = Staging(self._conn, self.target, self._number, self._compared)
         return self.staging.create()
 
     def write(self, rows: Sequence[Sequence[Any]]) -> None:
         """Send rows of the batch; what became of them counts only when note_batch is called."""
         if not self.is_staged:
-            self._direct = self._direct or CopyWriter(self._conn, self.target, self.target.identifier)
+            self._direct = self._direct or CopyWriter(self._conn, self.target, self.target.identifier, compared=self._compared)
             try:
                 inserted = self._direct.write(rows, ((*row, *self._own) for row in rows) if self._own else rows)
             finally:
                 self.suspect = None if self._direct.suspect is None else rows[self._direct.suspect]
-            self._add_to_batch(len(rows), inserted, 0)
+            self._batch_row_sum += self._direct.row_sum
+            if inserted != len(rows):
+                self._note_dropped(len(rows) - inserted)
+            self._batch.add(len(rows), inserted, 0, len(rows) - inserted)
             return
         assert self.staging is not None  # made before the batch, outside its savepoint
         try:
-            self.staging.write(rows, self._own)
+            n_beaten = self.staging.write(rows, self._own)
         finally:
             self.suspect = self.staging.suspect
-        if self.is_merged_last:
-            self._add_to_batch(len(rows), 0, 0)
-        else:
-            self._add_to_batch(len(rows), *self.staging.merge())
+        self._batch_row_sum += self.staging.row_sum
+        self._batch.add(len(rows), 0, 0, n_beaten)
+        if not self.is_merged_last:
+            self._merge_into(self._batch)
             self.staging.empty()
 
-    def _add_to_batch(self, offered: int, inserted: int, updated: int) -> None:
-        self._batch = (self._batch[0] + offered, self._batch[1] + inserted, self._batch[2] + updated)
+    def _merge_into(self, rows: _Rows) -> None:
+        assert self.staging is not None
+        merged = self.staging.merge()
+        n_ignored = merged.staged - merged.inserted - merged.updated
+        rows.add(0, merged.inserted, merged.updated, n_ignored)
+        if n_ignored and self._may_drop() and self.staging.count_dropped():
+            self.has_dropped = True
+
+    def _may_drop(self) -> list[str]:
+        if self.droppers is None:
+            self.droppers = dropping_triggers(self._conn, self.target)
+        return self.droppers
+
+    def _note_dropped(self, n: int) -> None:
+        """COPY stored fewer rows than were sent: a trigger returned NULL for them, or something is wrong that must not pass."""
+        if n < 0 or not self._may_drop():
+            raise InvariantError(f"table {self.name}: of the rows of a COPY {n} are missing, and it has no trigger that drops rows")
+        self.has_dropped = True
 
     def forget_batch(self) -> None:
-        self._batch = (0, 0, 0)
+        self._batch = _Rows()
+        self._batch_row_sum = 0
 
     def note_batch(self) -> None:
         """Count the batch; a table whose staged rows were all new goes back to direct COPY."""
-        offered, inserted, updated = self._batch
+        batch = self._batch
+        self._row_sum += self._batch_row_sum
         self.forget_batch()
-        self.offered, self.inserted, self.updated = self.offered + offered, self.inserted + inserted, self.updated + updated
-        if self.is_staged and not self.target.table.shared and offered == inserted > 0:
+        self.rows.add(batch.offered, batch.inserted, batch.updated, batch.ignored)
+        if self.is_staged and not self.target.table.shared and batch.offered == batch.inserted > 0:
             self.is_staged = False
 
     def merge(self) -> None:
-        assert self.staging is not None
-        inserted, updated = self.staging.merge()
-        self.inserted, self.updated = self.inserted + inserted, self.updated + updated
+        self._merge_into(self.rows)
 
     def count(self) -> TableCount:
-        return TableCount(self.name, self.offered, self.inserted, self.updated, self.offered - self.inserted - self.updated)
+        """The rows of the chunk. Raises InvariantError: they do not add up; each of the four was counted where it happened."""
+        rows = self.rows
+        if rows.offered != rows.inserted + rows.updated + rows.ignored or rows.ignored < 0:
+            raise InvariantError(
+                f"table {self.name}: of {rows.offered} rows {rows.inserted} were inserted, {rows.updated} updated and {rows.ignored} "
+                "ignored: rows were lost or doubled on the way"
+            )
+        count = TableCount(self.name, rows.offered, rows.inserted, rows.updated, rows.ignored)
+        return count if self._compared is None else replace(count, checksum=signed(self._row_sum), compared=self._compared.signature)
 
 
 class ChunkLoader:
@@ -143,6 +192,7 @@ class ChunkLoader:
     conn:        in a transaction, READ COMMITTED. targets: of the pipeline's tables, in its order (catalog.describe).
     task_id:     the provenance of rows. check_fence: raises LeaseLost where the attempt is no longer ours; called after
                  each fault of a batch. clock, now: seconds go to the stages ``copy`` and ``merge``.
+    compared:    by a table's name, what is summed of the rows that stand (checksum.comparable); none of the others.
     merge_each_batch: shared tables are merged batch by batch rather than last: slower, and chunks may deadlock, but what
                  the merge itself refuses is found with its line. For a chunk whose finish() raised SchemaViolation.
     Raises:      psycopg.Error as it came, where no line is to blame (postgres.translate); the transaction is then dead.
@@ -159,10 +209,18 @@ class ChunkLoader:
         clock: StageClock,
         now: Callable[[], float],
         merge_each_batch: bool = False,
+        compared: Mapping[str, Comparable] | None = None,
     ) -> None:
         self._conn, self._check_fence, self._clock, self._now = conn, check_fence, clock, now
         self._routes = [
-            _Route(conn, target, number, (task_id,) if target.table.provenance else (), target.table.shared and not merge_each_batch)
+            _Route(
+                conn,
+                target,
+                number,
+                (task_id,) if target.table.provenance else (),
+                target.table.shared and not merge_each_batch,
+                (compared or {}).get(target.table.name),
+            )
             for number, target in enumerate(targets)
         ]
         self._is_open = False
@@ -194,19 +252,37 @@ class ChunkLoader:
         """Merge shared tables, in the order of their qualified names, and return the counts of all, in the pipeline's order.
 
         Raises: SchemaViolation: the merge itself refused a row (a foreign key, a trigger, a sum out of range): no line
-                can be named. Roll back and load the chunk again with merge_each_batch=True.
+                can be named. Roll back and load the chunk again with merge_each_batch=True. TargetAltered: roll back, describe
+                the tables anew. InvariantError: rows do not add up.
         """
         started = self._now()
         try:
             for route in sorted(self._routes, key=lambda route: route.name):
-                if route.is_merged_last and route.offered:
+                if route.is_merged_last and route.rows.offered:
                     with _blaming(route):
                         route.merge()
             with _blaming(None):
                 self._run(CLOSE_CHUNK)
+            self._check_tables()
         finally:
             self._clock.add("merge", self._now() - started)
         return tuple(route.count() for route in self._routes)
+
+    def notices(self) -> tuple[str, ...]:
+        """What a person should know of the rows, in words that are the same for each chunk."""
+        return tuple(
+            f"table {route.name}: a trigger drops rows ({', '.join(route.droppers or ())}): they count as ignored"
+            for route in self._routes
+            if route.has_dropped
+        )
+
+    def _check_tables(self) -> None:
+        """Raise TargetAltered if a table is not what the rows were encoded for: its bytes may be taken for something else.
+
+        After the rows it is certain: a table that this transaction has written into cannot be altered until it ends.
+        """
+        if names := altered(self._conn, [route.target for route in self._routes]):
+            raise TargetAltered(f"table {', '.join(names)} was altered or made anew while a chunk was loaded: the chunk is loaded anew")
 
     def _run(self, *statements: LiteralString | sql.Composed) -> None:
         self._conn.execute(sql.SQL("; ").join(s if isinstance(s, sql.Composed) else sql.SQL(s) for s in statements), prepare=False)
@@ -222,6 +298,7 @@ class ChunkLoader:
             if refusal is None:
                 return [faults[index] for index in sorted(faults)]
             self._undo_batch()
+            self._check_tables()  # what is wrong with every line is not the lines' fault
             if (route := _meets_stored_keys(refusal)) is not None:
                 self._stage(route)
                 continue

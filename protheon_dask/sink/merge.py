@@ -32,21 +32,21 @@ WITH offered AS (
            {n_looked_new} AS n_looked_new
       FROM merged
 )
-SELECT {counts} FROM n
+SELECT (SELECT count(*) FROM {staging}), {counts} FROM n
 """
 """Each part is read once and so runs as a stream: materialized, 150,000 rows took 1.8 s where they now take 1.3 s."""
 
 LOOK: Final = """
     SELECT o.*, stored.is_there AS _protheon_is_there
       FROM offered AS o
-      LEFT JOIN LATERAL (SELECT true AS is_there, {stored_rank} AS rank FROM {target} AS t WHERE {same_key} LIMIT 1) AS stored ON true
+      LEFT JOIN LATERAL (SELECT true AS is_there, {stored_rank} AS rank FROM {only}{target} AS t WHERE {same_key} LIMIT 1) AS stored ON true
      WHERE {is_wanted}
 """
 """The unlocked look; its LIMIT keeps it a probe of the key's index for each row, however large the target is."""
 
 
 def merge_statement(target: Target, staging: sql.Identifier, server_version: int) -> sql.Composed:
-    """Write the merge of a staging table; it returns one row: (inserted, updated).
+    """Write the merge of a staging table; it returns one row: (staged, inserted, updated), staged counted in the table itself.
 
     Guarantee: rows are locked in the order of the database's key. Only rows that an unlocked look found new or newer are
     offered, because an upsert that changes nothing still locks; a null rank is older than any other.
@@ -56,6 +56,7 @@ def merge_statement(target: Target, staging: sql.Identifier, server_version: int
     names = [column.name for column in target.columns]
     by_look = target.is_partitioned and server_version < RETURNS_OLD and table.on_conflict != "ignore"
     return sql.SQL(MERGE).format(
+        staging=staging,
         offered=_offered(table, names, staging),
         looked=_looked(target) if by_look or _chooses(table) else sql.SQL("SELECT * FROM offered"),
         target=target.identifier,
@@ -68,6 +69,23 @@ def merge_statement(target: Target, staging: sql.Identifier, server_version: int
             "least(n_returned, n_looked_new), greatest(n_returned - n_looked_new, 0)" if by_look else "n_inserted, n_returned - n_inserted"
         ),
     )
+
+
+DROPPED: Final = "SELECT count(*) FROM {staging} AS o WHERE NOT EXISTS (SELECT FROM {only}{target} AS t WHERE {same_key})"
+
+
+def dropped_statement(target: Target, staging: sql.Identifier) -> sql.Composed:
+    """Write the count of staged rows of whose key the target has no row after the merge: a trigger dropped them."""
+    return sql.SQL(DROPPED).format(staging=staging, only=_only(target), target=target.identifier, same_key=_same_key(target.table))
+
+
+def _only(target: Target) -> sql.SQL:
+    """The key of a table does not reach into tables that inherit from it; a partitioned one has its rows nowhere else."""
+    return sql.SQL("" if target.is_partitioned else "ONLY ")
+
+
+def _same_key(table: Table) -> sql.Composed:
+    return sql.SQL(" AND ").join(sql.SQL("t.{0} = o.{0}").format(sql.Identifier(name)) for name in table.primary_key)
 
 
 def _list(names: Iterable[str]) -> sql.Composed:
@@ -106,8 +124,9 @@ def _looked(target: Target) -> sql.Composed:
         is_wanted += sql.SQL(" OR ") + _is_newer(sql.SQL("o.{}").format(rank), sql.SQL("stored.rank"))
     return sql.SQL(LOOK).format(
         stored_rank=stored_rank,
+        only=_only(target),
         target=target.identifier,
-        same_key=sql.SQL(" AND ").join(sql.SQL("t.{0} = o.{0}").format(sql.Identifier(name)) for name in table.primary_key),
+        same_key=_same_key(table),
         is_wanted=is_wanted,
     )
 
