@@ -141,6 +141,36 @@ def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, An
     return JoinedLoad(load_id, new.path, Joined.RESUMED, tuple(notices))
 
 
+@dataclass(frozen=True, slots=True)
+class LostRows:
+    """A load whose rows are in no table any more: the table is gone or empty."""
+
+    identity: Identity
+    finished: bool
+    owner_run: int
+    table: str
+    n_rows: int
+
+
+def lost_rows(
+    conn: psycopg.Connection, identities: Sequence[Identity], pipeline: Mapping[str, str], tables: Sequence[str]
+) -> list[LostRows]:
+    """Loads of these sources that have rows in these tables, which have none; not those that a run works on.
+
+    pipeline: pipeline_name, pipeline_version and options, the rest of a load's identity.
+    """
+    params = {
+        "sizes": [identity.size_bytes for identity in identities],
+        "digests": [identity.digest for identity in identities],
+        "tables": list(tables),
+        **pipeline,
+    }
+    return [
+        LostRows(Identity(row["size_bytes"], row["digest"]), row["finished"], row["owner_run_id"], row["table_name"], row["n_rows"])
+        for row in rows(conn, "lost_rows", params)
+    ]
+
+
 def start_run(conn: psycopg.Connection, run_id: int, notices: Sequence[str]) -> None:
     """A queued run whose loads are joined starts."""
     run(conn, "start_run", {"run_id": run_id, "notices": list(notices)})
