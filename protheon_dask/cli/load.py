@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -18,7 +17,8 @@ from protheon_dask.errors import ConfigError, InvariantError, ProtheonError
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.workspace.source import is_url, resolve
+from protheon_dask.workspace.source import resolve
+from protheon_dask.workspace.url import absolute, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +56,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 )
 @click.option("--again", is_flag=True, help="Load finished files once more, by the tables' conflict rules.")
 @click.option("--replace", is_flag=True, hidden=True, help="Not in this version.")
+@click.option("--checksum", is_flag=True, help="Keep checksums of the rows, for `runs verify --deep`.")
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
 )
@@ -71,6 +72,7 @@ def load(
     chunk_lines: int | Literal["auto"] | None,
     again: bool,
     replace: bool,
+    checksum: bool,
     reject_limit: RejectLimit | None,
     detach: bool,
     quiet: bool,
@@ -92,9 +94,9 @@ def load(
     if detach and workers is not None:
         raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
     effective = effective_settings()
-    places = absolute(paths)
+    places = [absolute(path) for path in paths]
     chosen = find(pipeline, table=table, paths=places)
-    options = Options(chosen, places, None if chunk_lines == "auto" else chunk_lines, reject_limit, again, replace)
+    options = Options(chosen, places, None if chunk_lines == "auto" else chunk_lines, reject_limit, again, replace, checksum)
     if not any(is_url(place) for place in places):
         resolve(places)  # before anything is started: a name mistyped costs no waiting
     database = resolved(effective, into)
@@ -120,6 +122,9 @@ def load(
         submitted = options.submit(cluster.client)
         tell(submitted, progress)
         final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=flag_of(into))
+        for notice in final.notices:
+            if notice not in submitted.notices:
+                progress.note(notice)  # found while the files were read
         cluster.wait_others(progress.note)
     finish(final, flag_of(into), quiet=quiet, as_json=as_json)
 
@@ -134,6 +139,7 @@ class Options:
     reject_limit: RejectLimit | None
     again: bool
     replace: bool
+    checksum: bool
 
     def submit(self, master: Master) -> Submitted:
         return master.submit(
@@ -143,12 +149,8 @@ class Options:
             reject_limit=self.reject_limit,
             again=self.again,
             replace=self.replace,
+            checksum=self.checksum,
         )
-
-
-def absolute(paths: Sequence[str]) -> list[str]:
-    """Paths that mean the same in a master with another working directory; URLs stay."""
-    return [path if is_url(path) or path.startswith("file://") else str(Path.cwd() / Path(path).expanduser()) for path in paths]
 
 
 def tell(submitted: Submitted, progress: Display) -> None:

@@ -30,7 +30,7 @@ from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.tasks import CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
 from protheon_dask.workspace.chunkfile import ChunkStore
-from protheon_dask.workspace.splitting import ChunkCut, SplitEnded
+from protheon_dask.workspace.splitting import ChunkCut, SplitEnded, SplitFailed, WideWindow
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,18 @@ MAX_HOLD_S = 30.0
 """Longest pause of dispatching after refused claims."""
 SPLIT_RETRY_S = 10.0
 """Pause before a source that could not be read is tried again."""
+REFUSED_TRIES = 3
+"""A source that is gone, or may not be read, that often in a row is given up: a mount may be away for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWait:
+    """A source that cannot be read at the moment."""
+
+    run_id: int
+    since_at: float
+    n_tries: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class Coordinator:
         self, settings: Settings, url: str, scheduler_address: str, store: ChunkStore, broker_uuid: UUID, n_splitters: int
     ) -> None:
         self.settings, self._url, self._store, self._broker_uuid = settings, url, store, broker_uuid
+        self.spools = SpoolStore(store.directory / SPOOLS)
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -84,6 +97,7 @@ class Coordinator:
         self._look: set[int] = set()  # tasks whose file may have to go
         self._wanted: dict[int, dict[int, chunks.StoredManifest]] = {}  # load -> first line -> chunk without a file
         self._split_after: dict[int, float] = {}  # loads whose source could not be read -> when to try again
+        self._source_waits: dict[int, SourceWait] = {}  # the same, and why
         self._sent: Counter[int] = Counter()  # bytes sent by chunk, since they were last written
         self._sent_lock = threading.Lock()
         self._n_threads, self._threads_at = 0, 0.0
@@ -119,6 +133,19 @@ class Coordinator:
         self._stopping.set()
         self._wake.set()
 
+    def keep_secret(self, path: str) -> None:
+        """A URL with a password, which the ledger must not have."""
+        self._splitters.keep_secret(path)
+
+    def with_secret(self, path: str) -> str:
+        """The path by which a source is opened: a URL with its password, if this master knows it."""
+        return self._splitters.with_secret(path)
+
+    def source_wait(self, run_id: int) -> SourceWait | None:
+        """A source of the run that cannot be read at the moment, the longest waiting one."""
+        waits = [wait for wait in list(self._source_waits.values()) if wait.run_id == run_id]
+        return min(waits, key=lambda wait: wait.since_at, default=None)
+
     @property
     def n_threads(self) -> int:
         """Worker threads, as last counted."""
@@ -147,6 +174,7 @@ class Coordinator:
                 self._cancel_ephemeral(conn)
             stored = chunks.stored(conn)
         self._store.move_below(str(self.leadership.ledger_id))  # clusters over other ledgers have the same workspace
+        self.spools.move_below(str(self.leadership.ledger_id))
         self._store.adopt((item.load_id, item.manifest) for item in stored)  # a file that is missing is noticed when it is wanted
         for item in stored:
             if item.is_waiting:
@@ -322,6 +350,11 @@ class Coordinator:
 
     def _take_split(self, item: FromSplitter) -> None:
         load_id, event = item.split.load_id, item.event
+        if isinstance(event, WideWindow):
+            self._splitters.note(load_id, event)
+            return
+        if not isinstance(event, SplitFailed):
+            self._source_waits.pop(load_id, None)
         if item.again:
             self._take_recut(item)
         elif isinstance(event, ChunkCut):
@@ -336,13 +369,14 @@ class Coordinator:
         elif isinstance(event, SplitEnded):
             state = SplitState.COMPLETE if event.damaged_at is None else SplitState.DAMAGED
             message = None if event.damaged_at is None else event.message.removeprefix(f"{item.split.path}: ")  # readers name the path
+            if event.notice:
+                runs.add_notice(self._ledger, load_id, event.notice)
             runs.split_ended(
                 self._ledger, self._epoch, load_id, state, message=message, damaged_at_bytes=event.damaged_at, n_chunks=event.n_chunks
             )
             self._swept_at = 0.0
-        elif event.kind == "unavailable":
-            logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
-            self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
+        elif self._is_tried_again(item, event):
+            pass
         else:
             state = SplitState.CHANGED if event.kind == "changed" else SplitState.FAILED
             runs.split_ended(self._ledger, self._epoch, load_id, state, message=event.message.removeprefix(f"{item.split.path}: "))
@@ -355,13 +389,22 @@ class Coordinator:
             self._store.add(load_id, event.manifest)
             chunks.restored(self._ledger, self._epoch, load_id, event.manifest)
             self._wanted.get(load_id, {}).pop(event.manifest.first_line, None)
-        elif not isinstance(event, SplitEnded):
-            if event.kind == "unavailable":
-                self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
-            else:
-                runs.pause_run(self._ledger, item.split.run_id, event.message)
-                self._wanted.pop(load_id, None)
+        elif isinstance(event, SplitFailed) and not self._is_tried_again(item, event):
+            runs.pause_run(self._ledger, item.split.run_id, event.message)
+            self._wanted.pop(load_id, None)
         self._splitters.note(load_id, event)
+
+    def _is_tried_again(self, item: FromSplitter, event: SplitFailed) -> bool:
+        """Note a source that cannot be read; False: trying again cannot help."""
+        load_id, now = item.split.load_id, time.time()
+        before = self._source_waits.pop(load_id, SourceWait(item.split.run_id, now, 0, ""))
+        n_tries = before.n_tries + 1
+        if event.kind != "unavailable" and (event.kind != "refused" or n_tries >= REFUSED_TRIES):
+            return False
+        logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
+        self._source_waits[load_id] = SourceWait(item.split.run_id, before.since_at, n_tries, event.message)
+        self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
+        return True
 
     def _want(self, load_id: int) -> None:
         """Have every chunk of the load that may still run and has no file cut again, in one pass."""
@@ -449,6 +492,9 @@ class Coordinator:
                 if state is RunState.RUNNING:
                     self._splitters.start(split, tuple(item.manifest for item in missing.values()))
         pending = runs.pending_splits(self._ledger) if self._splitters.has_room or self._splitters.loads else []
+        waiting_loads = {split.load_id for split in pending} | set(self._wanted)
+        for load_id in set(self._source_waits) - waiting_loads if self._splitters.has_room else ():
+            del self._source_waits[load_id]  # its run was cancelled or paused
         for load_id in set(self._splitters.loads) - {split.load_id for split in pending}:
             self._splitters.stop(load_id)  # its run was cancelled or paused
         for split in pending:

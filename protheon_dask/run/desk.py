@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +22,12 @@ from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
-from protheon_dask.run.coordinator import Coordinator, Wanted
+from protheon_dask.run.coordinator import SPLIT_RETRY_S, Coordinator, Wanted
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.sink import targets
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
+from protheon_dask.workspace.url import shown
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,12 @@ class RunDesk:
             if submission.request_id and (known := runs.run_of_request(conn, submission.request_id)) is not None:
                 return self._submitted(conn, known)
             paths = source.resolve(submission.paths)
-            notices = self._make_targets(conn, submission)
+            for path in paths:
+                self._coordinator.keep_secret(path)
+            self._check_targets(conn, submission)  # first: sources may take long to read
             with ThreadPoolExecutor(IDENTIFIERS) as pool:
                 found = list(pool.map(_identify, paths))
+            notices = self._make_targets(conn, submission, found)
             with conn.transaction():
                 run_id = self._create(conn, submission)
             joined = []
@@ -158,29 +162,60 @@ class RunDesk:
 
     def _view(self, conn: Connection, run_id: int) -> wire.RunView:
         statistics = statistics_of(conn, run_id)
-        if statistics.state is RunState.RUNNING and (waiting_for := self._coordinator.waiting_for) is not None:
-            since_at = datetime.fromtimestamp(self._coordinator.waiting_since_at, UTC)
-            statistics = replace(statistics, reason=f"since {since_at:%H:%M:%S} UTC: {waiting_for}")
+        if statistics.state is RunState.RUNNING:
+            waiting_for, waiting_since_at = self._coordinator.waiting_for, self._coordinator.waiting_since_at
+            if waiting_for is None and (wait := self._coordinator.source_wait(run_id)) is not None:
+                waiting_for, waiting_since_at = f"{wait.message}; it is tried again every {SPLIT_RETRY_S:g} s", wait.since_at
+            if waiting_for is not None:
+                since_at = datetime.fromtimestamp(waiting_since_at, UTC)
+                statistics = replace(statistics, reason=f"since {since_at:%H:%M:%S} UTC: {waiting_for}")
         return wire.RunView(run_id, statistics.state, statistics.to_json())
 
     def _submitted(self, conn: Connection, run_id: int) -> wire.Submitted:
         loads = tuple(wire.JoinedLoad(row["load_id"], row["path"], row["joined"]) for row in reports.files(conn, run_id))
         return wire.Submitted(run_id, loads, tuple(statistics_of(conn, run_id).notices))
 
-    def _make_targets(self, conn: Connection, submission: wire.Submission) -> tuple[str, ...]:
-        tables = [Table.from_json(value) for value in json.loads(submission.pipeline.tables_json)]
+    def _check_targets(self, conn: Connection, submission: wire.Submission) -> None:
+        """Raise what stands in the way of the tables; nothing is made."""
+        with conn.transaction(force_rollback=True):
+            targets.ensure_tables(conn, _tables_of(submission))
+
+    def _make_targets(self, conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> tuple[str, ...]:
+        tables = _tables_of(submission)
         with conn.transaction():
+            lost = () if submission.again else self._lost_rows(conn, submission, tables, found)
             notices = tuple(targets.ensure_tables(conn, tables))
             if submission.pipeline.reference == "jsonl":
                 targets.create_path_view(conn, tables[0])
-        return notices
+        return (*notices, *lost)
+
+    def _lost_rows(
+        self, conn: Connection, submission: wire.Submission, tables: Sequence[Table], found: Sequence[_Found]
+    ) -> tuple[str, ...]:
+        """Say which files count as loaded though a table that took their rows is gone or empty.
+
+        Raises: ConfigError: such a file is loaded in part; going on would end as if all were there.
+        """
+        bare = targets.without_rows(conn, tables)
+        if not bare:
+            return ()
+        packed = submission.pipeline
+        identity = {"pipeline_name": packed.name, "pipeline_version": packed.version, "options": packed.options_json}
+        paths = {item.identity: item.path for item in found}
+        told = []
+        for lost in runs.lost_rows(conn, list(paths), identity, list(bare)):
+            where = f"table {lost.table}, into which run {lost.owner_run} put {lost.n_rows:,} rows of it, is {bare[lost.table]} now"
+            if not lost.finished:
+                raise ConfigError(f"{paths[lost.identity]} is loaded in part, and {where}: --again loads all of it once more")
+            told.append(f"{paths[lost.identity]}: counts as loaded, but {where}: --again loads it once more")
+        return tuple(told)
 
     def _create(self, conn: Connection, submission: wire.Submission) -> int:
         packed = submission.pipeline
         default = parse_reject_limit(self._settings.reject_limit)
         given = submission.reject_limit_lines is not None or submission.reject_limit_fraction is not None
         columns = {
-            "paths": list(submission.paths),
+            "paths": [shown(path) for path in submission.paths],
             "pipeline_name": packed.name,
             "pipeline_version": packed.version,
             "chunk_lines": submission.chunk_lines or None,
@@ -188,6 +223,7 @@ class RunDesk:
             "reject_limit_fraction": submission.reject_limit_fraction if given else default.fraction,
             "request_id": submission.request_id or str(uuid4()),
             "ephemeral": self._ephemeral,
+            "checksum": submission.checksum,
         }
         fields = asdict(packed)
         pipeline = {name.removesuffix("_json"): value for name, value in fields.items()}
@@ -242,4 +278,9 @@ def _is_whole(path: Path, stored_bytes: int) -> bool:
 
 
 def _identify(path: str) -> _Found:
-    return _Found(path, source.identify(path), source.estimate_lines(path))
+    identity = source.identify(path)
+    return _Found(shown(path), identity, source.estimate_lines(path, identity.size_bytes))
+
+
+def _tables_of(submission: wire.Submission) -> list[Table]:
+    return [Table.from_json(value) for value in json.loads(submission.pipeline.tables_json)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from protheon_dask.ledger.runs import PendingSplit
 from protheon_dask.model import ChunkManifest
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitter import Splitter
-from protheon_dask.workspace.splitting import ChunkCut, SplitEvent, SplitJob
+from protheon_dask.workspace.splitting import ChunkCut, SplitEvent, SplitFailed, SplitJob, WideWindow
+from protheon_dask.workspace.url import HIDDEN, shown
 
 CREDIT_BYTES = 32 << 20
 """Stored bytes that a splitter may write ahead of what the coordinator has seen; a chunk or a few."""
@@ -30,16 +32,28 @@ class _Running:
     splitter: Splitter
     again: bool
     credit_bytes: int = 0
+    wide: bool = False  # it may keep a window over WIDE_WINDOW_BYTES
+    waits: bool = False  # for that leave: until then it uses no credit
 
 
 @dataclass(slots=True)
 class SplitterPool:
-    """At most n at a time; one for each load. Not thread-safe: the coordinator's own."""
+    """At most n at a time; one for each load; of those with a wide window one. The coordinator's own: only its secrets are thread-safe."""
 
     store: ChunkStore
     n: int
     on_event: Callable[[FromSplitter], None]
     _running: dict[int, _Running] = field(default_factory=dict)
+    _urls: dict[str, str] = field(default_factory=dict)  # as the ledger has it -> with its password
+
+    def keep_secret(self, path: str) -> None:
+        """Keep a URL with its password or signature, as long as this process lives: the ledger has it without. Thread-safe."""
+        if shown(path) != path:
+            self._urls[shown(path)] = path
+
+    def with_secret(self, path: str) -> str:
+        """The URL as it was given, where this process knows it; else the path itself. Thread-safe."""
+        return self._urls.get(path, path)
 
     def is_cutting(self, load_id: int) -> bool:
         return load_id in self._running
@@ -50,9 +64,14 @@ class SplitterPool:
 
     def start(self, split: PendingSplit, wanted: tuple[ChunkManifest, ...] = ()) -> None:
         """Cut a load on after its last chunk, or cut the wanted chunks again."""
+        again = bool(wanted)
+        path = self._urls.get(split.path, split.path)
+        if HIDDEN in path and shown(path) == path:
+            self._fail(split, again, "refused", "the master that knew its password has ended: type the same command again")
+            return
         job = SplitJob(
             load_id=split.load_id,
-            path=split.path,
+            path=path,
             directory=str(Path(self.store.directory)),
             identity=split.identity,
             chunk_lines=split.chunk_lines,
@@ -61,10 +80,16 @@ class SplitterPool:
             resume_after=None if wanted else split.last,
             wanted=wanted,
         )
-        again = bool(wanted)
-        splitter = Splitter.start(job, lambda event: self.on_event(FromSplitter(split, again, event)))
+        try:
+            splitter = Splitter.start(job, lambda event: self.on_event(FromSplitter(split, again, event)))
+        except OSError as exc:  # no process, no memory, no file descriptor
+            self._fail(split, again, "unavailable", f"no process could be started to read it: {exc}")
+            return
         self._running[split.load_id] = _Running(splitter, again)
         self.grant()
+
+    def _fail(self, split: PendingSplit, again: bool, kind: Literal["unavailable", "refused"], why: str) -> None:
+        self.on_event(FromSplitter(split, again, SplitFailed(f"{split.path}: {why}", kind)))
 
     def note(self, load_id: int, event: SplitEvent) -> None:
         """Count what an event used up or ended."""
@@ -73,14 +98,27 @@ class SplitterPool:
             return
         if isinstance(event, ChunkCut):
             running.credit_bytes -= event.manifest.stored_bytes
+        elif isinstance(event, WideWindow):
+            running.waits = True
         else:
             del self._running[load_id]
+        self._allow_wide()
+
+    def _allow_wide(self) -> None:
+        if any(running.wide for running in self._running.values()):
+            return
+        for running in self._running.values():
+            if running.waits:
+                running.wide, running.waits = True, False
+                running.splitter.allow_wide()
+                return
 
     def grant(self) -> None:
         """Share the room of the workspace out among the splitters that have used up their credit."""
-        outstanding = sum(max(0, running.credit_bytes) for running in self._running.values())
+        # Credit of one that waits for its window is not counted: it would keep the one that has the window from going on.
+        outstanding = sum(max(0, running.credit_bytes) for running in self._running.values() if not running.waits)
         for running in self._running.values():
-            if running.again or running.credit_bytes > 0:
+            if running.again or running.waits or running.credit_bytes > 0:
                 continue
             room = self.store.room_bytes - outstanding
             if room <= 0:
@@ -95,6 +133,7 @@ class SplitterPool:
         running = self._running.pop(load_id, None)
         if running is not None:
             running.splitter.stop()
+            self._allow_wide()
 
     def stop_all(self) -> None:
         for load_id in list(self._running):

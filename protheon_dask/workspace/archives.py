@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import BinaryIO, ClassVar, Literal, Protocol
 
 import zstandard
@@ -28,28 +30,36 @@ _SNIFF_BYTES = 10  # the longest mark is that of bzip2
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _ZSTD_BLOCKS = 8  # a zstd block holds at most 128 KiB (RFC 8878, 3.1.1.2.4): eight are a block of ours
 _ZSTD_WINDOW_BYTES = 1 << 31  # the longest window there is: zstd --ultra --long=31
+_ZSTD_HEADER_BYTES = 18  # the longest frame header (RFC 8878, 3.1.1.1)
+_ZSTD_NO_MEMORY = "not enough memory"  # zstd's ZSTD_error_memory_allocation; the binding has no code, only these words
+WIDE_WINDOW_BYTES = 128 << 20  # DESIGN 2: a decompressor keeps as much as its window; of longer ones there is one at a time
 _GZIP_MAGIC = b"\x1f\x8b"
 _BZIP2_MAGIC = b"BZh"
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # after the magic and a digit: a block, or the end of an empty stream
 _XZ_MAGIC = b"\xfd7zXZ\x00"
+_GZIP_HEADER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")  # RFC 1952, 2.3: deflate, and no reserved flag
+_BZIP2_HEADER = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
+_HEADER_BYTES = 10  # what a header may take of the piece before, at most
 
 
 class Archive(ABC):
     """Iterate over the decompressed blocks of a source, in order. Single use, not thread-safe.
 
     Shapes:     a block is never empty, never longer than BLOCK_BYTES and never crosses a start.
-    Raises:     SourceDamaged, after what could be decompressed before the damage was given out.
+    Raises:     SourceDamaged, after what could be decompressed before the damage was given out. MemoryError: no room for the
+                decompressor's window.
     Guarantee:  what is given out, and where the blocks end, does not depend on the start chosen. The file object is never
                 closed. Memory is a few MiB besides the decompressor's window.
     """
 
     format: ClassVar[Format]
 
-    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
-        self._fileobj = fileobj
+    def __init__(self, fileobj: BinaryIO, start: Restart, before_wide: Callable[[int], None] | None) -> None:
+        self._fileobj, self._before_wide = fileobj, before_wide
         self.restart = start  # the nearest start at or before the block given last
         self.stored_offset, self.raw_offset = start  # consumed, and given out so far, the block given last included
         self.intact_raw_offset = self.raw_offset  # the end of the last frame that was whole
+        self.ignored: tuple[int, int] | None = None  # (offset, bytes) of what follows the last frame and is none; known at the end
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self._blocks():
@@ -93,8 +103,8 @@ class _Zstd(Archive):
 
     format = "zstd"
 
-    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
-        super().__init__(fileobj, start)
+    def __init__(self, fileobj: BinaryIO, start: Restart, before_wide: Callable[[int], None] | None) -> None:
+        super().__init__(fileobj, start, before_wide)
         self._buffer, self._pos = b"", 0
         self._context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
 
@@ -112,6 +122,8 @@ class _Zstd(Archive):
                 raise self._damage("no frame begins here")
 
     def _frame(self) -> Iterator[bytes]:
+        if self._before_wide is not None and (window_bytes := self._window_bytes()) > WIDE_WINDOW_BYTES:
+            self._before_wide(window_bytes)
         stream = self._context.decompressobj()
         descriptor = self._peek(4, 1)[0] if self._has(5) else 0
         is_single_segment, checksum_bytes = descriptor >> 5 & 1, 4 * (descriptor >> 2 & 1)
@@ -133,10 +145,18 @@ class _Zstd(Archive):
         if not stream.eof:
             raise self._damage("a frame goes on after its last block")
 
+    def _window_bytes(self) -> int:
+        self._has(_ZSTD_HEADER_BYTES)
+        with suppress(zstandard.ZstdError):  # a header that is cut off or wrong: decompressing it tells
+            return zstandard.get_frame_parameters(self._peek(0, _ZSTD_HEADER_BYTES)).window_size
+        return 0
+
     def _decompress(self, stream: zstandard.ZstdDecompressionObj, n_bytes: int) -> bytes:
         try:
             block = stream.decompress(self._peek(0, n_bytes))
         except zstandard.ZstdError as exc:
+            if _ZSTD_NO_MEMORY in str(exc):
+                raise MemoryError(f"no memory for a zstd window of {self._window_bytes():,} bytes") from exc
             raise self._damage(str(exc)) from exc
         self._pos += n_bytes
         self.stored_offset += n_bytes
@@ -177,18 +197,23 @@ class _Stream(Protocol):
 
 
 class _Streams(Archive):
-    """Members one after another, each with a decompressor of its own; zeros between and after them are padding."""
+    """Members one after another, each with a decompressor of its own; zeros between and after them are padding.
+
+    What follows a whole member and begins none is ignored where the format's own tool ignores it, and noted. But where another
+    member comes after it, it is no rubbish at the end but the damaged header of a member in the middle.
+    """
 
     magic: ClassVar[bytes]
+    member_header: ClassVar[re.Pattern[bytes] | None]  # how members begin; None: its tool refuses what follows the last one
     decompressor: ClassVar[type[_Stream]]  # of one member
     errors: ClassVar[tuple[type[Exception], ...]]  # what it raises on damage
 
-    def __init__(self, fileobj: BinaryIO, start: Restart) -> None:
-        super().__init__(fileobj, start)
+    def __init__(self, fileobj: BinaryIO, start: Restart, before_wide: Callable[[int], None] | None) -> None:
+        super().__init__(fileobj, start, before_wide)
         self._read_offset = start[0]
 
     def _blocks(self) -> Iterator[bytes]:
-        data = b""
+        data, n_members = b"", 0
         while True:
             data = data.lstrip(b"\0")
             while len(data) < len(self.magic) and (more := self._read()):
@@ -197,12 +222,30 @@ class _Streams(Archive):
             if not data:
                 return
             if not data.startswith(self.magic):
-                raise self._damage(f"no {self.format} data begin here")
+                if self.magic.startswith(data):
+                    raise self._damage("the file ends within the header of a member")
+                if not n_members or self._leads_to_a_member(data):
+                    raise self._damage(f"no {self.format} data begin here")
+                self.ignored = (self.stored_offset, self._read_offset - self.stored_offset)
+                self.stored_offset = self._read_offset
+                return
             self._begin_frame()
             stream = self.decompressor()
             yield from self._member(stream, data)
             self._end_frame()
+            n_members += 1
             data = stream.unused_data
+
+    def _leads_to_a_member(self, data: bytes) -> bool:
+        """Read on to the end, or to a member."""
+        if self.member_header is None:
+            return True
+        while not self.member_header.search(data):
+            more = self._read()
+            if not more:
+                return False
+            data = data[-_HEADER_BYTES:] + more
+        return True
 
     def _member(self, stream: _Stream, data: bytes) -> Iterator[bytes]:
         while not stream.eof:
@@ -250,6 +293,7 @@ class _Inflate:
 class _Gzip(_Streams):
     format = "gzip"
     magic = _GZIP_MAGIC
+    member_header = _GZIP_HEADER
     decompressor = _Inflate
     errors = (zlib.error,)
 
@@ -257,6 +301,7 @@ class _Gzip(_Streams):
 class _Bzip2(_Streams):
     format = "bzip2"
     magic = _BZIP2_MAGIC
+    member_header = _BZIP2_HEADER
     decompressor = bz2.BZ2Decompressor
     errors = (OSError,)
 
@@ -264,20 +309,22 @@ class _Bzip2(_Streams):
 class _Xz(_Streams):
     format = "xz"
     magic = _XZ_MAGIC
+    member_header = None
     decompressor = lzma.LZMADecompressor
     errors = (lzma.LZMAError,)
 
 
-def open_archive(fileobj: BinaryIO, restart: Restart | None = None) -> Archive:
+def open_archive(fileobj: BinaryIO, restart: Restart | None = None, before_wide: Callable[[int], None] | None = None) -> Archive:
     """Tell a source's format by its first bytes and decompress it from its beginning, or from a restart.
 
-    Shapes:     fileobj is seekable; restart is one that an archive of the same bytes named.
+    Shapes:     fileobj is seekable; restart is one that an archive of the same bytes named. before_wide is called with the window's
+                bytes before a frame whose window is over WIDE_WINDOW_BYTES, and may block.
     """
     fileobj.seek(0)
     kind = _ARCHIVES[sniff(_read_full(fileobj, _SNIFF_BYTES))]
     start = restart or (0, 0)
     fileobj.seek(start[0])
-    return kind(fileobj, start)
+    return kind(fileobj, start, before_wide)
 
 
 def sniff(head: bytes) -> Format:

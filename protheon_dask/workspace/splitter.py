@@ -1,6 +1,6 @@
 """The splitting process and its parent's side: one process a source, so that the broker's event loop never blocks.
 
-``python -m protheon_dask.workspace.splitter`` reads a SplitJob from stdin and then grants, and writes events to stdout; EOF
+``python -m protheon_dask.workspace.splitter`` reads a SplitJob from stdin and then leaves, and writes events to stdout; EOF
 of stdin ends it wherever it is, so that a parent that was killed leaves nothing behind. A frame is 4 bytes of length, big
 endian, and a msgpack value. Neither side imports dask, grpc or psycopg: the time to start counts.
 """
@@ -20,14 +20,26 @@ from typing import BinaryIO, Literal, cast
 import msgspec
 
 from protheon_dask.workspace.chunkfile import part_path
-from protheon_dask.workspace.splitting import ChunkCut, Credit, SplitEnded, SplitEvent, SplitFailed, SplitJob, split
+from protheon_dask.workspace.splitting import ChunkCut, Credit, SplitEnded, SplitEvent, SplitFailed, SplitJob, WideWindow, split
+from protheon_dask.workspace.url import shown
 
-__all__ = ["ChunkCut", "SplitEnded", "SplitEvent", "SplitFailed", "SplitJob", "Splitter"]
+__all__ = ["ChunkCut", "SplitEnded", "SplitEvent", "SplitFailed", "SplitJob", "Splitter", "WideWindow"]
 
 _LENGTH_BYTES = 4
 _STOP_S = 5.0  # a child ends within milliseconds of EOF; one that is stuck in the kernel for longer is killed
 _EVENTS = msgspec.msgpack.Decoder(SplitEvent)
 _JOBS = msgspec.msgpack.Decoder(SplitJob)
+_KILLED = -9  # SIGKILL, which Windows has not
+
+
+class _Leave(msgspec.Struct, frozen=True):
+    """What a splitter may do from now on."""
+
+    n_bytes: int = 0  # more stored bytes
+    wide: bool = False  # keep a window over WIDE_WINDOW_BYTES
+
+
+_LEAVES = msgspec.msgpack.Decoder(_Leave)
 
 
 class Splitter:
@@ -35,7 +47,8 @@ class Splitter:
 
     Guarantee:  on_event is called on one thread of the splitter's own, in order; it must not raise. The last event is
                 SplitEnded or SplitFailed, also when the process was killed; after stop() there is none.
-                grant() and stop() are thread-safe.
+                grant(), allow_wide() and stop() are thread-safe.
+    Raises:     OSError from start(): no process could be started.
     """
 
     def __init__(self, job: SplitJob, on_event: Callable[[SplitEvent], None]) -> None:
@@ -62,7 +75,11 @@ class Splitter:
 
     def grant(self, n_bytes: int) -> None:
         """Let it write n_bytes more of stored chunks. It begins a chunk while any are left, so it may overdraw by one chunk."""
-        self._send(msgspec.msgpack.encode(n_bytes))
+        self._send(msgspec.msgpack.encode(_Leave(n_bytes=n_bytes)))
+
+    def allow_wide(self) -> None:
+        """Let it keep the window that it asked for by WideWindow."""
+        self._send(msgspec.msgpack.encode(_Leave(wide=True)))
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
         """Wait until the last event was handed out; False if that took longer."""
@@ -104,7 +121,10 @@ class Splitter:
         if not is_stopped and not isinstance(last, SplitEnded | SplitFailed):
             # A negative code is a signal's: killed from outside, which says nothing about the source or the program.
             kind: Literal["unavailable", "internal"] = "unavailable" if code < 0 else "internal"
-            self._on_event(SplitFailed(f"{self._job.path}: its splitting process ended with code {code}", kind))
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}; the master's log tells why"
+            if code == _KILLED:
+                how += ", as a system does that has no memory left"
+            self._on_event(SplitFailed(f"{shown(self._job.path)}: the process that reads it {how}", kind))
 
 
 def _write_frame(fileobj: BinaryIO, message: bytes) -> None:
@@ -139,21 +159,34 @@ def main() -> None:
     job = _read_frame(stdin)
     if job is None:
         return
-    credit = Credit()
+
+    def tell(event: SplitEvent) -> None:
+        _write_frame(stdout, msgspec.msgpack.encode(event))
+
+    credit = Credit(ask_wide=lambda window_bytes: tell(WideWindow(window_bytes)))
 
     def listen() -> None:
-        while (grant := _read_frame(stdin)) is not None:
-            credit.grant(msgspec.msgpack.decode(grant, type=int))
+        while (frame := _read_frame(stdin)) is not None:
+            leave = _LEAVES.decode(frame)
+            credit.grant(leave.n_bytes)
+            if leave.wide:
+                credit.allow_wide()
         os._exit(0)  # the parent stopped us or is gone; the main thread may be waiting, or reading from a dead disk
 
+    path = "a source"
+
     def tell_defect(kind: type[BaseException], value: BaseException, where: TracebackType | None) -> None:
+        print(f"{path}: the process that reads it failed:", file=sys.stderr)
         sys.__excepthook__(kind, value, where)
-        _write_frame(stdout, msgspec.msgpack.encode(SplitFailed(f"{kind.__name__}: {value}", "internal")))
+        told = f"{path}: a defect of Protheon while it was read: {kind.__name__}: {value}; the master's log has the traceback"
+        tell(SplitFailed(told, "internal"))
 
     sys.excepthook = tell_defect
     threading.Thread(target=listen, daemon=True).start()
-    for event in split(_JOBS.decode(job), credit):
-        _write_frame(stdout, msgspec.msgpack.encode(event))
+    decoded = _JOBS.decode(job)
+    path = shown(decoded.path)
+    for event in split(decoded, credit):
+        tell(event)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,6 +17,7 @@ from protheon_dask.workspace.archives import BLOCK_BYTES, Archive, Restart, open
 from protheon_dask.workspace.chunkfile import ChunkWriter, chunk_path
 from protheon_dask.workspace.cut import LF, Cut, Cutter, Lines, Step
 from protheon_dask.workspace.source import identify_open, open_source, stat
+from protheon_dask.workspace.url import shown
 
 HEAD_BYTES = 64 << 10  # DESIGN, The ledger: raw bytes of a line that a reject keeps
 
@@ -53,7 +54,8 @@ class SplitEnded(msgspec.Struct, frozen=True, tag=True):
     """The last event of a splitter that came to the end of the source, or to where it is damaged.
 
     The counts are those of the whole load, chunks before a resume included; for wanted chunks, of these.
-    damaged_at: offset in the source as stored; what was whole before it has been cut.
+    damaged_at: offset in the source as stored; what was whole before it has been cut, and message says so.
+    notice: what a person should know of a source that is whole.
     """
 
     n_chunks: int
@@ -61,28 +63,53 @@ class SplitEnded(msgspec.Struct, frozen=True, tag=True):
     raw_bytes: int
     damaged_at: int | None = None
     message: str = ""
+    notice: str = ""
+
+
+class WideWindow(msgspec.Struct, frozen=True, tag=True):
+    """The splitter waits for leave to keep a window of so many bytes: Credit.allow_wide."""
+
+    window_bytes: int
 
 
 class SplitFailed(msgspec.Struct, frozen=True, tag=True):
     """The last event of a splitter that could not go on; the chunks cut before it stand.
 
-    kind: ``unavailable``: source or disk cannot be used now, or the process was killed: resume later.
-    ``changed``: the source is not what it was: the operator. ``internal``: a defect; the traceback is on stderr.
+    kind: ``unavailable``: source, disk or memory cannot be had now, or the process was killed: resume later. ``refused``: the source
+    is gone or may not be read: the operator. ``changed``: it is not what it was: the operator. ``internal``: a defect; the traceback
+    is on stderr.
     """
 
     message: str
-    kind: Literal["unavailable", "changed", "internal"]
+    kind: Literal["unavailable", "refused", "changed", "internal"]
 
 
-SplitEvent = ChunkCut | SplitEnded | SplitFailed
+SplitEvent = ChunkCut | WideWindow | SplitEnded | SplitFailed
 
 
 class Credit:
-    """Stored bytes that may still be written. A chunk is begun while any are left, so the last may go beyond. Thread-safe."""
+    """What a splitter may use: stored bytes, and a window over WIDE_WINDOW_BYTES. Thread-safe.
 
-    def __init__(self, n_bytes: int = 0) -> None:
-        self._n_bytes = n_bytes
+    A chunk is begun while any bytes are left, so the last may go beyond. ask_wide is told once that a window is wanted, and of which
+    size; without it any window is allowed.
+    """
+
+    def __init__(self, n_bytes: int = 0, ask_wide: Callable[[int], None] | None = None) -> None:
+        self._n_bytes, self._ask_wide = n_bytes, ask_wide
+        self._is_wide_allowed = ask_wide is None
         self._changed = threading.Condition()
+
+    def allow_wide(self) -> None:
+        with self._changed:
+            self._is_wide_allowed = True
+            self._changed.notify_all()
+
+    def wait_wide(self, window_bytes: int) -> None:
+        """Wait for leave; it holds until the splitter ends."""
+        if not self._is_wide_allowed and self._ask_wide is not None:
+            self._ask_wide(window_bytes)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_wide_allowed)
 
     def grant(self, n_bytes: int) -> None:
         with self._changed:
@@ -105,13 +132,17 @@ def split(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
                 was resumed. A chunk is on disk before its event. Closing the iterator leaves no temporary file.
     """
     try:
-        yield from _cut_again(job) if job.wanted else _SourceCutter(job, credit).events()
+        yield from _cut_again(job, credit) if job.wanted else _SourceCutter(job, credit).events()
     except SourceChanged as exc:
         yield SplitFailed(str(exc), "changed")
-    except (SourceUnavailable, ConfigError) as exc:
+    except ConfigError as exc:
+        yield SplitFailed(str(exc), "refused")
+    except SourceUnavailable as exc:
         yield SplitFailed(str(exc), "unavailable")
     except OSError as exc:
-        yield SplitFailed(f"{job.path}: it cannot be read, or its chunks cannot be written: {exc}", "unavailable")
+        yield SplitFailed(f"{shown(job.path)}: it cannot be read, or its chunks cannot be written: {exc}", "unavailable")
+    except MemoryError as exc:
+        yield SplitFailed(f"{shown(job.path)}: not enough memory to decompress it: {exc or 'none is left'}", "unavailable")
 
 
 class _SourceCutter:
@@ -133,18 +164,21 @@ class _SourceCutter:
         self._overlong, self._head = xxhash.xxh3_128(), b""
 
     def events(self) -> Iterator[SplitEvent]:
-        path, damage = self._job.path, None
+        path, name, damage = self._job.path, shown(self._job.path), None
         with open_source(path) as source:
             before = stat(path)
             _check_identity(self._job, source)
             try:
-                archive = open_archive(source, self._starts[0][0])
+                archive = open_archive(source, self._starts[0][0], self._credit.wait_wide)
                 try:
                     yield from self._feed(archive, None)
                 except SourceDamaged as exc:
                     damage = exc
                 if stat(path) != before:
-                    raise SourceChanged(f"{path}: it changed while it was read; what was loaded of it stands, the rest is not cut")
+                    raise SourceChanged(
+                        f"{name}: it changed while it was read: what was loaded of it stands, the rest is not loaded; "
+                        "when it is complete, load it anew: it counts as another source"
+                    )
                 if damage is not None:
                     # Nothing vouches for what a damaged frame gave: cut the open chunk again, up to the end of the frame before.
                     self._abandon()
@@ -156,9 +190,11 @@ class _SourceCutter:
                 self._abandon()
         n_chunks, n_lines = self._chunk_no - 1, self._first_line - 1
         if damage is None:
-            yield SplitEnded(n_chunks, n_lines, self._offset)
+            yield SplitEnded(n_chunks, n_lines, self._offset, notice=_notice(name, archive))
         else:
-            yield SplitEnded(n_chunks, n_lines, self._offset, damage.byte_offset, f"{path}: {damage}")
+            kept = f"the {n_lines:,} whole lines before it are kept" if n_lines else "no whole line before it could be kept"
+            message = f"{name}: {damage}; {kept}; mend the file and type the same again: it will be loaded as a new one"
+            yield SplitEnded(n_chunks, n_lines, self._offset, damage.byte_offset, message)
 
     def _new_cutter(self) -> Cutter:
         job = self._job
@@ -236,12 +272,22 @@ class _SourceCutter:
         self._overlong, self._head = xxhash.xxh3_128(), b""
 
 
-def _cut_again(job: SplitJob) -> Iterator[SplitEvent]:
+def _notice(name: str, archive: Archive) -> str:
+    if archive.ignored is None:
+        return ""
+    offset, n_bytes = archive.ignored
+    return (
+        f"{name}: whole, but after its last {archive.format} member, at stored byte {offset:,}, there are {n_bytes:,} bytes that are none: "
+        f"ignored, as {archive.format} itself does"
+    )
+
+
+def _cut_again(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
     """Cut the wanted chunks again, forward through the source, jumping to a later start where there is one."""
     wanted = sorted((manifest for manifest in job.wanted if not manifest.oversized), key=lambda manifest: manifest.byte_offset)
     with open_source(job.path) as source:
         _check_identity(job, source)
-        reader = _ForwardReader(source)
+        reader = _ForwardReader(source, credit)
         for manifest in wanted:
             new = replace(manifest, generation=manifest.generation + 1)
             with ChunkWriter(chunk_path(Path(job.directory), job.load_id, new.first_line, new.generation)) as writer:
@@ -249,11 +295,13 @@ def _cut_again(job: SplitJob) -> Iterator[SplitEvent]:
                     for piece in reader.read((new.restart_stored_offset, new.restart_raw_offset), new.byte_offset, new.raw_bytes):
                         writer.write(piece)
                 except SourceDamaged as exc:
-                    raise SourceChanged(f"{job.path}: it was whole when it was cut before; now: {exc}") from exc
+                    raise SourceChanged(
+                        f"{shown(job.path)}: it was whole when it was cut before; now: {exc}; restore the file and type the same again"
+                    ) from exc
                 if writer.end() != new.raw_xxh3:
                     last_line = new.first_line + new.n_lines - 1
                     raise SourceChanged(
-                        f"{job.path}: lines {new.first_line} to {last_line} are not those that were cut before; "
+                        f"{shown(job.path)}: lines {new.first_line} to {last_line} are not those that were cut before; "
                         "restore the source, or load what it is now with --again"
                     )
                 yield ChunkCut(replace(new, stored_xxh3=writer.commit(), stored_bytes=writer.stored_bytes))
@@ -263,8 +311,8 @@ def _cut_again(job: SplitJob) -> Iterator[SplitEvent]:
 class _ForwardReader:
     """Spans of a decompressed source in ascending order, in one pass as far as no later start saves some of it."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
+    def __init__(self, source: BinaryIO, credit: Credit) -> None:
+        self._source, self._credit = source, credit
         self._archive: Archive | None = None
         self._blocks: Iterator[bytes] = iter(())
         self._block = b""
@@ -272,7 +320,7 @@ class _ForwardReader:
     def read(self, start: Restart, begin: int, n_bytes: int) -> Iterator[memoryview]:
         """Yield n_bytes from the offset begin on, less at the end of the source; start is a start before begin."""
         if self._archive is None or start[1] > self._archive.raw_offset:
-            self._archive = open_archive(self._source, start)
+            self._archive = open_archive(self._source, start, self._credit.wait_wide)
             self._blocks, self._block = iter(self._archive), b""
         end = begin + n_bytes
         while True:
@@ -292,6 +340,6 @@ def _check_identity(job: SplitJob, source: BinaryIO) -> None:
     found = identify_open(source, job.path)
     if found != job.identity:
         raise SourceChanged(
-            f"{job.path}: it is not the source that was submitted (then {job.identity.size_bytes} bytes, "
-            f"{job.identity.digest.hex()}; now {found.size_bytes} bytes, {found.digest.hex()})"
+            f"{shown(job.path)}: it is not the file that was submitted: then {job.identity.size_bytes:,} bytes with the checksum "
+            f"{job.identity.digest.hex()}, now {found.size_bytes:,} with {found.digest.hex()}; type the same again to load what it is now"
         )

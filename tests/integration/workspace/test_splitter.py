@@ -184,7 +184,7 @@ def test_wanted_chunks_are_cut_again_in_one_pass_without_credit(source: Path) ->
 
 def test_a_source_that_is_missing_or_another_is_told_by_kind(plain: Path) -> None:
     for job, kind in (
-        (job_for(plain, path=str(plain) + ".gone"), "unavailable"),
+        (job_for(plain, path=str(plain) + ".gone"), "refused"),
         (job_for(plain, identity=Identity(1, bytes(16))), "changed"),
     ):
         events = Events()

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 import pytest
 
-from protheon_dask.cli.load import absolute
 from protheon_dask.cli.main import main, protheon
 from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import reject_card
@@ -84,13 +83,6 @@ def test_a_number_after_runs_shows_that_run() -> None:
     context = click.Context(group)
     group.parse_args(context, ["7", "--json"])
     assert (context._protected_args, context.args) == (["show"], ["7", "--json"])
-
-
-def test_local_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    paths = ["a.jsonl", "/x/b.jsonl", "s3://bucket/c.jsonl", "file:///d.jsonl", "sub/*.jsonl"]
-    here = Path.cwd()
-    assert absolute(paths) == [str(here / "a.jsonl"), "/x/b.jsonl", "s3://bucket/c.jsonl", "file:///d.jsonl", str(here / "sub/*.jsonl")]
 
 
 def test_config_names_value_origin_and_meaning_and_masks_secrets(

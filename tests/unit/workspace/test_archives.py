@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -120,8 +122,39 @@ def test_any_truncation_is_noticed_unless_it_is_between_frames(kind: str, data: 
     assert archive.intact_raw_offset in (0, len(parts[0]), len(raw))
 
 
-@pytest.mark.parametrize("kind", COMPRESSED)
-def test_trailing_garbage_is_damage_at_its_offset(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["gzip", "bzip2"])
+@pytest.mark.parametrize("padding", [0, 70_000])
+def test_bytes_after_the_last_member_are_ignored_and_noted_as_the_formats_own_tool_does(kind: str, padding: int) -> None:
+    packed = PACK[kind]([b"a\n" * 1000, b"b\n" * 1000]) + bytes(padding)
+    rest = b"garbage, as from a tape" * 10_000
+    archive = open_archive(io.BytesIO(packed + rest))
+    assert drain(archive) == (b"a\n" * 1000 + b"b\n" * 1000, None)
+    assert archive.ignored == (len(packed), len(rest))
+    assert archive.stored_offset == len(packed + rest)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2"])
+@pytest.mark.parametrize("between", [b"garbage", b"x" * 200_000])
+def test_a_member_after_such_bytes_shows_that_they_are_a_damaged_one(kind: str, between: bytes) -> None:
+    first, third = PACK[kind]([b"a\n" * 1000]), PACK[kind]([noise(200_000)])
+    archive = open_archive(io.BytesIO(first + between + third))
+    given_out, damage = drain(archive)
+    assert given_out == b"a\n" * 1000
+    assert damage is not None
+    assert (damage.byte_offset, archive.ignored) == (len(first), None)
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("gzip", b"\x1f"), ("bzip2", b"BZ"), ("xz", b"\xfd7z")])
+def test_the_beginning_of_a_members_header_is_a_truncation(kind: str, begin: bytes) -> None:
+    packed = PACK[kind]([b"a\n" * 1000])
+    given_out, damage = drain(open_archive(io.BytesIO(packed + begin)))
+    assert given_out == b"a\n" * 1000
+    assert damage is not None
+    assert damage.byte_offset == len(packed)
+
+
+@pytest.mark.parametrize("kind", ["zstd", "xz"])
+def test_trailing_garbage_is_damage_at_its_offset_where_the_formats_own_tool_refuses_it(kind: str) -> None:
     packed = PACK[kind]([b"a\n" * 1000])
     archive = open_archive(io.BytesIO(packed + b"garbage, as from a tape"))
     given_out, damage = drain(archive)
@@ -172,6 +205,37 @@ def test_long_windows_are_read() -> None:
     packed = stream.compress(raw) + stream.flush()
     assert zstandard.get_frame_parameters(packed).window_size == 1 << 28
     assert drain(open_archive(io.BytesIO(packed))) == (raw, None)
+
+
+@pytest.mark.parametrize(("window_log", "is_wide"), [(27, False), (28, True), (31, True)])
+def test_leave_is_asked_for_before_a_window_over_128_mib_whichever_frame_has_it(window_log: int, is_wide: bool) -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log, chain_log=6, hash_log=6, enable_ldm=False)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = zstd_frames([b"a\n" * 10]) + stream.compress(b"b\n" * 10) + stream.flush()
+    asked: list[int] = []
+    given_out = b"".join(open_archive(io.BytesIO(packed), before_wide=asked.append))
+    assert given_out == b"a\n" * 10 + b"b\n" * 10
+    assert asked == ([1 << window_log] if is_wide else [])
+
+
+NO_ROOM = """
+import io, resource, sys
+from protheon_dask.workspace.archives import open_archive
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+try:
+    list(open_archive(io.BytesIO(sys.stdin.buffer.read())))
+except MemoryError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory that allocation respects")
+def test_a_window_for_which_there_is_no_memory_is_no_damage() -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=31, chain_log=6, hash_log=6, enable_ldm=False)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = stream.compress(b"b\n" * 10) + stream.flush()
+    done = subprocess.run([sys.executable, "-P", "-c", NO_ROOM], input=packed, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "no memory for a zstd window of 2,147,483,648 bytes"
 
 
 def test_a_megabyte_of_input_that_expands_a_thousandfold_stays_in_blocks() -> None:

@@ -124,13 +124,14 @@ def test_of_a_damaged_source_whole_chunks_and_the_lines_of_intact_frames_are_cut
     assert not list(parts_in(tmp_path))
 
 
-def test_trailing_garbage_costs_no_line(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(PACK["gzip"]([b"a\n" * 10]) + b"garbage")
+def test_trailing_garbage_costs_no_line_and_is_told(tmp_path: Path) -> None:
+    source, packed = tmp_path / "source", PACK["gzip"]([b"a\n" * 10])
+    source.write_bytes(packed + b"garbage")
     chunks, ended = run(job_for(source, tmp_path / "ws"))
     assert [chunk.manifest.n_lines for chunk in chunks] == [3, 3, 3, 1]
     assert isinstance(ended, SplitEnded)
-    assert ended.damaged_at == source.stat().st_size - len(b"garbage")
+    assert (ended.damaged_at, ended.message) == (None, "")
+    assert f"{source}: whole, but after its last gzip member, at stored byte {len(packed):,}, there are 7 bytes" in ended.notice
 
 
 def test_another_source_under_the_same_path_is_a_change(tmp_path: Path) -> None:
@@ -174,15 +175,15 @@ def test_a_wanted_chunk_with_other_bytes_is_a_change(tmp_path: Path) -> None:
     assert not list(parts_in(tmp_path))
 
 
-def test_a_source_that_is_gone_or_a_workspace_that_takes_no_files_is_unavailable(tmp_path: Path) -> None:
+def test_a_source_that_is_gone_is_the_operators_and_a_workspace_that_takes_no_files_is_unavailable(tmp_path: Path) -> None:
     source, blocked = tmp_path / "source", tmp_path / "blocked"
     source.write_bytes(b"a\n" * 10)
     blocked.write_bytes(b"a file where a directory should be")
     job = job_for(source, blocked)
-    for failing in (job, msgspec.structs.replace(job, path=str(tmp_path / "gone"))):
+    for failing, kind in ((job, "unavailable"), (msgspec.structs.replace(job, path=str(tmp_path / "gone")), "refused")):
         _, last = run(failing)
         assert isinstance(last, SplitFailed)
-        assert last.kind == "unavailable"
+        assert last.kind == kind
 
 
 def test_an_overlong_line_keeps_its_first_64_kib_and_the_checksum_of_all(tmp_path: Path) -> None:
