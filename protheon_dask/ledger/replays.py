@@ -18,6 +18,7 @@ from protheon_dask.ledger.rows import rows, run
 from protheon_dask.ledger.runs import NewLoad
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import Identity, Joined, RunState
+from protheon_dask.postgres import NO_TIMEOUTS
 
 REPLAY_CLASS = ADVISORY_CLASS + 1
 """First key of two-integer advisory locks: replays of one load take turns; the second is the load's."""
@@ -107,7 +108,9 @@ def retire(conn: psycopg.Connection, load_id: int) -> None:
 
 
 def take_turn(conn: psycopg.Connection, load_id: int) -> None:
-    """Wait until no other transaction replays this load; held until the caller's ends."""
+    """Wait until no other transaction replays this load; held until the caller's ends, which may take as long as its files do."""
+    conn.execute(NO_TIMEOUTS)
+    conn.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
     conn.execute("SELECT pg_advisory_xact_lock(%s, (%s::bigint %% 2147483647)::integer)", (REPLAY_CLASS, load_id))
 
 

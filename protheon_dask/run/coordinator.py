@@ -18,7 +18,7 @@ from uuid import UUID
 
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
-from protheon_dask.ledger import chunks, leadership, runs, verbs
+from protheon_dask.ledger import chunks, leadership, replays, runs, verbs
 from protheon_dask.ledger.connect import Connection, check_direct, check_writable, connect, translated
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.ledger.transaction import is_of_server
@@ -27,10 +27,12 @@ from protheon_dask.policy import dispatch_window
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
 from protheon_dask.run.failure import end_without_effect
 from protheon_dask.run.finishing import TableFinisher
+from protheon_dask.run.replay import LOST
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.tasks import CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitting import ChunkCut, SplitEnded, SplitFailed, WideWindow
+from protheon_dask.workspace.spool import SPOOLS, SpoolStore
 
 logger = logging.getLogger(__name__)
 
@@ -287,6 +289,8 @@ class Coordinator:
             self._settle_files()
             if due:
                 self._put_aside()
+                if spools := self.spools.found():
+                    self.spools.sweep(spools, replays.live_spools(self._ledger))
             self._split()
             self._dispatch()
             if due:
@@ -379,7 +383,8 @@ class Coordinator:
             pass
         else:
             state = SplitState.CHANGED if event.kind == "changed" else SplitState.FAILED
-            runs.split_ended(self._ledger, self._epoch, load_id, state, message=event.message.removeprefix(f"{item.split.path}: "))
+            message = event.message.removeprefix(f"{item.split.path}: ") if item.split.replay_of is None else LOST
+            runs.split_ended(self._ledger, self._epoch, load_id, state, message=message)
             self._swept_at = 0.0
         self._splitters.note(load_id, event)
 
@@ -390,7 +395,12 @@ class Coordinator:
             chunks.restored(self._ledger, self._epoch, load_id, event.manifest)
             self._wanted.get(load_id, {}).pop(event.manifest.first_line, None)
         elif isinstance(event, SplitFailed) and not self._is_tried_again(item, event):
-            runs.pause_run(self._ledger, item.split.run_id, event.message)
+            if item.split.replay_of is None:
+                runs.pause_run(self._ledger, item.split.run_id, event.message)
+            else:  # nobody can bring back a file of ours: the run ends without what is left of it, and another replay takes that
+                with self._ledger.transaction():
+                    runs.split_ended(self._ledger, self._epoch, load_id, SplitState.FAILED, message=LOST)
+                    replays.retire(self._ledger, load_id)
             self._wanted.pop(load_id, None)
         self._splitters.note(load_id, event)
 
@@ -399,7 +409,9 @@ class Coordinator:
         load_id, now = item.split.load_id, time.time()
         before = self._source_waits.pop(load_id, SourceWait(item.split.run_id, now, 0, ""))
         n_tries = before.n_tries + 1
-        if event.kind != "unavailable" and (event.kind != "refused" or n_tries >= REFUSED_TRIES):
+        if event.kind != "unavailable" and (
+            event.kind != "refused" or n_tries >= REFUSED_TRIES or item.split.replay_of is not None
+        ):
             return False
         logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
         self._source_waits[load_id] = SourceWait(item.split.run_id, before.since_at, n_tries, event.message)

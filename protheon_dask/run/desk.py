@@ -23,6 +23,7 @@ from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.coordinator import SPLIT_RETRY_S, Coordinator, Wanted
+from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.sink import targets
 from protheon_dask.workspace import source
@@ -123,7 +124,26 @@ class RunDesk:
             return self._view(conn, run_id)
 
     def replay(self, replay: wire.Replay) -> wire.Submitted:
-        raise ConfigError(f"replaying the rejects of run {replay.run_id} is not in this version")
+        """Make a run of what a run refused, unless nothing is left to do or another replay has it: see ReplayDesk.submit().
+
+        Guarantee: the same request_id again returns the same run.
+        """
+        lead = self._coordinator
+        desk = ReplayDesk(
+            settings=self._settings,
+            spools=lead.spools,
+            n_threads=lead.n_threads,
+            make_targets=lambda conn, submission: self._make_targets(conn, submission, ()),
+            create_run=self._create,
+            readable=lead.with_secret,
+        )
+        with self._connected() as conn:
+            if replay.request_id and (known := runs.run_of_request(conn, replay.request_id)) is not None:
+                return self._submitted(conn, known)
+            submitted = desk.submit(conn, replay)
+        lead.wake()
+        logger.info("run.replay", extra={"run_id": submitted.run_id, "files": len(submitted.loads)})
+        return submitted
 
     def undo(self, load_id: int) -> wire.Undone:
         raise ConfigError(f"undoing load {load_id} is not in this version")

@@ -10,7 +10,7 @@ from typing import Self
 from uuid import uuid4
 
 from protheon_dask.broker.client import BrokerClient
-from protheon_dask.broker.wire import MasterInfo, Resumption, Submission, Submitted
+from protheon_dask.broker.wire import MasterInfo, Replay, Resumption, Submission, Submitted
 from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
@@ -108,6 +108,16 @@ class Master:
         """Go on with a paused run, under another reject limit where one is given; idempotent."""
         limits = (reject_limit.lines, reject_limit.fraction) if reject_limit else (None, None)
         return RunStatistics.from_json(self._client.resume(Resumption(run_id, *limits)).statistics)
+
+    def replay(self, run_id: int = 0, pipeline: Pipeline | None = None, reject_limit: RejectLimit | None = None) -> Submitted:
+        """Ask for a run of what is still refused of a run, and of its replays, through this pipeline or the run's own.
+
+        run_id 0 is the latest; of the answer: nothing is left that could be replayed now, and the notices say why.
+        Raises: as submit(). Safe to repeat: lines that wait in a replay are left to it, and the answer is that run if it has all.
+        """
+        limits = (reject_limit.lines, reject_limit.fraction) if reject_limit else (None, None)
+        packed = None if pipeline is None else pack(pipeline, self._key)
+        return self._client.replay(Replay(run_id, packed, *limits, request_id=str(uuid4())))
 
     def info(self) -> MasterInfo:
         """Where its services are."""
