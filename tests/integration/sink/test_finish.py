@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +15,8 @@ import pytest
 
 from protheon_dask.errors import LedgerUnavailable
 from protheon_dask.pipelines.table import Column, ForeignKey, Table
-from protheon_dask.sink.finish import finish_tables
+from protheon_dask.sink.finish import Making, cancel, finish_tables, progress_of
+from tests.fixtures.cluster import wait_until
 
 Conn = psycopg.Connection[Any]
 Make = Callable[..., list[str]]
@@ -57,11 +63,145 @@ def test_what_cannot_be_made_is_named_and_the_rest_is_made(conn: Conn, make: Mak
     assert len(made(conn)) == 2
 
 
-def test_a_passing_refusal_is_to_be_tried_again(conn: Conn, connect: Callable[[], Conn], make: Make) -> None:
+def test_a_statement_that_is_ended_from_outside_is_to_be_tried_again(conn: Conn, connect: Callable[[], Conn], make: Make) -> None:
     make(SCORES, PLAYERS)
-    other = connect()
-    conn.execute("SET lock_timeout = '200ms'")
+    other, watcher = connect(), connect()
+
+    def end_it(making: Making) -> None:
+        wait_until(lambda: "waits for a lock" in progress_of(watcher, making))
+        cancel(watcher, making)
+
+    def tell(making: Making) -> None:
+        threading.Thread(target=end_it, args=(making,)).start()
+
     with other.transaction():
         other.execute("LOCK TABLE game.score IN SHARE ROW EXCLUSIVE MODE")
-        with pytest.raises(LedgerUnavailable):
-            finish_tables(conn, [SCORES])
+        with pytest.raises(LedgerUnavailable, match="57014"):
+            finish_tables(conn, [SCORES], tell)
+    assert finish_tables(conn, [SCORES, PLAYERS]) == []
+
+
+def test_each_that_is_made_is_told_with_its_number_and_what_is_there_is_not(conn: Conn, make: Make) -> None:
+    make(SCORES, PLAYERS)
+    told: list[Making] = []
+    finish_tables(conn, [SCORES, PLAYERS], told.append)
+    assert [making.what for making in told] == [
+        "index on game.score (Player, id), 1 of 2",
+        "foreign key of game.score (Player) to game.player (id), 2 of 2",
+    ]
+    finish_tables(conn, [SCORES, PLAYERS], told.append)
+    assert len(told) == 2
+
+
+def test_progress_says_phase_and_per_cent_and_who_is_in_the_way(conn: Conn, connect: Callable[[], Conn], make: Make) -> None:
+    make(SCORES, PLAYERS)
+    conn.execute("ALTER TABLE game.score DROP CONSTRAINT score_pkey, SET (parallel_workers = 0)")
+    conn.execute("INSERT INTO game.score SELECT i, hashint8(i) FROM generate_series(1, 400000) AS i")
+    table = Table(name="game.score", columns=(ID, PLAYER), indexes=(("Player", "id"),))
+    other, watcher = connect(), connect()
+    other.execute("SET application_name = 'a nosy editor'")
+    said: list[str] = []
+
+    def watch(making: Making) -> None:
+        with other.transaction():
+            other.execute("LOCK TABLE game.score IN ROW EXCLUSIVE MODE")
+            blocked.set()
+            said.append(wait_until(lambda: progress_of(watcher, making) if "waits" in progress_of(watcher, making) else None))
+        while threads[0].is_alive():
+            said.append(progress_of(watcher, making))
+
+    blocked, threads = threading.Event(), list[threading.Thread]()
+
+    def tell(making: Making) -> None:
+        watching = threading.Thread(target=watch, args=(making,))
+        watching.start()
+        threads.append(watching)
+        blocked.wait()
+
+    threads.append(threading.Thread(target=lambda: problems.extend(finish_tables(conn, [table], tell))))
+    problems: list[str] = []
+    threads[0].start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: len(threads) == 2)
+    threads[1].join()
+    assert problems == []
+    head = "making index on game.score (Player, id), 1 of 1: "
+    assert [
+        text for text in said if text.startswith(f"{head}waits for a lock of session") and "(a nosy editor, idle in transaction)" in text
+    ]
+    shares = [
+        int(found[1])
+        for text in said
+        if (found := re.fullmatch(re.escape(head) + r"(?:scanning table|loading tuples in tree), (\d+) %", text))
+    ]
+    assert shares
+    assert max(shares) <= 100
+
+
+def test_an_invalid_index_counts_as_missing_and_stays(conn: Conn, make: Make) -> None:
+    """As a CREATE INDEX CONCURRENTLY leaves it that somebody has cancelled."""
+    make(SCORES, PLAYERS)
+    conn.execute("INSERT INTO game.score VALUES (1, 5), (2, 5)")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        conn.execute('CREATE UNIQUE INDEX CONCURRENTLY broken ON game.score ("Player")')
+    table = Table(name="game.score", columns=(ID, PLAYER), indexes=(("Player",),))
+    assert finish_tables(conn, [table]) == []
+    found = conn.execute("""
+        SELECT c.relname, i.indisvalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+         WHERE i.indrelid = 'game.score'::regclass AND NOT i.indisprimary ORDER BY 1
+    """).fetchall()
+    assert found == [("broken", False), ("score_Player_idx", True)]
+
+
+def test_while_an_index_is_made_others_may_submit(conn: Conn, connect: Callable[[], Conn], make: Make) -> None:
+    make(SCORES, PLAYERS)
+    other = connect()
+    with other.transaction():
+        other.execute("LOCK TABLE game.score IN ROW EXCLUSIVE MODE")
+        working = threading.Thread(target=lambda: finish_tables(connect(), [SCORES, PLAYERS]))
+        working.start()
+        wait_until(lambda: other.execute("SELECT 1 FROM pg_locks WHERE relation = 'game.score'::regclass AND NOT granted").fetchone())
+        conn.execute("SET lock_timeout = '2s'")
+        make(SCORES, PLAYERS, Table(name="game.third", columns=(ID,)))
+    working.join()
+    assert len(made(conn)) == 3
+
+
+KILLED = """
+import sys, psycopg
+from protheon_dask.pipelines.table import Table
+from protheon_dask.sink.finish import Making, cancel, finish_tables, progress_of
+from tests.fixtures.cluster import wait_until
+import json
+with psycopg.connect(sys.argv[1], autocommit=True, application_name="doomed") as conn:
+    finish_tables(conn, [Table.from_json(json.loads(sys.argv[2]))])
+"""
+
+
+def test_the_statement_of_a_broker_that_was_killed_ends_and_another_makes_the_index(database: str, conn: Conn, make: Make) -> None:
+    make(SCORES, PLAYERS)
+    with conn.transaction():
+        conn.execute("LOCK TABLE game.score IN ROW EXCLUSIVE MODE")
+        doomed = subprocess.Popen([sys.executable, "-c", KILLED, database, json.dumps(SCORES.to_json())])
+        waiting = "SELECT pid FROM pg_stat_activity WHERE application_name = 'doomed' AND wait_event_type = 'Lock'"
+        wait_until(lambda: conn.execute("SELECT pg_stat_clear_snapshot()") and conn.execute(waiting).fetchone())
+        doomed.kill()
+        doomed.wait()
+        gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'doomed')"
+        wait_until(lambda: conn.execute("SELECT pg_stat_clear_snapshot()") and conn.execute(gone).fetchone() == (True,))
+    assert len(made(conn)) == 1
+    assert finish_tables(conn, [SCORES, PLAYERS]) == []
+    assert len(made(conn)) == 3
+
+
+def test_a_partitioned_table_gets_its_index_on_every_partition(conn: Conn, make: Make) -> None:
+    conn.execute("""
+        CREATE SCHEMA game; CREATE TABLE game.score (id bigint PRIMARY KEY, "Player" bigint) PARTITION BY HASH (id);
+        CREATE TABLE game.score_0 PARTITION OF game.score FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE game.score_1 PARTITION OF game.score FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    """)
+    make(SCORES, PLAYERS)
+    assert finish_tables(conn, [SCORES, PLAYERS]) == []
+    indexed = conn.execute("SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'score\\__' AND indexdef LIKE '%Player%'").fetchone()
+    assert indexed == (2,)
