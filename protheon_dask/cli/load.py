@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from protheon_dask.broker.wire import Submitted
+    from protheon_dask.config import Effective
     from protheon_dask.pipelines.pipeline import Pipeline
-    from protheon_dask.run.api import Master
+    from protheon_dask.run.api import Database, Master
 
 
 def chunk_lines_of(text: str) -> int | Literal["auto"]:
@@ -115,18 +116,34 @@ def load(
                 latest = master.get(submitted.run_id)
         finish(latest, flag_of(into), quiet=quiet, as_json=as_json)
         return
+    final = see_through(effective, database, options.submit, workers=workers, quiet=quiet, into=flag_of(into))
+    assert final is not None, "a submission is a run"
+    finish(final, flag_of(into), quiet=quiet, as_json=as_json)
+
+
+def see_through(
+    effective: Effective, database: Database, ask: Callable[[Master], Submitted], *, workers: int | None, quiet: bool, into: str
+) -> RunStatistics | None:
+    """Ask the master that runs, or one that is started for this, for a run, and show it until it ends or pauses.
+
+    into: what the commands that are named for pasting must add. None: the master had no run to make, and has said why.
+    """
+    from protheon_dask.run import api
+
     with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
         progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
         if workers is not None and not cluster.is_ours:
             progress.note("--workers is left aside: the master that runs already has workers of its own")
-        submitted = options.submit(cluster.client)
+        submitted = ask(cluster.client)
         tell(submitted, progress)
-        final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=flag_of(into))
-        for notice in final.notices:
-            if notice not in submitted.notices:
-                progress.note(notice)  # found while the files were read
+        final = None
+        if submitted.run_id:
+            final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=into)
+            for notice in final.notices:
+                if notice not in submitted.notices:
+                    progress.note(notice)  # found while the files were read
         cluster.wait_others(progress.note)
-    finish(final, flag_of(into), quiet=quiet, as_json=as_json)
+    return final
 
 
 @dataclass(frozen=True, slots=True)

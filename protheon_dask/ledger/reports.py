@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -90,6 +90,27 @@ def verify(conn: psycopg.Connection, run_id: int) -> list[str]:
     """
     _must_exist(conn, run_id)
     return [row["finding"] for row in rows(conn, "verify_run", {"run_id": run_id})]
+
+
+def undone(conn: psycopg.Connection, run_id: int) -> Report:
+    """The run's loads that are undone, or whose undo has begun (undone_at NULL)."""
+    return list(rows(conn, "undone_loads", {"run_id": run_id}))
+
+
+def rows_by_chunk(conn: psycopg.Connection, run_id: int) -> Report:
+    """What each chunk of the run left in each table, as sql/rows_by_chunk.sql says."""
+    return list(rows(conn, "rows_by_chunk", {"run_id": run_id}))
+
+
+def rows_of_table(conn: psycopg.Connection, table: str) -> tuple[int, int]:
+    """Rows that all loads together, but those that are undone, inserted into a table and updated there."""
+    [row] = rows(conn, "rows_of_table", {"table_name": table})
+    return row["inserted"], row["updated"]
+
+
+def known_chunks(conn: psycopg.Connection, task_ids: Sequence[int]) -> set[int]:
+    """Which of these are chunks of this ledger."""
+    return {row["task_id"] for row in rows(conn, "known_chunks", {"task_ids": list(task_ids)})}
 
 
 def status(conn: psycopg.Connection) -> dict[str, Any]:

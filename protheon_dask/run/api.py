@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,17 @@ from protheon_dask.ledger.migrate import migrate as migrate_ledger
 from protheon_dask.run import settings as rim
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
+from protheon_dask.run.rejects import Exported, StillRefused, export, still_refused
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.run.verify import TableCheck, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
 
 APPLICATION = "protheon-cli"
 LIBPQ_VARIABLES = ("PGHOST", "PGSERVICE", "PGDATABASE")
 EMBEDDED_DIR = "postgres"
 
-__all__ = ["Database", "LocalCluster", "Master", "read_settings"]
+__all__ = ["Database", "Exported", "LocalCluster", "Master", "StillRefused", "TableCheck", "Verification", "export", "read_settings", "still_refused"]
 
 
 def resolve_database(effective: Effective, into: str | None, *, embedded: bool = False) -> Database:
@@ -124,30 +125,11 @@ def run_statistics(url: str, run_id: int | None = None) -> RunStatistics:
         return statistics_of(conn, run_id or runs.latest_run(conn))
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What verify proved, and what it found; no finding: every line of every file is accounted for once."""
-
-    run_id: int
-    findings: tuple[str, ...]
-    checked: tuple[str, ...]
-
-
-CHECKED = (
-    "manifests follow each other without a gap",
-    "each chunk has one attempt that succeeded",
-    "lines = loaded + filtered + rejected + blank, for each chunk",
-    "rows offered = inserted + updated + ignored, for each table and chunk",
-    "each rejected line is kept",
-)
-
-
-def verify_run(url: str, run_id: int | None = None) -> Verification:
-    """Prove from the ledger that every line of a run is accounted for once."""
-    with connection(url, application=APPLICATION) as conn:
-        check_current(conn)
-        number = run_id or runs.latest_run(conn)
-        return Verification(number, tuple(reports.verify(conn, number)), CHECKED)
+def verify_run(
+    url: str, run_id: int | None = None, *, deep: bool = False, on_rows: Callable[[str, int], None] = lambda *_: None
+) -> Verification:
+    """Prove that every line of a run is accounted for once; deep: and that its rows are in their tables, as they were sent."""
+    return verify(url, run_id, deep=deep, on_rows=on_rows)
 
 
 def query(url: str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

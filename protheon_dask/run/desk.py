@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -133,7 +134,7 @@ class RunDesk:
             settings=self._settings,
             spools=lead.spools,
             n_threads=lead.n_threads,
-            make_targets=lambda conn, submission: self._make_targets(conn, submission, ()),
+            make_targets=partial(self._make_targets, found=()),
             create_run=self._create,
             readable=lead.with_secret,
         )

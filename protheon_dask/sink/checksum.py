@@ -45,19 +45,19 @@ TEXT_OIDS: Final = frozenset({TEXT, 1043, 114})
 
 UTF8: Final = "UTF8"
 
-# Params: relation oid. Returns of each column its name and whether a length, precision or scale stands anywhere in its type
+# Params: relation oid. Returns of each column, in order, its name and whether a length, precision or scale stands anywhere in its type
 # (its own, its domain's, its elements'): values are then rounded, padded or cut as they are stored.
 MODIFIED = """
 WITH RECURSIVE chain AS (
-    SELECT a.attname, a.atttypid AS type_oid, a.atttypmod AS modifier
+    SELECT a.attname, a.attnum, a.atttypid AS type_oid, a.atttypmod AS modifier
       FROM pg_catalog.pg_attribute AS a
      WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT chain.attname, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE t.typelem END, t.typtypmod
+    SELECT chain.attname, chain.attnum, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE t.typelem END, t.typtypmod
       FROM chain JOIN pg_catalog.pg_type AS t ON t.oid = chain.type_oid
      WHERE t.typbasetype <> 0 OR (t.typcategory = 'A' AND t.typlen = -1 AND t.typelem <> 0)
 )
-SELECT attname::text, bool_or(modifier >= 0) FROM chain GROUP BY attname
+SELECT attname::text, bool_or(modifier >= 0) FROM chain GROUP BY attname, attnum ORDER BY attnum
 """
 
 # Params: relation oid. Returns the triggers that may change a row before it is stored, of the table and of its partitions.

@@ -9,8 +9,8 @@ from typing import Final
 from psycopg import sql
 from xxhash import xxh3_64_intdigest
 
-from protheon_dask.pipelines.table import PROVENANCE
-from protheon_dask.sink.catalog import Connection, Target
+from protheon_dask.pipelines.table import PROVENANCE, Table
+from protheon_dask.sink.catalog import Connection
 from protheon_dask.sink.checksum import COPY_HEADER, COPY_TRAILER, signed
 
 LOAD_ID, LINE_NO = "load_id", "line_no"
@@ -42,9 +42,17 @@ COPY (
 """
 
 CHUNK_OF_LINE = """
-(SELECT c.task_id FROM protheon.chunk AS c
-  WHERE c.load_id = t.load_id AND c.first_line <= t.line_no ORDER BY c.first_line DESC LIMIT 1)::bigint
+coalesce(
+    CASE WHEN EXISTS (SELECT FROM protheon.load AS replay WHERE replay.replay_of = t.load_id) THEN
+        (SELECT c.task_id FROM protheon.reject AS r
+           JOIN protheon.chunk AS c ON c.load_id = r.replay_load_id AND r.replay_line BETWEEN c.first_line AND c.first_line + c.n_lines - 1
+          WHERE r.load_id IN (SELECT t.load_id UNION ALL SELECT replay.id FROM protheon.load AS replay WHERE replay.replay_of = t.load_id)
+            AND r.line = t.line_no AND r.replayed_by IS NOT NULL
+          ORDER BY r.replay_load_id DESC LIMIT 1) END,
+    (SELECT c.task_id FROM protheon.chunk AS c
+      WHERE c.load_id = t.load_id AND c.first_line <= t.line_no ORDER BY c.first_line DESC LIMIT 1))::bigint
 """
+"""A line that was refused and replayed is of the chunk of its latest replay; its row still names the load and line it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,15 @@ class Standing:
     checksum: int
 
 
-def names_lines(target: Target, reference: str) -> bool:
+def names_lines(table: Table, reference: str) -> bool:
     """Tell whether rows of a table without provenance say of themselves which line of which load they are: those of jsonl."""
-    names = {column.name for column in target.columns}
-    return reference == "jsonl" and not target.table.provenance and {LOAD_ID, LINE_NO} <= names
+    names = {column.name for column in table.columns}
+    return reference == "jsonl" and not table.provenance and {LOAD_ID, LINE_NO} <= names
 
 
 def read_back(
     conn: Connection,
-    target: Target,
+    table: Table,
     columns: Collection[str],
     load_ids: Collection[int],
     *,
@@ -73,14 +81,15 @@ def read_back(
 ) -> dict[int | None, Standing]:
     """Count and sum rows of these loads, and of no known load, by chunk (task id); None: of no chunk at all.
 
-    columns:   to be summed. by_line: rows name their load and line instead of their chunk. whole: rows of all loads.
+    columns:   to be summed. whole: rows of all loads. by_line: rows name their load and line instead of their chunk; load_ids are
+               then those that rows name (for a replay: of the load that it replays), and chunks of their other loads come too.
     on_rows:   told how many rows were read, now and then.
     Guarantee: one pass in the caller's transaction; memory is one entry a chunk, however large the table is.
     """
     chunk = sql.SQL(CHUNK_OF_LINE) if by_line else sql.SQL("t.{}").format(sql.Identifier(PROVENANCE))
     statement = sql.SQL(BY_LINE if by_line else ALL_CHUNKS if whole else BY_CHUNK).format(
         columns=sql.SQL(", ").join([chunk, *(sql.SQL("t.{}").format(sql.Identifier(name)) for name in columns)]),
-        table=target.identifier,
+        table=sql.Identifier(table.schema, table.relation),
         provenance=sql.Identifier(PROVENANCE),
         loads=sql.Literal(sorted(load_ids)),
     )

@@ -1,8 +1,9 @@
--- verify_run: what does not add up in a run's loads, from the ledger alone.
+-- verify_run: what does not add up in a run's loads, from the ledger alone; those that were undone are left aside.
 -- Params: run_id bigint   Returns: one row a finding, in words; none: every line of every file is accounted for once
 -- Index: run_load_pkey, task_load, chunk_load_id_chunk_no_key, attempt_pkey, reject_load, table_count_pkey.
 WITH joined AS (
-    SELECT load.* FROM protheon.load WHERE load.id IN (SELECT load_id FROM protheon.run_load WHERE run_id = %(run_id)s)
+    SELECT load.* FROM protheon.load
+     WHERE load.undo_started_at IS NULL AND load.id IN (SELECT load_id FROM protheon.run_load WHERE run_id = %(run_id)s)
 ), manifest AS (
     SELECT chunk.load_id, chunk.chunk_no, chunk.first_line, chunk.byte_offset, chunk.n_lines,
            row_number() OVER before_it AS next_no,

@@ -67,11 +67,20 @@ class Bench:
     load_id: int = 0
     task_ids: list[int] = field(default_factory=list)
 
-    def submit(self, lines: str, *, body: str = "", reject_limit_lines: int | None = None) -> None:
-        """Make a run of a new file with these lines."""
+    def submit(
+        self,
+        lines: str,
+        *,
+        body: str = "",
+        reject_limit_lines: int | None = None,
+        pipeline: str = "",
+        checksum: bool = False,
+        again: bool = False,
+    ) -> None:
+        """Make a run of a new file with these lines. pipeline: another one than ``numbers``."""
         source = self.directory / f"{uuid4().hex}.txt"
         source.write_text(lines)
-        packed = pack(find(pipeline_file(self.directory, body)), KEY)
+        packed = pack(find(pipeline or pipeline_file(self.directory, body), paths=[str(source)]), KEY)
         columns = {
             "paths": [str(source)],
             "pipeline_name": packed.name,
@@ -81,6 +90,7 @@ class Bench:
             "reject_limit_fraction": None,
             "request_id": str(uuid4()),
             "ephemeral": False,
+            "checksum": checksum,
         }
         values = {name.removesuffix("_json"): value for name, value in asdict(packed).items()}
         with self.conn.transaction():
@@ -99,7 +109,7 @@ class Bench:
                 estimated_lines=1,
                 **LIMITS,
             )
-            self.load_id = runs.join_load(self.conn, new, again=False).load_id
+            self.load_id = runs.join_load(self.conn, new, again=again).load_id
             runs.start_run(self.conn, run_id, [])
         self.run_id = run_id
         job = SplitJob(
