@@ -81,6 +81,10 @@ def blame(sqlstate: str | None) -> Blame:
     return Blame()
 
 
+REJECT_LIMIT = "reject limit of"
+"""How the reason of a run begins that paused at its reject limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class RejectLimit:
     """How many rejected lines a run bears: a number of lines, or a fraction from min_lines of the run on."""

@@ -74,7 +74,7 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
             submitted = cluster.client.submit(
                 find("pgcr"), [str(made.path)], chunk_lines=chunk_lines, reject_limit=None, again=True, replace=False
             )
-            tell(submitted, progress)
+            tell(submitted.notices, progress)
             killer = Killer(cluster, submitted.run_id, progress)
             final = watch(cluster.client, submitted.run_id, progress, goes_on=False, on_change=killer.look)
             story = killer.story()

@@ -112,21 +112,34 @@ def load(
                         "--detach needs a master that stays: the one that runs here ends with the command that started it; leave it out"
                     )
                 submitted = options.submit(master)
-                tell(submitted, progress)
+                tell(submitted.notices, progress)
                 latest = master.get(submitted.run_id)
         finish(latest, flag_of(into), quiet=quiet, as_json=as_json)
         return
-    final = see_through(effective, database, options.submit, workers=workers, quiet=quiet, into=flag_of(into))
+
+    def ask(master: Master) -> tuple[int, Sequence[str]]:
+        submitted = options.submit(master)
+        return submitted.run_id, submitted.notices
+
+    final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into))
     assert final is not None, "a submission is a run"
     finish(final, flag_of(into), quiet=quiet, as_json=as_json)
 
 
 def see_through(
-    effective: Effective, database: Database, ask: Callable[[Master], Submitted], *, workers: int | None, quiet: bool, into: str
+    effective: Effective,
+    database: Database,
+    ask: Callable[[Master], tuple[int, Sequence[str]]],
+    *,
+    workers: int | None,
+    quiet: bool,
+    into: str,
 ) -> RunStatistics | None:
     """Ask the master that runs, or one that is started for this, for a run, and show it until it ends or pauses.
 
-    into: what the commands that are named for pasting must add. None: the master had no run to make, and has said why.
+    ask:  gives the run's number, or 0, and what the master had to say.
+    into: what the commands that are named for pasting must add.
+    Returns None where the master had no run to make; it has said why.
     """
     from protheon_dask.run import api
 
@@ -134,13 +147,13 @@ def see_through(
         progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
         if workers is not None and not cluster.is_ours:
             progress.note("--workers is left aside: the master that runs already has workers of its own")
-        submitted = ask(cluster.client)
-        tell(submitted, progress)
+        run_id, notices = ask(cluster.client)
+        tell(notices, progress)
         final = None
-        if submitted.run_id:
-            final = watch(cluster.client, submitted.run_id, progress, goes_on=not cluster.is_ours, database=into)
+        if run_id:
+            final = watch(cluster.client, run_id, progress, goes_on=not cluster.is_ours, database=into)
             for notice in final.notices:
-                if notice not in submitted.notices:
+                if notice not in notices:
                     progress.note(notice)  # found while the files were read
         cluster.wait_others(progress.note)
     return final
@@ -170,9 +183,9 @@ class Options:
         )
 
 
-def tell(submitted: Submitted, progress: Display) -> None:
+def tell(notices: Sequence[str], progress: Display) -> None:
     """Say what the master had to say."""
-    for notice in submitted.notices:
+    for notice in notices:
         progress.note(notice)
 
 

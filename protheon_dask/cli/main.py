@@ -19,9 +19,11 @@ from protheon_dask.cli import exits, output
 from protheon_dask.cli.database import config, db, sql
 from protheon_dask.cli.demo import demo
 from protheon_dask.cli.load import load
-from protheon_dask.cli.reports import attempts, chunks, dlq, files, rejects
+from protheon_dask.cli.rejects import rejects
+from protheon_dask.cli.reports import attempts, chunks, dlq, files
 from protheon_dask.cli.runs import runs
 from protheon_dask.cli.sample import sample
+from protheon_dask.cli.scaffold import scaffold
 from protheon_dask.run.exits import DONE, INTERNAL
 
 
@@ -41,7 +43,7 @@ def protheon(ctx: click.Context, config_file: Path | None) -> None:
     ctx.obj = config_file
 
 
-for command in (load, demo, sample, runs, files, chunks, attempts, rejects, dlq, sql, db, config):
+for command in (load, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, sql, db, config):
     protheon.add_command(command)
 
 

@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
-from rich.console import RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.verbs import NounGroup, database_option, json_option, limit_option, opened, run_argument
-
-RAW_SHOWN: Final = 300  # characters of a line that `rejects show` prints
 
 
 def count_text(value: int | None) -> str:
@@ -61,14 +57,6 @@ ATTEMPT_COLUMNS: Final = (
     Shown("loaded", "loaded", count_text, right=True, drop=3),
     Shown("rejected", "rejects", count_text, right=True, drop=4),
     Shown("message", "message", style="yellow"),
-)
-REJECT_COLUMNS: Final = (
-    Shown("id", "reject", right=True, style="bold"),
-    Shown("load_id", "load", right=True, drop=2),
-    Shown("line", "line", count_text, right=True),
-    Shown("part", "part"),
-    Shown("reason", "reason"),
-    Shown("table_name", "table", keep=True, drop=3),
 )
 DEAD_COLUMNS: Final = (
     Shown("task_id", "task", right=True, style="bold"),
@@ -179,69 +167,6 @@ def attempts_list(run: int | None, limit: int, into: str | None, as_json: bool) 
 def took(attempt: Mapping[str, Any]) -> float | None:
     """Seconds of an attempt that has ended."""
     return None if attempt["ended_at"] is None else (attempt["ended_at"] - attempt["started_at"]).total_seconds()
-
-
-@click.group(cls=NounGroup)
-def rejects() -> None:
-    """The lines that were refused.
-
-    \b
-    Example:  protheon rejects
-              protheon rejects show --limit 1
-    """
-
-
-@rejects.command("list")
-@run_argument
-@limit_option(100)
-@database_option
-@json_option
-def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -> None:
-    """List the rejects of a run.
-
-    \b
-    Example:  protheon rejects list 3 --json
-    """
-    emit_list(read("rejects", run, into, limit=limit + 1), REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
-
-
-@rejects.command("show")
-@run_argument
-@click.option("--id", "reject_id", type=click.IntRange(min=1), help="One reject by its number.")
-@limit_option(10)
-@database_option
-@json_option
-def rejects_show(run: int | None, reject_id: int | None, limit: int, into: str | None, as_json: bool) -> None:
-    """Show rejects with their lines.
-
-    \b
-    Example:  protheon rejects show --id 7
-    """
-    rows = read("rejects", run, into, limit=limit, **({} if reject_id is None else {"reject_id": reject_id}))
-    if as_json:
-        output.emit_json(rows)
-    elif not rows:
-        output.messages().print("no rejects", markup=False)
-    for row in () if as_json else rows:
-        output.emit_drawing(*reject_card(row))
-
-
-def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:
-    """One reject: where, why, and how its line begins."""
-    raw = bytes(row["raw"])
-    text = raw[:RAW_SHOWN].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-    more = row["raw_bytes"] - len(raw[:RAW_SHOWN])
-    where = f"reject {row['id']}: load {row['load_id']}, line {figures.count(row['line'])}, byte {figures.count(row['byte_offset'])}"
-    facts = [row["reason"]]
-    facts += [f"part {row['part']}"] if row["part"] else []
-    facts += [f"table {row['table_name']}"] if row["table_name"] else []
-    facts += [f"SQLSTATE {row['sqlstate']}"] if row["sqlstate"] else []
-    tail = f" .. {figures.count(more)} more bytes" if more > 0 else ""
-    return [
-        Text(where, style="bold"),
-        Text("  " + "; ".join(facts), style="yellow"),
-        Padding(Text.assemble(text, (tail, "dim")), (0, 0, 1, 2)),
-    ]
 
 
 @click.group(cls=NounGroup)

@@ -1,9 +1,9 @@
-"""``protheon runs``: list, show, watch, verify, cancel."""
+"""``protheon runs``: list, show, watch, verify, pause, resume, cancel."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -13,10 +13,11 @@ from rich.text import Text
 
 from protheon_dask.cli import exits, figures, output
 from protheon_dask.cli.display import display
+from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.progress import STATE_STYLES, amounts
 from protheon_dask.cli.reports import count_text, emit_list, read, seconds_text
-from protheon_dask.cli.summary import summary
+from protheon_dask.cli.summary import next_step, paused_at_limit, summary
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -28,12 +29,14 @@ from protheon_dask.cli.verbs import (
     resolved,
     run_argument,
 )
+from protheon_dask.errors import ConfigError
 from protheon_dask.model import RunState
+from protheon_dask.policy import RejectLimit
 from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
-    from protheon_dask.run.api import TableCheck
+    from protheon_dask.run.api import Master, TableCheck
 
 LOOK_EVERY_S: Final = 0.5
 TELL_EVERY_S: Final = 5.0
@@ -209,6 +212,87 @@ def read_text(table: TableCheck) -> str:
     """``table public.t: 50,000 rows in 3 chunks, values of 3 compared``."""
     rows, chunks = figures.counted(table.n_rows, "row"), figures.counted(table.n_chunks, "chunk")
     return f"table {table.table}: {rows} of {chunks} counted, values of {figures.count(table.n_summed)} compared"
+
+
+@runs.command("pause")
+@run_argument
+@click.option("--reason", default="", metavar="TEXT", help="Shown with the run wherever it is shown.")
+@database_option
+@json_option
+def runs_pause(run: int | None, reason: str, into: str | None, as_json: bool) -> None:
+    """Pause a run: chunks that are loading are finished, no other is begun, until it is resumed.
+
+    \b
+    Example:  protheon runs pause 3 --reason "the disk is filling up"
+    """
+    from protheon_dask.run import api
+
+    effective = effective_settings()
+    with api.opened(effective, resolved(effective, into)) as url:
+        before = api.run_statistics(url, run)
+        master = api.running_master(effective, url)
+        if master is None:
+            paused = api.pause_run(url, before.run, reason)
+        else:
+            with master:
+                paused = master.pause(before.run, reason)
+    if as_json:
+        output.emit_json(paused.summary())
+        return
+    text = Text.assemble(f"run {paused.run}: ", (str(paused.state), STATE_STYLES.get(paused.state, "bold")))
+    if before.state is RunState.PAUSED:
+        text.append(" already")
+    text.append(f": {paused.reason}" if paused.reason else "")
+    output.emit_drawing(text)
+    if paused.state is RunState.PAUSED:
+        output.messages().print(f"to go on: {next_step(paused, flag_of(into))}", style="dim", markup=False, soft_wrap=True)
+
+
+@runs.command("resume")
+@run_argument
+@click.option("--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears from now on.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@database_option
+@json_option
+def runs_resume(
+    run: int | None, reject_limit: RejectLimit | None, workers: int | None, quiet: bool, into: str | None, as_json: bool
+) -> None:
+    """Go on with a paused run and watch it to its end; with no master running, a cluster is started as `load` does.
+
+    \b
+    Example:  protheon runs resume 3 --reject-limit 60%
+    """
+    from protheon_dask.run import api
+
+    effective = effective_settings()
+    database = resolved(effective, into)
+    with api.opened(effective, database) as url:
+        before = api.run_statistics(url, run)
+        master = api.running_master(effective, url)
+        if master is not None:
+            master.close()
+    if before.state.is_final:
+        output.messages().print(f"run {before.run} had ended already", markup=False)
+        finish(before, flag_of(into), quiet=quiet, as_json=as_json)
+    if before.state is not RunState.PAUSED and master is None:
+        told = f"run {before.run} is {before.state}, and no master runs here: resume is for paused runs"
+        raise ConfigError(f"{told}; type its `protheon load` again to go on with its files")
+    if paused_at_limit(before) and reject_limit is None:
+        output.messages().print(
+            f"run {before.run} paused at its reject limit, which stays as it is: it pauses again at the next line that is refused. "
+            f"Raise it: {next_step(before, flag_of(into))}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def ask(master: Master) -> tuple[int, Sequence[str]]:
+        return master.resume(before.run, reject_limit).run, ()
+
+    final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into))
+    if final is not None:
+        finish(final, flag_of(into), quiet=quiet, as_json=as_json)
 
 
 @runs.command("cancel")

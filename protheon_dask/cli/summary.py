@@ -12,6 +12,7 @@ from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
 from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what
 from protheon_dask.model import RunState
+from protheon_dask.policy import REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
 
 ROW_COLUMNS = (
@@ -56,6 +57,16 @@ def speed_sentence(s: RunStatistics) -> str:
     return SEPARATOR.join(parts)
 
 
+def paused_at_limit(s: RunStatistics) -> bool:
+    """Did the run pause at its reject limit?"""
+    return s.state is RunState.PAUSED and (s.reason or "").startswith(REJECT_LIMIT)
+
+
+def next_step(s: RunStatistics, database: str = "") -> str:
+    """The command that goes on with a paused run."""
+    return f"protheon runs resume {s.run}{' --reject-limit N|P%' if paused_at_limit(s) else ''}{database}"
+
+
 def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
     """What a person reads at the end of a load. database: what the hints add to mean the same one (verbs.flag_of)."""
     drawing: list[RenderableType] = [Padding(headline(s), (1, 0, 0, 2))]
@@ -77,6 +88,8 @@ def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
         hints.append(f"protheon dlq show {s.run}{database}")
     if s.state is RunState.INCOMPLETE and not hints:
         hints.append(f"protheon files {s.run}{database}")
+    if s.state is RunState.PAUSED:
+        facts.append(f"to go on: {next_step(s, database)}")
     drawing += [Text(f"  {fact}") for fact in facts]
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
     return drawing

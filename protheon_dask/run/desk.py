@@ -186,7 +186,7 @@ class RunDesk:
         if statistics.state is RunState.RUNNING:
             waiting_for, waiting_since_at = self._coordinator.waiting_for, self._coordinator.waiting_since_at
             if waiting_for is None and (wait := self._coordinator.source_wait(run_id)) is not None:
-                waiting_for, waiting_since_at = f"{wait.message}; it is tried again every {SPLIT_RETRY_S:g} s", wait.since_at
+                waiting_for, waiting_since_at = f"{wait.message}; it is tried again at least every {SPLIT_RETRY_S:g} s", wait.since_at
             if waiting_for is not None:
                 since_at = datetime.fromtimestamp(waiting_since_at, UTC)
                 statistics = replace(statistics, reason=f"since {since_at:%H:%M:%S} UTC: {waiting_for}")

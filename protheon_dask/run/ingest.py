@@ -18,6 +18,7 @@ from protheon_dask.ledger.replays import Place
 from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, StageClock
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import Verdict
+from protheon_dask.policy import REJECT_LIMIT, RejectLimit
 from protheon_dask.run.keeper import Attempt
 from protheon_dask.sink.catalog import Target
 from protheon_dask.sink.checksum import Comparable
@@ -101,6 +102,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     )
     stored.seek(0)
     clock.raw_bytes = 0
+    limit = _RejectLimit(conn, work)
     total = loaded = filtered = blank = rejected = parts = 0
     blocks = chunkfile.read_blocks(stored, chunk.raw_xxh3)
     batches = cut.batches(blocks, chunk.first_line, chunk.byte_offset, work.settings.batch_lines, work.settings.batch_bytes)
@@ -124,6 +126,8 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         total += batch.n_lines
         loaded += rows.n_loaded() - len(faults)
         rejected += len(rows.rejected) + len(faults)
+        if refused:
+            limit.look(rejected, total, refused[0])
         filtered += len(rows.filtered)
         blank += len(rows.blank)
         parts += len(refused_parts)
@@ -135,8 +139,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
             f"chunk {lease.task_id}: of {total} lines {loaded} are loaded, {filtered} filtered, {rejected} rejected and {blank} blank: "
             f"pipeline {work.pipeline.name} lost lines, or gave some two verdicts"
         )
-    if rejected:
-        check_reject_limit(conn, work, total, rejected)
+    limit.judge(rejected, total)
     with work.attempt.in_flight():
         counts = loader.finish()
         for notice in loader.notices():
@@ -166,19 +169,43 @@ class _Pulse:
             self._spoke_at = attempt.progressed_at
 
 
-def check_reject_limit(conn: Connection, work: ChunkWork, total: int, rejected: int) -> None:
-    """Raise RejectLimitCrossed if the run's committed rejects and this chunk's own are beyond its limit.
+class _RejectLimit:
+    """Ends a chunk that brings its run over its reject limit, as soon as that is certain: if all of its other lines were good.
 
     Every chunk with a reject asks, whatever its own share is: chunks before it may be beyond a fraction that was not judged
     yet, since the run had too few lines for that or they were committed side by side.
     """
-    limit = runs.limit_of(conn, work.run_id)
-    committed = runs.count_lines(conn, work.run_id)
-    if limit.is_crossed(committed.rejected + rejected, committed.lines + total):
+
+    def __init__(self, conn: Connection, work: ChunkWork) -> None:
+        self._conn, self._work = conn, work
+        self._known: tuple[RejectLimit, runs.Committed] | None = None
+        self._example: RejectedLine | None = None
+
+    def look(self, rejected: int, seen: int, example: RejectedLine) -> None:
+        """Judge by what the run had when this was asked first, and ask again before it is said.
+
+        rejected, seen: lines of the chunk so far. example: one of them.
+        """
+        self._example = self._example or example
+        if self._known is None or self._is_crossed(rejected, *self._known):
+            self.judge(rejected, seen)
+
+    def judge(self, rejected: int, seen: int) -> None:
+        """Raise RejectLimitCrossed if the run's committed rejects and this chunk's own are beyond its limit."""
+        if not rejected:
+            return
+        limit, committed = self._known = runs.limit_of(self._conn, self._work.run_id), runs.count_lines(self._conn, self._work.run_id)
+        if not self._is_crossed(rejected, limit, committed):
+            return
+        n_rejected, n_lines = committed.rejected + rejected, committed.lines + self._work.chunk.n_lines
+        example = "" if self._example is None else f", as line {self._example.line_no:,}: {self._example.reason}"
         raise RejectLimitCrossed(
-            f"reject limit of {limit}: {committed.rejected + rejected:,} of {committed.lines + total:,} lines are rejected; "
-            f"see why: protheon rejects show {work.run_id}"
+            f"reject limit of {limit}: {'' if seen == self._work.chunk.n_lines else 'at least '}{n_rejected:,} of {n_lines:,} lines are rejected{example}; "
+            f"see why: protheon rejects show {self._work.run_id}"
         )
+
+    def _is_crossed(self, rejected: int, limit: RejectLimit, committed: runs.Committed) -> bool:
+        return limit.is_crossed(committed.rejected + rejected, committed.lines + self._work.chunk.n_lines)
 
 
 def complete(work: ChunkWork, conn: Connection, loaded: Loaded) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from protheon_dask.cli.main import main, protheon
 from protheon_dask.cli.output import render
-from protheon_dask.cli.reports import reject_card
+from protheon_dask.cli.rejects import reject_card
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import NounGroup, flag_of
 from protheon_dask.model import RunState
@@ -36,9 +36,10 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {
         *((name,) for name in ("load", "demo", "sample", "sql", "config")),
-        *(("runs", verb) for verb in ("list", "show", "watch", "verify", "cancel")),
+        *(("runs", verb) for verb in ("list", "show", "watch", "verify", "pause", "resume", "cancel")),
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
+        *(("rejects", verb) for verb in ("export", "replay")),
         *(("db", verb) for verb in ("url", "migrate", "status")),
     }
 
@@ -127,6 +128,7 @@ def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
         "table_name": "pgcr.instance",
         "raw": b"{[bold]\xff\0",
         "raw_bytes": 5_000,
+        "replayed_by": 9,
     }
     text = "\n".join(render(part, width=100, color=False) for part in reject_card(row))
     assert "reject 7: load 2, line 1,667, byte 11,000" in text

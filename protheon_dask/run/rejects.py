@@ -1,0 +1,97 @@
+"""What a run refused, for people: how much of it is left, and all of it as lines of JSON or as it stood in its source."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from protheon_dask.ledger import replays, reports, runs
+from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.migrate import check_current
+from protheon_dask.run.statistics import statistics_of
+from protheon_dask.workspace.cut import LF
+
+APPLICATION = "protheon-rejects"
+
+
+@dataclass(frozen=True, slots=True)
+class StillRefused:
+    """What of a run is refused and was not replayed. paths: of the sources; n_lines: with those that wait in a replay."""
+
+    run_id: int
+    paths: tuple[str, ...]
+    n_lines: int
+    n_parts: int
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export has given out so far, and what of it was left out or is not whole."""
+
+    n: int = 0
+    n_truncated: int = 0
+    n_parts: int = 0
+
+
+def still_refused(url: str, run_id: int | None = None) -> StillRefused:
+    """How much is left to replay of a run; None is the latest. Raises NotFound, MigrationPending, LedgerUnavailable."""
+    with opened(url, application=APPLICATION) as conn:
+        check_current(conn)
+        number = run_id or runs.latest_run(conn)
+        statistics_of(conn, number)  # NotFound
+        found = replays.originals(conn, number)
+        n_lines, n_parts = replays.count_open(conn, [original.load_id for original in found])
+        return StillRefused(number, tuple(original.path for original in found), n_lines, n_parts)
+
+
+def export(url: str, run_id: int | None, counted: Exported, *, everything: bool, raw: bool) -> Iterator[bytes]:
+    """Refused lines of a run and of its replays, each ended by LF, in the order of files and lines.
+
+    Shapes:    an object a reject (see shown()); raw: the line itself as it stood in its source, LF or CR LF at its end. Lines of
+               which the ledger keeps only the beginning, and parts of lines, whose lines are loaded, are then left out.
+    everything: those that were replayed too, after the others; else only what is still refused.
+    Guarantee: memory is a few hundred lines, by a cursor of the server's. counted is right when the iterator has ended.
+    """
+    with opened(url, application=APPLICATION) as conn:
+        check_current(conn)
+        number = run_id or runs.latest_run(conn)
+        with conn.transaction():
+            for row in reports.stream_rejects(conn, number, replayed=everything):
+                line = row["raw"].removesuffix(LF)  # one that was beyond max_line_bytes was kept with its own
+                is_truncated = row["raw_bytes"] > len(row["raw"])
+                counted.n_truncated += is_truncated
+                counted.n_parts += row["part"] is not None
+                if raw and (is_truncated or row["part"] is not None):
+                    continue
+                counted.n += 1
+                yield (line if raw else msgspec.json.encode(shown(row, line, is_truncated=is_truncated))) + LF
+
+
+def shown(row: Mapping[str, Any], line: bytes, *, is_truncated: bool) -> dict[str, Any]:
+    """One reject for a file. ``raw`` is the line's text, ``raw_base64`` stands for it where that is not UTF-8.
+
+    ``truncated`` marks the beginning of a line beyond 64 KiB; ``raw_bytes`` is the length of the whole line.
+    """
+    try:
+        text = {"raw": line.decode()}
+    except UnicodeDecodeError as error:
+        text = {"raw_base64": base64.b64encode(line).decode()}
+        if is_truncated and error.end == len(line) and error.reason == "unexpected end of data":
+            text = {"raw": line[: error.start].decode()}  # the cut went through a character
+    return {
+        "path": row["path"],
+        "line": row["line"],
+        "byte_offset": row["byte_offset"],
+        "part": row["part"],
+        "reason": row["reason"],
+        "sqlstate": row["sqlstate"],
+        "table": row["table_name"],
+        **text,
+        "raw_bytes": row["raw_bytes"],
+        **({"truncated": True} if is_truncated else {}),
+        "replayed_by": row["replayed_by"],
+    }
