@@ -13,6 +13,9 @@ from typing import Final, Protocol
 from protheon_dask.errors import ConfigError, InvariantError, LedgerUnavailable, ProtheonError, SchemaViolation
 from protheon_dask.policy import blame
 
+MAX_MESSAGE_CHARS: Final = 400
+"""Of the server's message in a reason: for an enum, or from a trigger, it may repeat a whole line."""
+
 MAX_DETAIL_CHARS: Final = 300
 """Of the server's DETAIL in a reason: a key is short, a whole failing row is not for a reason."""
 
@@ -190,6 +193,8 @@ def reason_of(exc: ServerError) -> str:
     detail = exc.diag.message_detail
     if exc.sqlstate in KEY_DETAILS and detail:
         said = f"{said}: {detail[:MAX_DETAIL_CHARS]}"
+    elif len(said) > MAX_MESSAGE_CHARS:
+        said = said[:MAX_MESSAGE_CHARS] + "..."
     return _one_line(said) + (f" (SQLSTATE {exc.sqlstate})" if exc.sqlstate else "")
 
 

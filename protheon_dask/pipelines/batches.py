@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from protheon_dask.errors import ConfigError, Reject
-from protheon_dask.pipelines.frames import LINE, is_frame, make_frame, read_frame
+from protheon_dask.pipelines.frames import LINE, is_frame, make_frame, panics, read_frame
 from protheon_dask.pipelines.pipeline import FILTERED, ChunkContext
 from protheon_dask.pipelines.row import RowMeta
 from protheon_dask.pipelines.table import BatchRows, Table, TableRows, Verdict
@@ -41,6 +41,14 @@ class _Answer:
     parts: list[Verdict] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What the function may be given of a batch: by the line's index its bytes or its document; names of a frame's columns."""
+
+    inputs: Mapping[int, Any]
+    names: Sequence[str]
+
+
 _DOCUMENT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -57,6 +65,7 @@ class BatchTransformer:
     progress: Callable[[], None]
 
     def transform(self, lines: Sequence[bytes], line_nos: Sequence[int]) -> BatchRows:  # noqa: ARG002  # rows carry no line number
+        names: dict[str, None] = {}  # of the whole batch: half of it is given the same columns
         blank = [index for index, line in enumerate(lines) if not line.strip(BLANK)]
         answer = _Answer([[] for _ in self.targets.tables])
         inputs: dict[int, Any] = {}
@@ -68,28 +77,30 @@ class BatchTransformer:
                 inputs[index] = line
                 continue
             try:
-                inputs[index] = _DOCUMENT.decode(line)
+                inputs[index] = document = _DOCUMENT.decode(line)
+                names.update(dict.fromkeys(document))
             except DECODE_ERRORS as error:
-                answer.rejected[index] = decode_reason(error)
+                answer.rejected[index] = decode_reason(error, line)
         if inputs:
-            self._solve(list(inputs), inputs, answer)
+            self._solve(list(inputs), _Batch(inputs, tuple(names)), answer)
         return _assemble(len(lines), blank, answer)
 
-    def _solve(self, indexes: list[int], inputs: Mapping[int, Any], answer: _Answer) -> None:
+    def _solve(self, indexes: list[int], batch: _Batch, answer: _Answer) -> None:
         """Add the answer for these lines; on an exception ask for each half anew, down to one line, which is then rejected."""
-        given = [inputs[index] for index in indexes]
+        authors_errors: tuple[type[BaseException], ...] = (Exception, *panics(self.gives))
+        given = [batch.inputs[index] for index in indexes]
         attempt = _Answer([[] for _ in self.targets.tables])
         self.progress()
         try:
-            result = self.function(given if self.gives == "lines" else make_frame(self.gives, given))
+            result = self.function(given if self.gives == "lines" else make_frame(self.gives, given, batch.names))
             self._read(result, indexes, attempt)
         except NOT_THE_LINES_FAULT as error:
             if not isinstance(error, Reject):
                 raise
-            self._halve(indexes, inputs, answer, clean(error.reason))
+            self._halve(indexes, batch, answer, clean(error.reason))
             return
-        except Exception as error:  # noqa: BLE001  # the author's code; whatever it raises is the reject of the lines that cause it
-            self._halve(indexes, inputs, answer, reason_of(error, code_of(self.function)))
+        except authors_errors as error:  # whatever the author's code raises is the reject of the lines that cause it
+            self._halve(indexes, batch, answer, reason_of(error, code_of(self.function)))
             return
         for mine, theirs in zip(answer.rows, attempt.rows, strict=True):
             mine += theirs
@@ -105,13 +116,13 @@ class BatchTransformer:
             elif index not in seen and index not in attempt.filtered:
                 answer.rejected[index] = VANISHED
 
-    def _halve(self, indexes: list[int], inputs: Mapping[int, Any], answer: _Answer, reason: str) -> None:
+    def _halve(self, indexes: list[int], batch: _Batch, answer: _Answer, reason: str) -> None:
         if len(indexes) == 1:
             answer.rejected[indexes[0]] = reason
             return
         middle = len(indexes) // 2
-        self._solve(indexes[:middle], inputs, answer)
-        self._solve(indexes[middle:], inputs, answer)
+        self._solve(indexes[:middle], batch, answer)
+        self._solve(indexes[middle:], batch, answer)
 
     def _read(self, result: Any, indexes: list[int], attempt: _Answer) -> None:
         if is_frame(result):

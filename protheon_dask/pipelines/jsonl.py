@@ -66,7 +66,7 @@ def refuse(line: bytes) -> None:
         _SKIP(line)
         line.decode()
     except DECODE_ERRORS as error:
-        raise Reject(decode_reason(error)) from None
+        raise Reject(decode_reason(error, line)) from None
     if b"\\u0000" in line and ESCAPED_NUL.search(line):
         raise Reject("\\u0000 in a string: PostgreSQL's text cannot hold it")
 

@@ -61,7 +61,7 @@ class LineTransformer:
                     continue
             except DECODE_ERRORS as error:
                 if line.strip(BLANK):
-                    batch.rejected.append(Verdict(index, decode_reason(error)))
+                    batch.rejected.append(Verdict(index, decode_reason(error, line)))
                 else:
                     batch.blank.append(index)
                 taker.end_line()

@@ -69,7 +69,7 @@ class PgcrTransformer:
                 add_rows(decode_report(line), index, rows, batch.parts)
             except DECODE_ERRORS as error:
                 if line.strip(BLANK):
-                    batch.rejected.append(Verdict(index, decode_reason(error)))
+                    batch.rejected.append(Verdict(index, decode_reason(error, line)))
                 else:
                     batch.blank.append(index)
             except Reject as verdict:

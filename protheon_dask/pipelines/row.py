@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import functools
+import math
 import operator
 import sys
 import types
@@ -92,7 +93,8 @@ class Row(msgspec.Struct, metaclass=RowMeta, gc=False):
 
     Shapes:     columns in the order of the fields. int bigint, float double precision, str text, bool boolean, bytes
                 bytea, datetime timestamptz, date date, time time, timedelta interval, Decimal numeric, UUID uuid,
-                list[T] an array of T; dict, list, a Struct or Any jsonb. ``T | None`` and Any may be null.
+                list[T] an array of T; dict, list, a Struct, msgspec.Raw or Any jsonb. ``T | None``, Raw and Any may be null;
+                an empty Raw and the JSON null are null.
     Raises:     ConfigError: an annotation has no PostgreSQL type, or the table contradicts itself.
     Source:     measured: a Struct and its astuple take 0.07 us, a subclass of tuple 0.20, a named tuple 0.37, a tuple 0.05.
     """
@@ -133,7 +135,7 @@ def _column(owner: str, name: str, hint: Any) -> Column:
     postgres = by_hand or _postgres_type(hint)
     if postgres is None:
         raise ConfigError(f"row class {owner}: column {name}: no PostgreSQL type for {hint!r}; say Annotated[.., 'type']")
-    return Column(name, postgres, not_null=not (nullable or hint is Any))
+    return Column(name, postgres, not_null=not (nullable or hint in (Any, msgspec.Raw)))
 
 
 def _postgres_type(hint: Any) -> str | None:
@@ -149,7 +151,7 @@ def _postgres_type(hint: Any) -> str | None:
         members = [arg for arg in get_args(hint) if arg is not Ellipsis]
         member = _member_type(members[0]) if len(members) == 1 else None
         return f"{member}[]" if member is not None and member not in JSON_TYPES else "jsonb"
-    if hint is Any or origin is dict or isinstance(origin, msgspec.StructMeta) or typing.is_typeddict(origin):
+    if hint in (Any, msgspec.Raw) or origin is dict or isinstance(origin, msgspec.StructMeta) or typing.is_typeddict(origin):
         return "jsonb"
     return None
 
@@ -165,17 +167,49 @@ def _member_type(hint: Any) -> str | None:
 def as_values(table: Table) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
     """Return what makes a row's values ready for the sink, or None where they are ready as they are.
 
-    Shapes:     a value of a json or jsonb column that is neither None nor str nor bytes becomes its JSON text as bytes.
+    Shapes:     a value of a json or jsonb column that is neither None nor str nor bytes becomes its JSON text as bytes;
+                msgspec.Raw is that text already, but for an empty one and null: None.
     """
-    places = frozenset(i for i, column in enumerate(table.columns) if column.type in JSON_TYPES)
+    places = [i for i, column in enumerate(table.columns) if column.type in JSON_TYPES]
     if not places:
         return None
-    encode = msgspec.json.Encoder().encode
 
     def ready(values: Sequence[Any]) -> Sequence[Any]:
-        return tuple(
-            encode(value) if i in places and value is not None and not isinstance(value, (str, bytes)) else value
-            for i, value in enumerate(values)
-        )
+        row = list(values)
+        for i in places:
+            row[i] = _json_text(row[i])
+        return tuple(row)
 
     return ready
+
+
+_ENCODE: Final = msgspec.json.Encoder().encode
+
+
+def _json_text(value: Any) -> Any:
+    if type(value) is msgspec.Raw:
+        text = bytes(value)
+        return None if text in (b"", b"null") else text
+    return value if value is None or isinstance(value, (str, bytes)) else encode_json(value)
+
+
+def encode_json(value: Any) -> bytes:
+    """Write a value as JSON. Raises ValueError for NaN and infinities, which JSON does not have: msgspec alone would write null."""
+    text = _ENCODE(value)
+    if b"null" in text and _has_no_json(msgspec.to_builtins(value)):
+        raise ValueError("NaN and infinity are no JSON")
+    return text
+
+
+def _has_no_json(value: Any) -> bool:
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if type(value) is float:
+            if not math.isfinite(value):
+                return True
+        elif type(value) is dict:
+            rest += value.values()
+        elif type(value) in (list, tuple):
+            rest += value
+    return False

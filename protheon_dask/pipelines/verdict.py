@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Any, Final
@@ -29,16 +30,46 @@ def clean(text: str) -> str:
     return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 3] + "..."
 
 
-def decode_reason(error: Exception) -> str:
-    """Say in msgspec's words why a line could not be decoded."""
+BOM: Final = b"\xef\xbb\xbf"
+HALF_PAIR: Final = re.compile(rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F])")
+"""The escape of one half of a surrogate pair without the other: no character."""
+PLACE: Final = re.compile(r"\(byte (\d+)\)")
+"""Where msgspec gave up; only a hint hangs on it."""
+
+
+def decode_reason(error: Exception, line: bytes) -> str:
+    """Say why a line could not be decoded: in msgspec's words, and in a person's where they do not tell the cause."""
     if isinstance(error, RecursionError):
         return "JSON is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {error.reason} (byte 0x{error.object[error.start]:02x})"
-    return clean(str(error))
+    text = str(error)
+    if isinstance(error, msgspec.ValidationError) or not (cause := _cause(text, line)):
+        return clean(text)
+    return clean(f"{text}: {cause}")
 
 
-def reason_of(error: Exception, code: CodeType | None) -> str:
+def _cause(text: str, line: bytes) -> str | None:
+    """What a person would say of a line that is no JSON; None where the decoder's words say it."""
+    place = PLACE.search(text)
+    at = len(line) if place is None else int(place[1])
+    rest = line[at : at + 8]
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in line and 3 * line.count(b"\0") >= len(line)):
+        return "it looks like UTF-16 or UTF-32; lines are UTF-8"
+    if line.startswith(BOM):
+        return "a byte order mark in the middle of the source"
+    if rest.startswith((b"NaN", b"Inf")):
+        return "NaN and Infinity are no JSON"
+    if rest.startswith(b"\0"):
+        return "a NUL byte"
+    if rest[:1] in (b"{", b"[") and "trailing" in text:
+        return "a second document on the line"
+    if HALF_PAIR.search(line):
+        return "half of a surrogate pair, which is no character"
+    return "the line ends before its JSON does" if place is None else None
+
+
+def reason_of(error: BaseException, code: CodeType | None) -> str:
     """Say what an exception is and where in the author's file it came from: ``ValueError: .. (orders.py:12 in parse)``."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     place = _place(error.__traceback__, code)

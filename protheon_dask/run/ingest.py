@@ -126,8 +126,8 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         total += batch.n_lines
         loaded += rows.n_loaded() - len(faults)
         rejected += len(rows.rejected) + len(faults)
-        if refused:
-            limit.look(rejected, total, refused[0])
+        if rows.rejected or faults:
+            limit.look(rejected, total, refused[0 if rows.rejected else -1])
         filtered += len(rows.filtered)
         blank += len(rows.blank)
         parts += len(refused_parts)
@@ -198,9 +198,10 @@ class _RejectLimit:
         if not self._is_crossed(rejected, limit, committed):
             return
         n_rejected, n_lines = committed.rejected + rejected, committed.lines + self._work.chunk.n_lines
+        how_sure = "" if seen == self._work.chunk.n_lines else "at least "
         example = "" if self._example is None else f", as line {self._example.line_no:,}: {self._example.reason}"
         raise RejectLimitCrossed(
-            f"reject limit of {limit}: {'' if seen == self._work.chunk.n_lines else 'at least '}{n_rejected:,} of {n_lines:,} lines are rejected{example}; "
+            f"{REJECT_LIMIT} {limit}: {how_sure}{n_rejected:,} of {n_lines:,} lines are rejected{example}; "
             f"see why: protheon rejects show {self._work.run_id}"
         )
 

@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.pq import Format
 
 from protheon_dask.errors import SchemaViolation
+from protheon_dask.pipelines.verdict import clean
 from protheon_dask.sink.catalog import Connection, Target, TargetColumn
 from protheon_dask.sink.checksum import Comparable, SummingSender
 from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_encoders
@@ -93,7 +94,7 @@ class CopyWriter:
 
     def _cannot_encode(self, exc: Exception, rows: Sequence[Sequence[Any]], left: Iterator[Sequence[Any]]) -> SchemaViolation:
         self.suspect = len(rows) - sum(1 for _ in left) - 1
-        return SchemaViolation(f"a value does not fit its column: {exc}", WRONG_TYPE, self._table)
+        return SchemaViolation(clean(f"a value does not fit its column: {exc}"), WRONG_TYPE, self._table)
 
 
 def _row_in(context: str | None, n_rows: int) -> int | None:
@@ -137,7 +138,7 @@ def _fault(column: TargetColumn, encode: Encode, value: Any) -> tuple[str, str] 
     try:
         data = encode(value)
     except ENCODE_ERRORS as exc:
-        return f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {exc}", _sqlstate(column, value, exc)
+        return clean(f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {exc}"), _sqlstate(column, value, exc)
     if column.wire_oid in TEXT_OIDS and not column.is_array and b"\0" in bytes(data):
         return f"column {column.name!r} ({column.type}) cannot take a NUL character", NOT_TEXT
     return None
@@ -161,5 +162,7 @@ def _is_integral(value: Any) -> bool:
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"  # Python refuses to print those of more than 4,300 digits
-    text = ascii(value)
+    if isinstance(value, str | bytes | bytearray):
+        value = value[: MAX_VALUE_CHARS + 1]
+    text = f"a {type(value).__name__} of {len(value):,}" if isinstance(value, list | tuple | dict) else ascii(value)
     return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."

@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.types.array import ListBinaryDumper
+
+from protheon_dask.pipelines.row import encode_json
 
 Encode = Callable[[Any], Buffer]
 
@@ -153,7 +154,7 @@ def _json(value: Any) -> bytes:
         return value
     if type(value) is str:
         return value.encode()
-    return msgspec.json.encode(value)
+    return encode_json(value)
 
 
 def _jsonb(value: Any) -> bytes:

@@ -37,12 +37,16 @@ KEEP_TRY: Final = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT protheon_try
 UNDO_TRY: Final = "ROLLBACK TO SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED"
 CLOSE_CHUNK: Final = "SET CONSTRAINTS ALL IMMEDIATE"
 
-UNIQUE_VIOLATION: Final = "23505"
+UNIQUE_VIOLATION, INTERNAL_ERROR = "23505", "XX000"
 VISIBLE_STATES: Final = ("22", "23502")
 """SQLSTATEs (or classes) of faults that are often visible in the rows themselves, without asking the server."""
 
-OWN_STATES: Final = ("22", "23502", "23505", "23514")
+OWN_STATES: Final = ("22", "23502", "23505", "23514", "54", "XX000")
 """SQLSTATEs (or classes) of faults that no line before can heal: refused alone is refused among others."""
+
+BEYOND_JSONB_CHARS: Final = 32 << 20
+"""A longer document may have an array of more than 16,777,216 elements, or an object of more than 8,388,608 keys: jsonb's input
+then ends with XX000, for it cannot double its memory (measured on 15 and 18). XX000 of anything shorter is no line's fault."""
 
 MAX_GUESSES: Final = 3
 """Suspected rows of a batch that are tried alone; each costs a part of a load, and a search of many is cheaper."""
@@ -336,7 +340,7 @@ class ChunkLoader:
         for route, rows in zip(self._routes, tables, strict=True):
             if rows:
                 try:
-                    with _blaming(route):
+                    with _blaming(route, rows):
                         route.write(rows)
                 except SchemaViolation as error:
                     return _Refusal(route, error)
@@ -401,19 +405,25 @@ class ChunkLoader:
 
 
 @contextmanager
-def _blaming(route: _Route | None) -> Iterator[None]:
+def _blaming(route: _Route | None, rows: Sequence[Sequence[Any]] = ()) -> Iterator[None]:
     """Turn the server's refusal of a line's rows into SchemaViolation; any other error passes as it came."""
     try:
         yield
     except psycopg.Error as exc:
-        if not is_line_fault(exc):
-            raise
         reason, table = reason_of(exc), table_of(exc)
+        if not is_line_fault(exc):
+            if exc.sqlstate != INTERNAL_ERROR or not _has_beyond_jsonb(rows):
+                raise
+            reason = f"more elements than PostgreSQL's jsonb can take: {reason}"
         if route is not None:
             table = route.name
             if route.staging is not None:
                 reason = reason.replace(route.staging.name, route.target.table.relation)
         raise SchemaViolation(reason, exc.sqlstate, table) from exc
+
+
+def _has_beyond_jsonb(rows: Sequence[Sequence[Any]]) -> bool:
+    return any(isinstance(value, str | bytes) and len(value) > BEYOND_JSONB_CHARS for row in rows for value in row)
 
 
 def _meets_stored_keys(refusal: _Refusal) -> _Route | None:

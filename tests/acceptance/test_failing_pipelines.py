@@ -57,7 +57,7 @@ def test_lines_that_are_all_bad_pause_the_run_with_its_reason_and_leave_no_row(w
     done = world.load(write_pipeline(world.directory, "refused"), source, chunk_lines=10_000)
     assert done.state == "paused"
     assert done.reason is not None
-    assert "reject limit of 50 %: 10,000 of 10,000 lines are rejected" in done.reason
+    assert "reject limit of 50 %: at least 6,000 of 10,000 lines are rejected, as line" in done.reason
     assert numbers(world.url, "refused") == []
     assert api.report(world.url, "rejects", done.run) == []
     wait_until(lambda: world.ask("SELECT count(*) FROM protheon.attempt WHERE ended_at IS NULL") == [(0,)])  # the other worker's
