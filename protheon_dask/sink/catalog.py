@@ -49,7 +49,8 @@ SELECT c.oid::bigint, c.relkind::text, c.relpersistence::text,
 # Params: relation oid. Returns the columns in their order.
 COLUMNS = """
 SELECT a.attname::text, a.atttypid::bigint, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), a.atthasdef, a.attidentity::text, a.attgenerated::text,
+       a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), a.atthasdef OR t.typdefault IS NOT NULL,
+       a.attidentity::text, a.attgenerated::text,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END, t.typbasetype::bigint
   FROM pg_catalog.pg_attribute AS a
   JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
@@ -148,7 +149,7 @@ class CatalogColumn:
     typmod: int
     type: str  # as the server writes it
     not_null: bool
-    has_default: bool
+    has_default: bool  # of its own, or of its domain
     identity: str  # '', 'a' always, 'd' by default
     generated: str  # '', 's' stored, 'v' virtual
     base_type: str | None  # of a domain

@@ -212,7 +212,7 @@ def _check_rights(conn: Connection, table: Table, relation: Relation) -> None:
         name = sql.Identifier(table.schema, table.relation).as_string(conn)
         rights = " and ".join(missing)
         raise ConfigError(
-            f"no right to {rights} into {table.name}, as on_conflict={table.on_conflict!r} needs: GRANT {', '.join(missing)} ON {name} "
+            f"no right to {rights} on {table.name}, as on_conflict={table.on_conflict!r} needs: GRANT {', '.join(missing)} ON {name} "
             f"to the database role {role!r}"
         )
 

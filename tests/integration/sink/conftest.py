@@ -41,6 +41,7 @@ class Chunk:
     counts: dict[str, TableCount] = field(default_factory=dict)
     n_fence_checks: int = 0
     clock: StageClock = field(default_factory=StageClock)
+    notices: tuple[str, ...] = ()
 
     @property
     def refused(self) -> list[tuple[int, str | None]]:
@@ -68,6 +69,7 @@ def load_chunk(
         for batch in batches:
             chunk.faults += loader.load(batch)
         chunk.counts = {count.table: count for count in loader.finish()}
+        chunk.notices = loader.notices()
     return chunk
 
 
