@@ -129,6 +129,7 @@ def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any
     conn.read_only = True
     try:
         with conn.transaction():
+            conn.execute("SELECT set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true)")  # as psycopg reads
             with conn.pipeline():
                 cursor = conn.execute(sql.encode())
             if cursor.description is None:
