@@ -172,7 +172,8 @@ def test_a_flipped_byte_costs_nothing_of_the_frames_before_it(
         lines, line_no = lines_of(source.raw), 1
         for chunk in chunks:
             manifest = chunk.manifest
-            if manifest.byte_offset + manifest.raw_bytes <= vouched:
+            end = manifest.byte_offset + manifest.raw_bytes
+            if end <= vouched and source.raw[:end].endswith(b"\n"):  # the header that was hit may end the source: rubbish at its end
                 raw = b"".join(lines[line_no - 1 : line_no - 1 + manifest.n_lines])
                 assert manifest.raw_xxh3 == xxhash.xxh3_128_digest(raw)
             line_no += manifest.n_lines
