@@ -298,7 +298,12 @@ class ChunkLoader:
         faults: dict[int, LineFault] = {}
         has_looked, guesses, searches = False, 0, 0
         while True:
-            refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)), is_settled=bool(faults) or _has_refused(batch))
+            try:
+                refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)), is_settled=bool(faults) or _has_refused(batch))
+            except psycopg.errors.ProtocolViolation:  # bytes of another width than the column's: trying again would never end
+                self._run(UNDO_BATCH)
+                self._check_tables()
+                raise
             if refusal is None:
                 return [faults[index] for index in sorted(faults)]
             self._undo_batch()
