@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from protheon_dask.pipelines.struct_by_value import reduce_struct
 from protheon_dask.pipelines.table import Table
 
 MAX_OBJECT_BYTES: Final = 1 << 20  # a pipeline is code; data that travel with it belong into a file
+_REGISTRY: Final = threading.Lock()
+"""Of cloudpickle, which is the process's: two threads that submit at once would unregister what the other still needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +171,16 @@ def _goes_by_value(cls: type) -> bool:
 
 @contextmanager
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
-    before = set(cloudpickle.list_registry_pickle_by_value())
-    mine = [module for module in modules if module.__name__ not in before]
-    for module in mine:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
+    with _REGISTRY:
+        before = set(cloudpickle.list_registry_pickle_by_value())
+        mine = [module for module in modules if module.__name__ not in before]
         for module in mine:
-            cloudpickle.unregister_pickle_by_value(module)
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in mine:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def _pickled(pipeline: Pipeline) -> bytes:

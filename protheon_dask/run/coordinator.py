@@ -47,9 +47,9 @@ OUTAGE_S = 1.0
 MAX_HOLD_S = 30.0
 """Longest pause of dispatching after refused claims."""
 SPLIT_RETRY_S = 10.0
-"""Pause before a source that could not be read is tried again."""
-REFUSED_TRIES = 3
-"""A source that is gone, or may not be read, that often in a row is given up: a mount may be away for a moment."""
+"""Longest pause before a source that could not be read is tried again; the first is 1 s, each the double of the one before."""
+REFUSED_TRIES = 4
+"""A source that is gone, or may not be read, that often in a row is given up: a mount may be away for a moment (7 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +415,7 @@ class Coordinator:
             return False
         logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
         self._source_waits[load_id] = SourceWait(item.split.run_id, before.since_at, n_tries, event.message)
-        self._split_after[load_id] = time.monotonic() + SPLIT_RETRY_S
+        self._split_after[load_id] = time.monotonic() + min(SPLIT_RETRY_S, 2.0 ** min(n_tries - 1, 10))
         return True
 
     def _want(self, load_id: int) -> None:

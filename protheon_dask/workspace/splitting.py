@@ -136,7 +136,7 @@ def split(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
     except SourceChanged as exc:
         yield SplitFailed(str(exc), "changed")
     except ConfigError as exc:
-        yield SplitFailed(str(exc), "refused")
+        yield SplitFailed(f"{exc}; what was loaded of it stands: put it right and type the same again", "refused")
     except SourceUnavailable as exc:
         yield SplitFailed(str(exc), "unavailable")
     except OSError as exc:

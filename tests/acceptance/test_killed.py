@@ -46,10 +46,10 @@ class Command:
     arguments: list[str]
     started: list[subprocess.Popen[bytes]]
 
-    def type(self, home: Path | None = None) -> subprocess.Popen[bytes]:
+    def type(self, *more: str, home: Path | None = None) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
         env = {**kept, "PROTHEON_HOME": str(home or self.home), "PROTHEON_DATABASE_URL": self.url}
-        command = [str(PROTHEON), "load", *self.arguments, "--workers", "2", "--json"]
+        command = [str(PROTHEON), "load", *self.arguments, *more, "--workers", "2", "--json"]
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         self.started.append(process)
         return process
@@ -75,14 +75,15 @@ def command(database: str, tmp_path: Path, gate: Gate) -> Iterator[Command]:
 
 
 def assert_goes_on(command: Command, gate: Gate, *, loaded_before: int) -> None:
-    """Typing it again loads the rest, and nothing twice."""
+    """Typing it again loads the rest, and nothing twice; another geometry is what the first split fixed."""
     gate.open()
-    again = command.type()
+    again = command.type("--chunk-lines", "700")
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0, err.decode()
     told = json.loads(out)
     assert (told["state"], told["lines"], told["loaded"]) == ("succeeded", N_LINES, N_LINES)
     assert f"goes on: {loaded_before} of" in err.decode()
+    assert "--chunk-lines is ignored: the load was begun with 1000 lines a chunk" in err.decode()
     assert numbers(command.url, "killed") == list(range(N_LINES))
     by_run = ask(command.url, "SELECT run_id, count(*) FROM protheon.attempt WHERE outcome = 'succeeded' GROUP BY run_id ORDER BY run_id")
     assert by_run == [(1, loaded_before), (2, N_LINES // 1_000 - loaded_before)]

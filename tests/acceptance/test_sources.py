@@ -25,6 +25,7 @@ SETTINGS = {"max_line_bytes": MAX_LINE_BYTES}
         ("only_bom", b"\xef\xbb\xbf", 1, [], 1),
         ("blank", b"\n \t\r\n\n7\n\n", 5, [7], 4),
         ("one_lf", b"\n", 1, [], 1),
+        ("all_at_once", b"\xef\xbb\xbf1\r\n\n2\n \t\r\n3\r\n\r\n4", 7, [1, 2, 3, 4], 3),
     ],
 )
 def test_each_line_is_counted_once(world: World, name: str, content: bytes, lines: int, loaded: list[int], blank: int) -> None:
