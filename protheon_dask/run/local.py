@@ -243,7 +243,11 @@ class LocalCluster:
             ],
             {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
         )
-        ready = json.loads(broker.first_line(START_S))
+        try:
+            ready = json.loads(broker.first_line(START_S))
+        except ProtheonError:
+            self.check()  # it may have been ended because of another: that one's words tell why
+            raise
         self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check))
         self._stack.callback(announce(self._home, self.client.info().ledger_id, address, ready["pid"]).unlink, missing_ok=True)
         self._wait_workers()
