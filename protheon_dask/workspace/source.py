@@ -119,15 +119,16 @@ def open_source(path: str) -> BinaryIO:
             return cast("BinaryIO", _Translated(cast("BinaryIO", WebFile(path, shown(path))), path))
         if is_url(path):
             files, name = _filesystem(path)
-            return cast("BinaryIO", _Translated(files.open(name, "rb", block_size=STORE_BLOCK_BYTES), path))
+            return cast("BinaryIO", _Translated(files.open(name, "rb", block_size=STORE_BLOCK_BYTES), path, files))
         return _local(path).open("rb", buffering=0)
 
 
 class _Translated(io.RawIOBase):
     """A store's file whose errors are ours."""
 
-    def __init__(self, fileobj: BinaryIO, path: str) -> None:
+    def __init__(self, fileobj: BinaryIO, path: str, owner: AbstractFileSystem | None = None) -> None:
         self._fileobj, self._path = fileobj, path
+        self._owner = owner  # a zip file is closed with the last reference to its file system
 
     def readable(self) -> bool:
         return True
