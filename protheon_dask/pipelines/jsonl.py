@@ -13,11 +13,9 @@ import msgspec
 from protheon_dask.errors import Reject
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import BatchRows, Column, Table, TableRows, Verdict
-from protheon_dask.pipelines.verdict import BLANK, DECODE_ERRORS, decode_reason
+from protheon_dask.pipelines.verdict import BLANK, DECODE_ERRORS, ESCAPED_NUL, NO_NUL, decode_reason
 
 NAME: Final = "jsonl"
-ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""``\\u0000`` after an even number of backslashes: the escape itself, not a backslash before the text ``u0000``."""
 COMPRESSION_SUFFIXES: Final = frozenset({".zst", ".zstd", ".gz", ".gzip", ".bz2", ".xz", ".lz4"})
 IDENTIFIER_BYTES: Final = 63
 """PostgreSQL's limit of a name (NAMEDATALEN - 1)."""
@@ -68,7 +66,7 @@ def refuse(line: bytes) -> None:
     except DECODE_ERRORS as error:
         raise Reject(decode_reason(error, line)) from None
     if b"\\u0000" in line and ESCAPED_NUL.search(line):
-        raise Reject("\\u0000 in a string: PostgreSQL's text cannot hold it")
+        raise Reject(NO_NUL)
 
 
 _SKIP = msgspec.json.Decoder(msgspec.Raw).decode
@@ -103,7 +101,9 @@ def default_table(paths: Sequence[str]) -> str:
     Guarantee:  a plain lower-case identifier in schema public, at most 63 bytes long; looks at the file system only to
                 tell a directory from a file, and needs nothing to exist.
     """
-    first = paths[0] if paths else ""
+    first = re.sub(r"(?<=://)[^/@]*@", "", paths[0] if paths else "")  # user and password belong into no name
+    if first.startswith(("http://", "https://")):
+        first = re.split(r"[?#]", first, maxsplit=1)[0]  # no glob there; it may be a signature
     parts = [part for part in re.split(r"[/\\]+", first.split("://", 1)[-1]) if part not in ("", ".")]
     wild = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
     is_directory = first.endswith(("/", "\\")) or ("://" not in first and Path(first).is_dir())

@@ -87,6 +87,7 @@ def test_only_a_given_table_is_part_of_the_options() -> None:
         (["/data/logs/a.jsonl", "/data/logs/b.jsonl"], "public.logs"),
         (["s3://bucket/2024/part.jsonl.zst"], "public.part"),
         (["s3://bucket/2024/*.zst"], "public.t_2024"),
+        (["https://ann:s3cr3t@host/a/part.jsonl.gz?sig=abcdef#x"], "public.part"),
         (["/data/日本.jsonl"], "public.lines"),
         (["/data/" + "x" * 99 + ".jsonl"], "public." + "x" * 63),
     ],
