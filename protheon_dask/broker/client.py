@@ -112,12 +112,14 @@ class BrokerClient:
                 case never:
                     assert_never(never)
 
-    def submit(self, submission: wire.Submission, timeout_s: float = SUBMIT_S) -> wire.Submitted:
-        """Ask for a run. Raises: what the master refused it for; BrokerUnavailable: no answer.
+    def submit(self, submission: wire.Submission, timeout_s: float | None = None) -> wire.Submitted:
+        """Ask for a run. Raises: what the master refused it for; BrokerUnavailable: no answer. timeout_s: None is what it may take.
 
         Guarantee: with the same request_id it is safe to repeat: there is one run.
         """
         request = wire.submission_to_message(submission)
+        if timeout_s is None:
+            timeout_s = UNDO_S if submission.replace else SUBMIT_S
         with self._translated():
             return wire.submitted_from_message(self._runs().Submit(request, timeout=timeout_s))
 

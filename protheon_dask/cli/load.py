@@ -56,7 +56,7 @@ def reject_limit_of(text: str) -> RejectLimit:
     "--chunk-lines", type=chunk_lines_of, metavar="N|auto", help="Lines a chunk; auto suits the files' size and the number of workers."
 )
 @click.option("--again", is_flag=True, help="Load finished files once more, by the tables' conflict rules.")
-@click.option("--replace", is_flag=True, hidden=True, help="Not in this version.")
+@click.option("--replace", is_flag=True, help="Undo the old loads of these files first, where they can be undone, and load anew.")
 @click.option("--checksum", is_flag=True, help="Keep checksums of the rows, for `runs verify --deep`.")
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
@@ -90,8 +90,8 @@ def load(
     """
     from protheon_dask.run import api
 
-    if replace:
-        raise click.UsageError("--replace is not in this version; --again loads once more, by the tables' conflict rules")
+    if again and replace:
+        raise click.UsageError("--again keeps the rows of the old load, --replace deletes them first: give one of the two")
     if detach and workers is not None:
         raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
     effective = effective_settings()

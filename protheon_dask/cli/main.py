@@ -24,6 +24,7 @@ from protheon_dask.cli.reports import attempts, chunks, dlq, files
 from protheon_dask.cli.runs import runs
 from protheon_dask.cli.sample import sample
 from protheon_dask.cli.scaffold import scaffold
+from protheon_dask.cli.undo import undo
 from protheon_dask.run.exits import DONE, INTERNAL
 
 
@@ -43,7 +44,7 @@ def protheon(ctx: click.Context, config_file: Path | None) -> None:
     ctx.obj = config_file
 
 
-for command in (load, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, sql, db, config):
+for command in (load, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, undo, sql, db, config):
     protheon.add_command(command)
 
 

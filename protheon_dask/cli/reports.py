@@ -29,6 +29,7 @@ FILE_COLUMNS: Final = (
     Shown("load_id", "load", right=True, style="bold"),
     Shown("joined", "joined", keep=True, drop=1),
     Shown("split_state", "cut", keep=True, drop=2),
+    Shown("undo_state", "undone", keep=True, style="yellow"),
     Shown("chunks_done", "done", count_text, right=True, drop=3),
     Shown("chunks", "chunks", count_text, right=True),
     Shown("lines", "lines", count_text, right=True),

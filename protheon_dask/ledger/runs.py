@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
-from protheon_dask.ledger import verbs
+from protheon_dask.ledger import undo, verbs
 from protheon_dask.ledger.rows import rows, run
 from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, Seen, SplitState
 from protheon_dask.policy import RejectLimit
@@ -22,12 +22,16 @@ PAUSED_BY_HAND = "paused by hand"
 
 
 def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:
-    """Write a queued run and its pipeline; None where this request_id was submitted before."""
+    """Write a queued run and its pipeline; None where this request_id was submitted before.
+
+    Raises: ConfigError: rows that its own would meet are being deleted just now; the caller rolls back.
+    """
     made = rows(conn, "insert_run", {"checksum": False, **columns})
     if not made:
         return None
     run_id: int = made[0]["id"]
     run(conn, "insert_pipeline", {**pipeline, "run_id": run_id})
+    undo.refuse_while_undoing(conn, run_id)
     return run_id
 
 
@@ -80,6 +84,7 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
         "pipeline_version": new.pipeline_version,
         "options": new.options,
     }
+    undo.refuse_being_undone(conn, identity, new.path)
     found = rows(conn, "find_load", identity)
     if found and again and found[0]["owner_run_id"] != new.run_id:
         if RunState(found[0]["owner_state"]) in (RunState.QUEUED, RunState.RUNNING):

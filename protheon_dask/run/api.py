@@ -20,6 +20,7 @@ from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import Exported, StillRefused, export, still_refused
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
 from protheon_dask.run.verify import TableCheck, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -27,7 +28,22 @@ APPLICATION = "protheon-cli"
 LIBPQ_VARIABLES = ("PGHOST", "PGSERVICE", "PGDATABASE")
 EMBEDDED_DIR = "postgres"
 
-__all__ = ["Database", "Exported", "LocalCluster", "Master", "StillRefused", "TableCheck", "Verification", "export", "read_settings", "still_refused"]
+__all__ = [
+    "Database",
+    "Exported",
+    "LocalCluster",
+    "Master",
+    "StillRefused",
+    "TableCheck",
+    "UndoneLoads",
+    "UndonePlan",
+    "Verification",
+    "export",
+    "plan_undo",
+    "read_settings",
+    "still_refused",
+    "undo_load",
+]
 
 
 def resolve_database(effective: Effective, into: str | None, *, embedded: bool = False) -> Database:

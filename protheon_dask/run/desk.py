@@ -20,12 +20,14 @@ from protheon_dask.config import Settings, parse_reject_limit
 from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
+from protheon_dask.ledger.undo import to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.coordinator import SPLIT_RETRY_S, Coordinator, Wanted
 from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.run.undo import undo_load, undo_loads
 from protheon_dask.sink import targets
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
@@ -65,8 +67,8 @@ class RunDesk:
         Raises:    ConfigError: a path, a table or an option; no run was made, or it was cancelled with this reason. SourceUnavailable.
         Guarantee: the same request_id again returns the same run.
         """
-        if submission.replace:
-            raise ConfigError("--replace undoes an old load first, which this version cannot do yet: use --again")
+        if submission.replace and submission.again:
+            raise ConfigError("--again keeps the rows of the old load, --replace deletes them first: give one of the two")
         with self._connected() as conn:
             if submission.request_id and (known := runs.run_of_request(conn, submission.request_id)) is not None:
                 return self._submitted(conn, known)
@@ -77,6 +79,8 @@ class RunDesk:
             with ThreadPoolExecutor(IDENTIFIERS) as pool:
                 found = list(pool.map(_identify, paths))
             notices = self._make_targets(conn, submission, found)
+            if submission.replace:
+                notices += _undo_old_loads(conn, submission, found)
             with conn.transaction():
                 run_id = self._create(conn, submission)
             joined = []
@@ -147,7 +151,8 @@ class RunDesk:
         return submitted
 
     def undo(self, load_id: int) -> wire.Undone:
-        raise ConfigError(f"undoing load {load_id} is not in this version")
+        """Delete the rows of a load, as run.undo.undo_load says; the call lasts as long as that."""
+        return wire.Undone(load_id, undo_load(self._url, load_id).deleted_rows)
 
     def info(self) -> wire.MasterInfo:
         lead = self._coordinator.leadership
@@ -270,6 +275,18 @@ class RunDesk:
             max_line_bytes=settings.max_line_bytes,
             estimated_lines=item.estimated_lines,
         )
+
+
+def _undo_old_loads(conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> tuple[str, ...]:
+    """Undo the loads that this submission replaces, all or none; return what to tell. Raises ConfigError: why it cannot be."""
+    packed = submission.pipeline
+    named = (packed.name, packed.version, packed.options_json, packed.code_hash)
+    load_ids = sorted({load_id for item in found for load_id in to_replace(conn, item.identity, *named)})
+    if not load_ids:
+        return ()
+    undone = undo_loads(conn, load_ids)
+    rows = ", ".join(f"{n_rows:,} rows of {table}" for table, n_rows in undone.deleted_rows.items()) or "no rows"
+    return (f"replaced: load {', '.join(map(str, load_ids))} was undone first: {rows} deleted",)
 
 
 class ChunkDesk:

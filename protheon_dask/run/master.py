@@ -119,6 +119,10 @@ class Master:
         packed = None if pipeline is None else pack(pipeline, self._key)
         return self._client.replay(Replay(run_id, packed, *limits, request_id=str(uuid4())))
 
+    def undo(self, load_id: int) -> dict[str, int]:
+        """Delete the rows of a load and return how many went, by table. Raises ConfigError: why not. Asked again, it goes on."""
+        return self._client.undo(load_id).deleted_rows
+
     def info(self) -> MasterInfo:
         """Where its services are."""
         return self._client.info()

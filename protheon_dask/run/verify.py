@@ -22,6 +22,7 @@ LEDGER_CHECKS = (
     "lines = loaded + filtered + rejected + blank, for each chunk",
     "rows offered = inserted + updated + ignored, for each table and chunk",
     "each rejected line is kept",
+    "each replayed line is accounted for by one chunk of its replay, and no line is refused twice",
 )
 
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -274,17 +275,21 @@ class _Look:
             self._note("counted; values not compared: the load was made without --checksum")
         else:
             if n := sum(chunk.checksum is None for chunk in loaded):
-                self._note(f"{n:,} chunks counted; values not compared: they were loaded without --checksum")
+                self._note(f"{_chunks(n)} counted; values not compared: they were loaded without --checksum")
             if n := sum(chunk.checksum is not None and chunk.compared != what.signature for chunk in loaded):
-                self._note(f"{n:,} chunks counted; values not compared: the table's columns are not what they were")
+                self._note(f"{_chunks(n)} counted; values not compared: the table's columns are not what they were")
             if n := sum(chunk.ignored > 0 and chunk.checksum is not None for chunk in loaded):
-                self._note(f"{n:,} chunks counted; values not compared: rows of them were ignored by the table's conflict rule")
+                self._note(f"{_chunks(n)} counted; values not compared: rows of them were ignored by the table's conflict rule")
             if what.left_out and n_summed:
                 self._note(f"not compared: {', '.join(what.left_out)}")
 
 
 def _rows(n: int) -> str:
     return f"{n:,} row{'' if n == 1 else 's'}"
+
+
+def _chunks(n: int) -> str:
+    return f"{n:,} chunk{'' if n == 1 else 's'}"
 
 
 def _are(n: int) -> str:

@@ -35,6 +35,7 @@ ALTER TABLE protheon.table_count
 CREATE TABLE protheon.undo_count (
     load_id      bigint NOT NULL REFERENCES protheon.load,
     table_name   text NOT NULL,
+    keeps_out    boolean NOT NULL,                        -- new rows would be judged by rows that go, or refer to them: no run begins meanwhile
     deleted_rows bigint NOT NULL DEFAULT 0 CHECK (deleted_rows >= 0),
     PRIMARY KEY (load_id, table_name)
 );

@@ -1,7 +1,8 @@
 -- report_files: a run's loads.
 -- Params: run_id bigint   Returns: one row a path, by load   Index: run_load_pkey, task_load.
 SELECT run_load.load_id, run_load.path, run_load.joined, load.owner_run_id, load.split_state, load.split_message, load.damaged_at_bytes,
-       load.chunk_lines, load.n_chunks, source.size_bytes, load.finished_at, load.retired_at,
+       load.chunk_lines, load.n_chunks, source.size_bytes, load.finished_at, load.retired_at, load.undone_at,
+       CASE WHEN load.undone_at IS NOT NULL THEN 'undone' WHEN load.undo_started_at IS NOT NULL THEN 'being undone' END AS undo_state,
        counted.chunks, counted.chunks_done, counted.chunks_dead, counted.lines, counted.loaded, counted.filtered, counted.rejected, counted.blank
   FROM protheon.run_load
   JOIN protheon.load ON load.id = run_load.load_id

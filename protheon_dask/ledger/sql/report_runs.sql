@@ -3,6 +3,8 @@
 SELECT run.id AS run, run.state, run.state_reason, run.pipeline_name, run.pipeline_version, run.paths, run.submitted_at, run.ended_at,
        extract(epoch FROM coalesce(run.ended_at, now()) - run.submitted_at)::double precision AS seconds,
        (SELECT count(DISTINCT load_id) FROM protheon.run_load WHERE run_load.run_id = run.id) AS files,
+       (SELECT nullif(count(DISTINCT load.id), 0) FROM protheon.run_load JOIN protheon.load ON load.id = run_load.load_id
+         WHERE run_load.run_id = run.id AND load.undo_started_at IS NOT NULL) AS undone,
        counted.chunks, counted.lines, counted.rejected
   FROM (SELECT * FROM protheon.run ORDER BY id DESC LIMIT %(limit)s) AS run
   CROSS JOIN LATERAL (

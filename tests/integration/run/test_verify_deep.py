@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def {name}(line: dict):
 """
 
 
-def write_pipeline(directory: Path, name: str = "deep", columns: str = "n bigint, s text", **options: object) -> str:
+def write_pipeline(directory: Path, name: str = "deep", columns: str = "n bigint, s text", **options: Any) -> str:
     """A file with a pipeline of JSON objects into public.<name>."""
     pairs = [column.strip().split(" ", 1) for column in columns.split(", ")]
     told = {"provenance": True, **options}
@@ -40,8 +41,8 @@ def lines(*numbers: int) -> str:
     return "".join(f'{{"n": {n}, "s": "number {n}"}}\n' for n in numbers)
 
 
-def load(bench: Bench, pipeline: str, text: str, **options: object) -> None:
-    bench.submit(text, pipeline=pipeline, **{"checksum": True, **options})  # type: ignore[arg-type]
+def load(bench: Bench, pipeline: str, text: str, **options: Any) -> None:
+    bench.submit(text, pipeline=pipeline, **{"checksum": True, **options})
     assert set(bench.load_all(bench.worker())) == {"succeeded"}
 
 
@@ -159,7 +160,7 @@ def test_ignored_rows_leave_a_chunk_counted_but_not_compared(bench: Bench, share
     found = verify(bench)
     assert (found.findings, found.tables[0].n_summed) == ((), 2)
     assert found.notes == (
-        "table public.deep: 1 chunks counted; values not compared: rows of them were ignored by the table's conflict rule",
+        "table public.deep: 1 chunk counted; values not compared: rows of them were ignored by the table's conflict rule",
     )
     bench.conn.execute("UPDATE deep SET s = 'x' WHERE n = 25")
     assert "do not hold the values" in " ".join(verify(bench).findings)

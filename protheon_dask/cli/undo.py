@@ -1,0 +1,85 @@
+"""``protheon undo``: delete the rows of a load again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import click
+from rich.text import Text
+
+from protheon_dask.cli import figures, output
+from protheon_dask.cli.verbs import database_option, flag_of, json_option, opened
+from protheon_dask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from protheon_dask.run.api import UndonePlan
+
+TELL_EVERY_S: Final = 2.0
+
+
+def load_number(text: str) -> int:
+    """Read the number of a load, from 1. Raises click.BadParameter."""
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is not the number of a load; `protheon files RUN` lists those of a run")
+    return int(text)
+
+
+@click.command()
+@click.argument("load", type=load_number, metavar="LOAD")
+@database_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
+    """Delete the rows of a load again, where no other load can depend on them.
+
+    Else it says why not, and nothing is deleted. Replays of its rejects go with it. Interrupted? Type the same again.
+    Afterwards its file can be loaded anew.
+
+    \b
+    Example:  protheon undo 3
+    """
+    from protheon_dask.run import api
+
+    with opened(into) as url:
+        plan = api.plan_undo(url, load)
+        plan.refuse()
+        if plan.undone_at is None and not yes:
+            ask(plan)
+        undone = api.undo_load(url, load, told_rows())
+    if as_json:
+        output.emit_json({"load": load, "undone_before": undone.was_undone_at, "deleted_rows": undone.deleted_rows})
+        return
+    if undone.was_undone_at is not None:
+        output.emit(f"{plan.name} was undone at {undone.was_undone_at:%Y-%m-%d %H:%M:%S} UTC: nothing is left to delete")
+        return
+    drawing = [Text.assemble(f"{plan.name}: ", ("undone", "bold green"))]
+    drawing += [Text(f"  {figures.counted(n_rows, 'row')} deleted from {table}") for table, n_rows in undone.deleted_rows.items()]
+    drawing.append(Text(f"  its file can be loaded anew: protheon load ..{flag_of(into)}", style="dim"))
+    output.emit_drawing(*drawing)
+
+
+def ask(plan: UndonePlan) -> None:
+    """Say what would be deleted, and have the person confirm. Raises ConfigError where nobody can be asked; click.Abort."""
+    goes_on = "; its undo was begun, and goes on" if plan.began_at is not None else ""
+    words = [f"{plan.name}{goes_on}", *(f"  {figures.counted(n_rows, 'row')} of {table}" for table, n_rows in plan.rows.items())]
+    if plan.replay_ids:
+        words.append(f"  with its replays, load {', '.join(map(str, plan.replay_ids))}")
+    output.messages().print("\n".join(words), markup=False, soft_wrap=True)
+    if not click.get_text_stream("stdin").isatty():
+        raise ConfigError("these rows would be deleted for good, and nobody is there to be asked: add --yes")
+    click.confirm("Delete these rows?", abort=True, err=True)
+
+
+def told_rows() -> Callable[[str, int], None]:
+    """Tell on stderr how many rows are deleted, now and then."""
+    last_at = time.monotonic()
+
+    def tell(table: str, n_rows: int) -> None:
+        nonlocal last_at
+        if time.monotonic() - last_at > TELL_EVERY_S:
+            last_at = time.monotonic()
+            output.messages().print(f"table {table}: {figures.counted(n_rows, 'row')} deleted", style="dim", markup=False)
+
+    return tell

@@ -1,0 +1,256 @@
+"""Deleting the rows of loads again, by what they say of where they came from: what stands against it, and how it is done in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+
+from protheon_dask.pipelines.table import Table
+from protheon_dask.sink.catalog import Connection, has_index, read_columns, read_relation
+
+PIECE_PAGES: Final = 4_096
+"""Pages that one transaction looks through, 32 MiB: seconds at most, and a vacuum can follow."""
+
+PIECE_ROWS: Final = 50_000
+"""Rows that one transaction deletes where an index finds them."""
+
+ENOUGH_ROWS: Final = 1_000
+"""References that are counted, at most, to say how many there are."""
+
+# Params: relation oid, twice. Returns the tables that hold its rows: itself, or its partitions; (schema, relation).
+PARTS = """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND (c.oid = %s OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
+ ORDER BY c.oid
+"""
+
+# Params: relation oid. Returns (has row security, may delete), and the enabled triggers on DELETE, of partitions too.
+RIGHTS = "SELECT row_security_active(%s::oid), has_table_privilege(%s::oid, 'DELETE')"
+TRIGGERS = """
+SELECT DISTINCT t.tgname::text FROM pg_catalog.pg_trigger AS t
+ WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 8 <> 0
+   AND (t.tgrelid = %s OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
+ ORDER BY 1
+"""
+
+# Params: relation oid, three times. Returns the foreign keys that refer to it, to its partitions or to what it is a partition of.
+REFERENCES = """
+SELECT c.conname::text, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::regclass::text, c.confdeltype::text,
+       ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, ordinal)
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum ORDER BY k.ordinal),
+       ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (attnum, ordinal)
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.ordinal)
+  FROM pg_catalog.pg_constraint AS c
+ WHERE c.contype = 'f' AND c.conparentid = 0
+   AND (c.confrelid = %s OR c.confrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass))
+        OR c.confrelid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(%s::bigint::regclass) AS above (relid)))
+ ORDER BY 1, 2
+"""
+
+# Params: relation oid, twice. Returns the oids of a table and of all that is below it.
+TREE = "SELECT %s::bigint UNION SELECT relid::oid::bigint FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)"
+
+IN_PAGES = """
+WITH gone AS (
+    DELETE FROM ONLY {part} WHERE ctid >= {first}::tid AND ctid < {last}::tid AND {marker} = ANY({ids}::bigint[]) RETURNING {marker}
+)
+SELECT {marker}, count(*) FROM gone GROUP BY 1
+"""
+BY_INDEX = """
+WITH gone AS (
+    DELETE FROM ONLY {part}
+     WHERE ctid = ANY(ARRAY(SELECT ctid FROM ONLY {part} WHERE {marker} = ANY({ids}::bigint[]) LIMIT {n})) RETURNING {marker}
+)
+SELECT {marker}, count(*) FROM gone GROUP BY 1
+"""
+AT_ONCE = """
+WITH gone AS (DELETE FROM {part} WHERE {marker} = ANY({ids}::bigint[]) RETURNING {marker})
+SELECT {marker}, count(*) FROM gone GROUP BY 1
+"""
+
+KEEPS_ROWS: Final = ("a", "r")
+"""pg_constraint.confdeltype: NO ACTION and RESTRICT; the others delete or change the rows that refer to a deleted one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """Rows of one table that are to be deleted: those whose column marker has one of these ids."""
+
+    table: Table
+    oid: int
+    marker: str
+    ids: tuple[int, ...]
+    tree: frozenset[int]  # oids of the table and its partitions
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.table.schema, self.table.relation)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key by which rows refer to a doomed table's."""
+
+    name: str
+    child_oid: int
+    child: str  # as the server writes it
+    parent: str
+    keeps_rows: bool
+    columns: tuple[str, ...]
+    other_columns: tuple[str, ...]
+
+
+def find_doomed(conn: Connection, table: Table, marker: str, ids: Iterable[int]) -> Doomed | str | None:
+    """What is to be deleted of a table; None: it is not there any more; a text: why its rows cannot be told from others."""
+    relation = read_relation(conn, table.schema, table.relation)
+    if relation is None:
+        return None
+    if marker not in {column.name for column in read_columns(conn, relation.oid)}:
+        return f"table {table.name} has lost its column {marker!r}, which says where a row came from"
+    tree = frozenset(row[0] for row in conn.execute(TREE, (relation.oid, relation.oid)))
+    return Doomed(table, relation.oid, marker, tuple(ids), tree)
+
+
+def references_to(conn: Connection, doomed: Doomed) -> list[Reference]:
+    found = []
+    for name, child_oid, child, parent, action, columns, others in conn.execute(REFERENCES, (doomed.oid,) * 3):
+        found.append(Reference(name, child_oid, child, parent, action in KEEPS_ROWS, tuple(columns), tuple(others)))
+    return found
+
+
+def obstacles(conn: Connection, doomed: Sequence[Doomed]) -> list[str]:
+    """Why these rows cannot be deleted without harm to others: rights, triggers, rows elsewhere that refer to them."""
+    problems: list[str] = []
+    owner_of = {oid: one for one in doomed for oid in one.tree}
+    for one in doomed:
+        name = one.table.name
+        [(has_security, may_delete)] = conn.execute(RIGHTS, (one.oid, one.oid)).fetchall()
+        if has_security:
+            problems.append(f"table {name} has row-level security, which may hide rows: use a role with BYPASSRLS")
+        if not may_delete:
+            problems.append(f"the database role has no right to DELETE from table {name}: grant it")
+        if triggers := [row[0] for row in conn.execute(TRIGGERS, (one.oid, one.oid))]:
+            problems.append(
+                f"table {name} has triggers on DELETE, which may change other rows or keep these: {', '.join(triggers)}; disable them"
+            )
+        for reference in references_to(conn, one):
+            child = owner_of.get(reference.child_oid)
+            if child is None and not reference.keeps_rows:
+                problems.append(
+                    f"table {reference.child} refers to {name} by the foreign key {reference.name}, "
+                    "which would delete or change its rows as well"
+                )
+            elif n_rows := _referring(conn, one, reference, child):
+                n = f"{n_rows:,}" if n_rows < ENOUGH_ROWS else f"{ENOUGH_ROWS:,} or more"
+                which = "rows" if child is None else "rows of others"
+                problems.append(f"{n} {which} of table {reference.child} refer to its rows in {name} (foreign key {reference.name})")
+    return problems
+
+
+def _referring(conn: Connection, doomed: Doomed, reference: Reference, child: Doomed | None) -> int:
+    """Rows that refer to doomed ones and stay, counted up to ENOUGH_ROWS."""
+    on = sql.SQL(" AND ").join(
+        sql.SQL("f.{} = p.{}").format(sql.Identifier(a), sql.Identifier(b))
+        for a, b in zip(reference.columns, reference.other_columns, strict=True)
+    )
+    stays = (
+        sql.SQL("true")
+        if child is None
+        else sql.SQL("(f.{0} = ANY({1}::bigint[])) IS NOT TRUE").format(sql.Identifier(child.marker), sql.Literal(list(child.ids)))
+    )
+    statement = sql.SQL(
+        "SELECT count(*) FROM (SELECT FROM {child} AS f JOIN {parent} AS p ON {on}"
+        " WHERE p.{marker} = ANY({ids}::bigint[]) AND {stays} LIMIT {n}) AS r"
+    ).format(
+        child=sql.SQL(reference.child),  # a regclass as the server writes it: quoted where it must be
+        parent=doomed.identifier,
+        on=on,
+        marker=sql.Identifier(doomed.marker),
+        ids=sql.Literal(list(doomed.ids)),
+        stays=stays,
+        n=sql.Literal(ENOUGH_ROWS),
+    )
+    [(n_rows,)] = conn.execute(statement).fetchall()
+    return int(n_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Tables in the order in which their rows are deleted: those that refer to others first."""
+
+    doomed: tuple[Doomed, ...]
+    at_once: frozenset[int]  # oids of tables that refer to themselves: their rows go in one statement
+    related: frozenset[int]  # oids of tables that refer to others of these, or are referred to
+    circle: tuple[str, ...]  # tables that refer to each other in a circle: nothing can be first
+
+
+def ordered(conn: Connection, doomed: Sequence[Doomed]) -> Order:
+    """Put tables that refer to others before those."""
+    children: dict[int, set[int]] = {one.oid: set() for one in doomed}
+    owner_of: Mapping[int, Doomed] = {oid: one for one in doomed for oid in one.tree}
+    at_once, related = set(), set()
+    for one in doomed:
+        for reference in references_to(conn, one):
+            child = owner_of.get(reference.child_oid)
+            related |= {one.oid, child.oid} if child is not None else set()
+            if child is one:
+                at_once.add(one.oid)
+            elif child is not None:
+                children[one.oid].add(child.oid)
+    left, done = list(doomed), []
+    while free := [one for one in left if not children[one.oid] - {gone.oid for gone in done}]:
+        done += free
+        left = [one for one in left if one not in free]
+    return Order(tuple(done), frozenset(at_once), frozenset(related), tuple(sorted(one.table.name for one in left)))
+
+
+class Eraser:
+    """Deletes doomed rows piece by piece, one statement of next() a transaction; it returns rows of (id, number deleted).
+
+    Not thread-safe. A row that somebody moves meanwhile may be missed: is_left() tells, and another Eraser goes on.
+    """
+
+    def __init__(self, conn: Connection, doomed: Doomed, *, at_once: bool) -> None:
+        self._conn, self._doomed, self._at_once = conn, doomed, at_once
+        self._parts = [sql.Identifier(*row) for row in conn.execute(PARTS, (doomed.oid, doomed.oid))]
+        self._page = 0
+        self._began_part = False
+
+    def next(self, n_deleted: int) -> sql.Composed | None:
+        """The next statement; n_deleted: what the one before deleted. None: all has been looked through."""
+        if self._at_once:
+            self._at_once, self._parts = False, []
+            return self._format(AT_ONCE, self._doomed.identifier)
+        while self._parts:
+            part = self._parts[0]
+            if has_index(self._conn, part, [self._doomed.marker]):
+                if not self._began_part or n_deleted:
+                    self._began_part = True
+                    return self._format(BY_INDEX, part, n=sql.Literal(PIECE_ROWS))
+            elif self._page < self._pages(part):
+                first, self._page = self._page, self._page + PIECE_PAGES
+                return self._format(IN_PAGES, part, first=sql.Literal(f"({first},0)"), last=sql.Literal(f"({self._page},0)"))
+            self._parts, self._page, self._began_part = self._parts[1:], 0, False
+        return None
+
+    def _pages(self, part: sql.Identifier) -> int:
+        statement = "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::bigint"
+        [(pages,)] = self._conn.execute(statement, (part.as_string(self._conn),)).fetchall()
+        return int(pages)
+
+    def _format(self, statement: str, part: sql.Identifier, **more: sql.Composable) -> sql.Composed:
+        ids = sql.Literal(list(self._doomed.ids))
+        return sql.SQL(statement).format(part=part, marker=sql.Identifier(self._doomed.marker), ids=ids, **more)  # type: ignore[arg-type]
+
+
+def is_left(conn: Connection, doomed: Doomed) -> bool:
+    """Tell whether a doomed row is still there."""
+    statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} = ANY({}::bigint[]))").format(
+        doomed.identifier, sql.Identifier(doomed.marker), sql.Literal(list(doomed.ids))
+    )
+    [(left,)] = conn.execute(statement).fetchall()
+    return bool(left)
