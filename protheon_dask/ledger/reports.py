@@ -86,10 +86,11 @@ def verify(conn: psycopg.Connection, run_id: int) -> list[str]:
     """What does not add up in a run, in words; empty: every line of every file is accounted for once.
 
     Proved from the ledger: manifests without a gap, one succeeded attempt for each chunk, lines and rows by their identities,
-    as many reject rows as rejected lines, and nothing dead, cancelled, unfinished, damaged or changed.
+    as many reject rows as rejected lines, and nothing dead, cancelled, unfinished, damaged or changed; each replayed reject closed
+    by one chunk that succeeded, and no line refused twice.
     """
     _must_exist(conn, run_id)
-    return [row["finding"] for row in rows(conn, "verify_run", {"run_id": run_id})]
+    return [row["finding"] for name in ("verify_run", "verify_replays") for row in rows(conn, name, {"run_id": run_id})]
 
 
 def undone(conn: psycopg.Connection, run_id: int) -> Report:
