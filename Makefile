@@ -1,6 +1,7 @@
 # One command each. The environment is made on first use, by uv if it is there, else by venv and pip.
 
 PYTHON ?= python3
+comma  := ,
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
@@ -26,7 +27,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all gen bench clean help
+.PHONY: demo lint check test test-all fuzz wheels gen bench clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -46,8 +47,15 @@ check: lint ## lint, types, arrows, unit tests: under a minute
 test: lint ## all tests but the slow ones
 	$(PYTEST) -q -m "not slow"
 
-test-all: lint ## every test
-	$(PYTEST) -q
+test-all: lint ## every test, and many more examples of each property
+	$(PYTEST) -q --hypothesis-profile=thorough
+
+MINUTES ?= 5
+fuzz: $(VENV)/.made-fuzz ## damage archives and streams for MINUTES=; what it finds is kept in fuzz-found/
+	$(BIN)/python -m tests.fuzz --seconds $$(($(MINUTES) * 60))
+
+wheels: $(VENV)/.made-dev ## every runtime dependency has a wheel for Windows and macOS; asks the package index, needs uv
+	$(BIN)/python tests/portability/wheels.py
 
 gen: $(VENV)/.made-dev ## protobuf code anew from proto/
 	$(BIN)/python proto/generate.py
@@ -64,3 +72,6 @@ $(VENV)/.made-demo: pyproject.toml constraints.txt
 
 $(VENV)/.made-dev: pyproject.toml constraints.txt
 	$(call install,dev)
+
+$(VENV)/.made-fuzz: pyproject.toml constraints.txt
+	$(call install,dev$(comma)fuzz)

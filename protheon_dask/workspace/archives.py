@@ -30,6 +30,7 @@ _SNIFF_BYTES = 10  # the longest mark is that of bzip2
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _ZSTD_BLOCKS = 8  # a zstd block holds at most 128 KiB (RFC 8878, 3.1.1.2.4): eight are a block of ours
 _ZSTD_WINDOW_BYTES = 1 << 31  # the longest window there is: zstd --ultra --long=31
+_XZ_MEMORY_BYTES = (1 << 31) + (1 << 20)  # a dictionary of 2 GiB, as zstd's; xz itself writes none above 1.5 GiB, the format goes to 4
 _ZSTD_HEADER_BYTES = 18  # the longest frame header (RFC 8878, 3.1.1.1)
 _ZSTD_NO_MEMORY = "not enough memory"  # zstd's ZSTD_error_memory_allocation; the binding has no code, only these words
 WIDE_WINDOW_BYTES = 128 << 20  # DESIGN 2: a decompressor keeps as much as its window; of longer ones there is one at a time
@@ -230,7 +231,7 @@ class _Streams(Archive):
                 self.stored_offset = self._read_offset
                 return
             self._begin_frame()
-            stream = self.decompressor()
+            stream = self._new_stream()
             yield from self._member(stream, data)
             self._end_frame()
             n_members += 1
@@ -246,6 +247,9 @@ class _Streams(Archive):
                 return False
             data = data[-_HEADER_BYTES:] + more
         return True
+
+    def _new_stream(self) -> _Stream:
+        return self.decompressor()
 
     def _member(self, stream: _Stream, data: bytes) -> Iterator[bytes]:
         while not stream.eof:
@@ -312,6 +316,9 @@ class _Xz(_Streams):
     member_header = None
     decompressor = lzma.LZMADecompressor
     errors = (lzma.LZMAError,)
+
+    def _new_stream(self) -> _Stream:
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES)
 
 
 def open_archive(fileobj: BinaryIO, restart: Restart | None = None, before_wide: Callable[[int], None] | None = None) -> Archive:

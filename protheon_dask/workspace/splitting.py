@@ -173,7 +173,7 @@ class _SourceCutter:
                 try:
                     yield from self._feed(archive, None)
                 except SourceDamaged as exc:
-                    damage = exc
+                    damage = SourceDamaged(*exc.args)  # without the traceback, which keeps the archive and its window
                 if stat(path) != before:
                     raise SourceChanged(
                         f"{name}: it changed while it was read: what was loaded of it stands, the rest is not loaded; "
@@ -183,8 +183,10 @@ class _SourceCutter:
                     # Nothing vouches for what a damaged frame gave: cut the open chunk again, up to the end of the frame before.
                     self._abandon()
                     self._cutter = self._new_cutter()
-                    if archive.intact_raw_offset > self._offset:
-                        yield from self._feed(open_archive(source, self._starts[0][0]), archive.intact_raw_offset)
+                    intact_raw_offset = archive.intact_raw_offset
+                    if intact_raw_offset > self._offset:
+                        archive = open_archive(source, self._starts[0][0])  # over the other one: two wide windows may be too much
+                        yield from self._feed(archive, intact_raw_offset)
                 yield from self._take(self._cutter.finish(whole_only=damage is not None))
             finally:
                 self._abandon()

@@ -50,7 +50,7 @@ def main() -> int:
 
 def first_inputs() -> list[bytes]:
     """The seeds, and what once found something."""
-    return [*seeds(), *(path.read_bytes() for path in sorted(CORPUS.iterdir()) if path.is_file())]
+    return [*seeds(), *(path.read_bytes() for path in sorted(CORPUS.glob("[!.]*")))]
 
 
 def _run_once(paths: list[Path], directory: Path) -> int:

@@ -70,7 +70,8 @@ def archive_with_a_damage(data: bytes, directory: Path) -> None:  # it needs no 
     raw = b"".join(parts)
     bad, at, undetectable = damaged(good, script)
     given_out, damage, _ = _drain(bad, (0, 0))
-    untouched = max(raw_end for stored_end, raw_end in zip(stored_ends, raw_ends, strict=True) if stored_end <= at)
+    pairs = zip(stored_ends, raw_ends, strict=True)
+    untouched = max((raw_end for stored_end, raw_end in pairs if stored_end <= at), default=0)
     if _format(bad) == kind:
         assert given_out[:untouched] == raw[:untouched]
         if damage is None and not undetectable:
