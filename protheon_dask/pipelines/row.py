@@ -39,6 +39,7 @@ class RowMeta(msgspec.StructMeta):
     """Makes the Table of each Row class that names one."""
 
     __protheon_table__: Table | None
+    __protheon_json_texts__: frozenset[str]  # fields annotated as str: what they hold for a json or jsonb column is its text
 
     def __new__(
         mcls,
@@ -60,7 +61,7 @@ class RowMeta(msgspec.StructMeta):
         # A row never refers back to itself, so the collector need not look at it: construction is twice as fast.
         struct_options.setdefault("gc", False)
         cls: RowMeta = super().__new__(mcls, name, bases, namespace, **struct_options)
-        cls.__protheon_table__ = None
+        cls.__protheon_table__, cls.__protheon_json_texts__ = None, frozenset()
         if table is not None:
             doc = namespace.get("__doc__") or ""
             cls.__protheon_table__ = Table(
@@ -117,6 +118,7 @@ def _columns(cls: RowMeta, frame: types.FrameType) -> tuple[Column, ...]:
     except NameError as error:
         raise ConfigError(f"row class {cls.__name__}: {error}; its annotations must be importable where it is defined") from error
     fields: tuple[str, ...] = cls.__struct_fields__
+    cls.__protheon_json_texts__ = frozenset(name for name in fields if _without_null(hints[name]) is str)
     return tuple(_column(cls.__name__, name, hints[name]) for name in fields)
 
 
@@ -136,6 +138,17 @@ def _column(owner: str, name: str, hint: Any) -> Column:
     if postgres is None:
         raise ConfigError(f"row class {owner}: column {name}: no PostgreSQL type for {hint!r}; say Annotated[.., 'type']")
     return Column(name, postgres, not_null=not (nullable or hint in (Any, msgspec.Raw)))
+
+
+def _without_null(hint: Any) -> Any:
+    """What an annotation says but for Annotated and None."""
+    while True:
+        if get_origin(hint) is Annotated:
+            hint = get_args(hint)[0]
+        elif get_origin(hint) in (Union, types.UnionType) and len(rest := [a for a in get_args(hint) if a is not type(None)]) == 1:
+            hint = rest[0]
+        else:
+            return hint
 
 
 def _postgres_type(hint: Any) -> str | None:
@@ -164,20 +177,26 @@ def _member_type(hint: Any) -> str | None:
     return None if postgres is not None and postgres.endswith("[]") else postgres
 
 
-def as_values(table: Table) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+def as_values(table: Table, row_class: RowMeta | None = None) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
     """Return what makes a row's values ready for the sink, or None where they are ready as they are.
 
     Shapes:     a value of a json or jsonb column that is neither None nor str nor bytes becomes its JSON text as bytes;
-                msgspec.Raw is that text already, but for an empty one and null: None.
+                msgspec.Raw is that text already, but for an empty one and null: None. A str is a text of JSON, too, unless the
+                field of row_class says otherwise: a string in a document of Any is a value, and "5" no number.
     """
     places = [i for i, column in enumerate(table.columns) if column.type in JSON_TYPES]
     if not places:
         return None
+    texts = row_class.__protheon_json_texts__ if row_class is not None else frozenset(column.name for column in table.columns)
+    of_any = [i for i in places if table.columns[i].name not in texts]
 
     def ready(values: Sequence[Any]) -> Sequence[Any]:
         row = list(values)
         for i in places:
             row[i] = _json_text(row[i])
+        for i in of_any:
+            if type(values[i]) is str:
+                row[i] = _ENCODE(values[i])
         return tuple(row)
 
     return ready

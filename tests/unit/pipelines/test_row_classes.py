@@ -13,7 +13,7 @@ import pytest
 
 import protheon_dask as protheon
 from protheon_dask.errors import ConfigError
-from protheon_dask.pipelines.row import table_of
+from protheon_dask.pipelines.row import as_values, table_of
 from protheon_dask.pipelines.table import Column
 
 
@@ -121,3 +121,23 @@ def test_importing_protheon_loads_nothing_heavy() -> None:
     heavy = "grpc dask distributed bokeh pandas psycopg polars pyarrow cloudpickle"
     code = f"import protheon_dask, sys; print([m for m in {heavy.split()!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_raw_value_is_the_json_text_as_it_stands_and_null_where_there_is_none() -> None:
+    class Kept(protheon.Row, table="kept"):
+        a: msgspec.Raw
+        b: int
+        c: Annotated[msgspec.Raw, "json"] = msgspec.Raw()
+        d: Any = None
+
+    table = table_of(Kept)
+    assert [(column.type, column.not_null) for column in table.columns] == [
+        *[("jsonb", False), ("bigint", True), ("json", False), ("jsonb", False)],
+    ]
+    ready = as_values(table)
+    assert ready is not None
+    read = msgspec.json.Decoder(Kept).decode
+    assert ready(msgspec.structs.astuple(read(b'{"a": {"x" : 1e400}, "b": 1, "c": [1.50], "d": {"y": 2}}'))) == (
+        *(b'{"x" : 1e400}', 1, b"[1.50]", b'{"y":2}'),
+    )
+    assert ready(msgspec.structs.astuple(read(b'{"a": null, "b": 1}'))) == (None, 1, None, None)

@@ -1,0 +1,1 @@
+"""From a sample of JSON lines to the source of a pipeline: observe, plan, render, check."""
