@@ -92,6 +92,14 @@ SELECT FROM pg_catalog.pg_constraint AS c
                             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.ordinal)
 """
 
+# Params: relation oid. Returns the fields of Constraint, of the table's own that can be deferred or are foreign keys.
+CONSTRAINTS = """
+SELECT n.nspname::text, c.conname::text, c.condeferrable, CASE WHEN c.contype = 'f' THEN c.confrelid::bigint ELSE 0 END
+  FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.connamespace
+ WHERE c.conrelid = %s AND (c.condeferrable OR c.contype = 'f') AND c.conparentid = 0
+ ORDER BY 1, 2
+"""
+
 # Params: schemas text[], relations text[], side by side. Returns the number of each that exists (from 1), its oid, and its columns' types.
 AS_IT_IS = """
 SELECT wanted.no, c.oid::bigint, a.attname::text, a.atttypid::bigint
@@ -166,6 +174,20 @@ class UniqueIndex:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """A constraint that can be deferred, or a foreign key."""
+
+    schema: str
+    name: str
+    is_deferrable: bool
+    refers_to: int  # oid of a foreign key's other table; else 0
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class TargetColumn:
     """One column that the sink fills."""
 
@@ -192,6 +214,7 @@ class Target:
     columns: tuple[TargetColumn, ...]
     wires: Mapping[int, Wire]  # how each type travels, elements before their arrays
     foreign_identity: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
     values_are_exact: bool = False
 
     @property
@@ -235,7 +258,8 @@ def _describe(conn: Connection, table: Table, values_are_exact: bool) -> Target:
         TargetColumn(c.name, c.oid, wire_oid(wires, c.oid), c.type, c.not_null, is_array=isinstance(wires[c.oid], ArrayOf)) for c in sent
     )
     foreign_identity = tuple(c.name for c in found.values() if c.identity and c.name not in names)
-    return Target(table, relation.oid, relation.kind == "p", columns, wires, foreign_identity, values_are_exact)
+    constraints = tuple(Constraint(*row) for row in conn.execute(CONSTRAINTS, (relation.oid,)))
+    return Target(table, relation.oid, relation.kind == "p", columns, wires, foreign_identity, constraints, values_are_exact)
 
 
 INSTEAD = {

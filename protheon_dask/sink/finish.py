@@ -135,7 +135,8 @@ def _make_index(conn: Connection, table: Table, columns: tuple[str, ...]) -> Non
 def _make_foreign_key(conn: Connection, table: Table, key: ForeignKey) -> None:
     name = identifier_of(table.name)
     if not has_foreign_key(conn, name, key):
-        statement = sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})")
+        # Deferrable: the next load may bring rows before those that they refer to, in the order of the pipeline's tables.
+        statement = sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({}) DEFERRABLE")
         conn.execute(statement.format(name, _list(key.columns), identifier_of(key.other_table), _list(key.other_columns)))
 
 

@@ -30,12 +30,12 @@ from protheon_dask.sink.staging import Staging
 # Several statements travel as one message: one round trip. Deferrable constraints wait for the batch's end, not longer.
 # Every rollback says DEFERRED again: one to an outer savepoint does not restore what a released inner one had set (measured).
 OPEN_BATCH: Final = "SET CONSTRAINTS ALL DEFERRED; SAVEPOINT protheon_batch"
-CLOSE_BATCH: Final = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT protheon_batch"
+CLOSE_BATCH: Final = "RELEASE SAVEPOINT protheon_batch"  # after the batch's constraints were checked
 UNDO_BATCH: Final = "ROLLBACK TO SAVEPOINT protheon_batch; SET CONSTRAINTS ALL DEFERRED"
 OPEN_TRY: Final = "SAVEPOINT protheon_try"
-KEEP_TRY: Final = "SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT protheon_try"
+KEEP_TRY: Final = "RELEASE SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT protheon_try"
 UNDO_TRY: Final = "ROLLBACK TO SAVEPOINT protheon_try; SET CONSTRAINTS ALL DEFERRED"
-CLOSE_CHUNK: Final = "SET CONSTRAINTS ALL IMMEDIATE"
+CHECK_ALL: Final = "SET CONSTRAINTS ALL IMMEDIATE"
 
 UNIQUE_VIOLATION, INTERNAL_ERROR = "23505", "XX000"
 VISIBLE_STATES: Final = ("22", "23502")
@@ -228,6 +228,7 @@ class ChunkLoader:
             for number, target in enumerate(targets)
         ]
         self._is_open = False
+        self._check = _batch_check(self._routes)
 
     def load(self, batch: BatchRows) -> list[LineFault]:
         """Load a batch and return the lines that the database refused, in their order.
@@ -249,7 +250,7 @@ class ChunkLoader:
     def settle(self) -> None:
         """Release the open savepoint, so that no fault of a later batch undoes what the caller writes next. Idempotent."""
         if self._is_open:
-            self._run(CLOSE_BATCH)
+            self._run(self._check, CLOSE_BATCH)
             self._is_open = False
 
     def finish(self) -> tuple[TableCount, ...]:
@@ -266,7 +267,7 @@ class ChunkLoader:
                     with _blaming(route):
                         route.merge()
             with _blaming(None):
-                self._run(CLOSE_CHUNK)
+                self._run(CHECK_ALL)
             self._check_tables()
         finally:
             self._clock.add("merge", self._now() - started)
@@ -334,7 +335,7 @@ class ChunkLoader:
 
     def _try_batch(self, tables: Iterable[Sequence[Sequence[Any]]], *, is_settled: bool) -> _Refusal | None:
         """Load rows and close the batch; on a refusal the transaction waits for its savepoint to be rolled back to."""
-        refusal = self._write(tables) or self._ask(CLOSE_BATCH if is_settled else f"{CLOSE_BATCH}; {OPEN_BATCH}")
+        refusal = self._write(tables) or self._ask(self._check, CLOSE_BATCH, *([] if is_settled else [OPEN_BATCH]))
         if refusal is None:
             self._is_open = not is_settled
             for route in self._routes:
@@ -351,10 +352,10 @@ class ChunkLoader:
                     return _Refusal(route, error)
         return None
 
-    def _ask(self, statements: LiteralString) -> _Refusal | None:
+    def _ask(self, *statements: LiteralString | sql.Composed) -> _Refusal | None:
         try:
             with _blaming(None):
-                self._run(statements)
+                self._run(*statements)
         except SchemaViolation as error:
             return _Refusal(None, error)
         return None
@@ -369,7 +370,7 @@ class ChunkLoader:
         """Have a route's rows staged from now on; its table is made outside the batch's savepoint, to outlive it."""
         route.is_staged = True
         if route.staging is None:
-            self._run(CLOSE_BATCH, route.make_staging(), OPEN_BATCH)
+            self._run(self._check, CLOSE_BATCH, route.make_staging(), OPEN_BATCH)
 
     def _try_alone(self, batch: BatchRows, line: int) -> LineFault | None:
         """Tell why a line is refused whatever the others are; None: it is not, or not for certain."""
@@ -397,7 +398,7 @@ class ChunkLoader:
         lines = [index for index in range(batch.n_lines) if index not in known]
 
         def attempt(start: int, stop: int) -> _Refusal | None:
-            refusal = self._write(_rows_of(batch, _joined(lines[start:stop]))) or self._ask(KEEP_TRY)
+            refusal = self._write(_rows_of(batch, _joined(lines[start:stop]))) or self._ask(self._check, KEEP_TRY)
             if refusal is not None:
                 self._run(UNDO_TRY)
                 if (route := _meets_stored_keys(refusal)) is not None:
@@ -407,6 +408,22 @@ class ChunkLoader:
         self._run(OPEN_TRY)
         refused = find_refused(len(lines), attempt)
         return {lines[at]: LineFault(lines[at], *refusal.error.args) for at, refusal in refused.items()}
+
+
+def _batch_check(routes: Sequence[_Route]) -> LiteralString | sql.Composed:
+    """Write the check of deferred constraints that ends a batch: of all but foreign keys to tables that are merged last.
+
+    What those find at the end of the chunk has no line; the chunk is then loaded with merge_each_batch.
+    """
+    merged_last = {route.target.oid for route in routes if route.is_merged_last}
+    deferrable = [constraint for route in routes for constraint in route.target.constraints if constraint.is_deferrable]
+    prompt = [constraint for constraint in deferrable if constraint.refers_to not in merged_last]
+    if len(prompt) == len(deferrable):
+        return CHECK_ALL
+    if not prompt:
+        return "SET CONSTRAINTS ALL DEFERRED"  # as they are: nothing is to be checked
+    names = sql.SQL(", ").join(constraint.identifier for constraint in prompt)
+    return sql.SQL("SET CONSTRAINTS {} IMMEDIATE").format(names)
 
 
 @contextmanager

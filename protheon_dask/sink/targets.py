@@ -80,8 +80,10 @@ def ensure_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
                 _check_columns(table, _declared_columns(conn, table, number), read_columns(conn, relation.oid))
                 _check_keys(conn, table, relation)
                 warnings += _warnings(table, relation)
-        for target in describe(conn, tables):  # refuses types that cannot be sent
+        described = describe(conn, tables)  # refuses types that cannot be sent
+        for target in described:
             _check_sums(target)
+        _check_foreign_keys(conn, described)
         for table in tables:
             _check_finish(conn, table)
     except psycopg.errors.InsufficientPrivilege as exc:
@@ -312,6 +314,20 @@ def _check_sums(target: Target) -> None:
     added = [column for column in target.columns if column.name not in (*target.table.primary_key, PROVENANCE)]
     if refused := [f"{column.name} ({column.type})" for column in added if column.is_array or column.wire_oid not in SUMMABLE_OIDS]:
         raise TargetRefused(f"table {target.table.name}: on_conflict='add' cannot add up {', '.join(refused)}")
+
+
+def _check_foreign_keys(conn: Connection, targets: Sequence[Target]) -> None:
+    """Refuse a foreign key that is checked at once, to a table of the pipeline whose rows come later: each new line would be refused."""
+    turns = {target.oid: (1, 0, target.table.name) if target.table.shared else (0, turn, "") for turn, target in enumerate(targets)}
+    names = {target.oid: target.table.name for target in targets}
+    for target in targets:
+        for key in target.constraints:
+            if not key.is_deferrable and key.refers_to in turns and turns[key.refers_to] > turns[target.oid]:
+                table = target.identifier.as_string(conn)
+                raise TargetRefused(
+                    f"table {target.table.name} has the foreign key {key.name} to {names[key.refers_to]}, whose rows come after its own: "
+                    f"ALTER TABLE {table} ALTER CONSTRAINT {sql.Identifier(key.name).as_string(conn)} DEFERRABLE"
+                )
 
 
 def _check_keys(conn: Connection, table: Table, relation: Relation) -> None:

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from protheon_dask.errors import LedgerUnavailable
+from protheon_dask.errors import LedgerUnavailable, SchemaViolation, TargetRefused
 from protheon_dask.pipelines.table import Column, ForeignKey, Table
 from protheon_dask.sink.finish import Making, cancel, finish_tables, progress_of
 from tests.fixtures.cluster import wait_until
+from tests.integration.sink.conftest import Line, batch_of, load_chunk
 
 Conn = psycopg.Connection[Any]
 Make = Callable[..., list[str]]
@@ -45,7 +47,7 @@ def test_indexes_keys_and_statistics_are_made_once(conn: Conn, make: Make) -> No
     expected = [
         'CREATE INDEX "score_Player_id_idx" ON game.score USING btree ("Player", id)',
         "CREATE UNIQUE INDEX score_pkey ON game.score USING btree (id)",
-        'FOREIGN KEY ("Player") REFERENCES game.player(id)',
+        'FOREIGN KEY ("Player") REFERENCES game.player(id) DEFERRABLE',
     ]
     assert made(conn) == expected
     assert conn.execute("SELECT reltuples FROM pg_class WHERE oid = 'game.score'::regclass").fetchone() == (2.0,)
@@ -173,6 +175,7 @@ import sys, psycopg
 from protheon_dask.pipelines.table import Table
 from protheon_dask.sink.finish import Making, cancel, finish_tables, progress_of
 from tests.fixtures.cluster import wait_until
+from tests.integration.sink.conftest import Line, batch_of, load_chunk
 import json
 with psycopg.connect(sys.argv[1], autocommit=True, application_name="doomed") as conn:
     finish_tables(conn, [Table.from_json(json.loads(sys.argv[2]))])
@@ -205,3 +208,37 @@ def test_a_partitioned_table_gets_its_index_on_every_partition(conn: Conn, make:
     assert finish_tables(conn, [SCORES, PLAYERS]) == []
     indexed = conn.execute("SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'score\\__' AND indexdef LIKE '%Player%'").fetchone()
     assert indexed == (2,)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["direct", "merged last"])
+def test_rows_of_the_next_load_may_come_before_those_that_they_refer_to(conn: Conn, make: Make, shared: bool) -> None:
+    """The pipeline names the referring table first; a shared table's rows come last anyway."""
+    players = replace(PLAYERS, on_conflict="ignore", shared=shared)
+    make(SCORES, players)
+    assert finish_tables(conn, [SCORES, players]) == []
+    lines: list[Line] = [[[(n, n % 3)], [(n % 3,)]] for n in range(6)]
+    lines[4] = [[(4, 77)], []]  # a player whom nobody knows
+    batches = [batch_of(lines[:3], 2), batch_of(lines[3:], 2)]
+    if shared:
+        with pytest.raises(SchemaViolation, match="23503"):
+            load_chunk(conn, [SCORES, players], batches)
+    chunk = load_chunk(conn, [SCORES, players], batches, merge_each_batch=shared)
+    assert chunk.refused == [(1, "23503")]
+    assert conn.execute("SELECT id FROM game.score ORDER BY id").fetchall() == [(n,) for n in range(6) if n != 4]
+    good: list[Line] = [[[(n, n)], [(n,)]] for n in range(10, 20)]
+    assert load_chunk(conn, [SCORES, players], [batch_of(good[:5], 2), batch_of(good[5:], 2)]).faults == []
+    assert make(SCORES, players) == []
+
+
+def test_a_foreign_key_of_others_that_waits_for_nothing_is_refused_where_its_rows_come_first(conn: Conn, make: Make) -> None:
+    players = replace(PLAYERS, on_conflict="ignore", shared=True)
+    make(SCORES, players)
+    conn.execute('ALTER TABLE game.score ADD CONSTRAINT "at once" FOREIGN KEY ("Player") REFERENCES game.player')
+    for tables in ([SCORES, players], [SCORES, PLAYERS]):
+        with pytest.raises(TargetRefused) as refused:
+            make(*tables)
+        words = "game.score has the foreign key at once to game.player, whose rows come after its own: "
+        assert words + 'ALTER TABLE "game"."score" ALTER CONSTRAINT "at once" DEFERRABLE' in str(refused.value)
+    assert make(PLAYERS, SCORES) == []
+    conn.execute(str(refused.value).rpartition(": ")[2].encode())
+    assert make(SCORES, players) == []
