@@ -145,9 +145,9 @@ def obstacles(conn: Connection, doomed: Sequence[Doomed]) -> list[str]:
                     "which would delete or change its rows as well"
                 )
             elif n_rows := _referring(conn, one, reference, child):
-                n = f"{n_rows:,}" if n_rows < ENOUGH_ROWS else f"{ENOUGH_ROWS:,} or more"
-                which = "rows" if child is None else "rows of others"
-                problems.append(f"{n} {which} of table {reference.child} refer to its rows in {name} (foreign key {reference.name})")
+                n = f"{ENOUGH_ROWS:,} or more rows" if n_rows == ENOUGH_ROWS else f"{n_rows:,} row{'' if n_rows == 1 else 's'}"
+                of, refer = ("" if child is None else " of others"), ("refers" if n_rows == 1 else "refer")
+                problems.append(f"{n}{of} of table {reference.child} {refer} to its rows in {name} (foreign key {reference.name})")
     return problems
 
 

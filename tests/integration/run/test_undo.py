@@ -148,7 +148,7 @@ def test_a_load_that_ignored_rows_of_one_before_it_can_go(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("action", "reason"),
     [
-        ("NO ACTION", "1 rows of table notes refer to its rows in public.deep"),
+        ("NO ACTION", "1 row of table notes refers to its rows in public.deep"),
         ("CASCADE", "which would delete or change its rows as well"),
         ("SET NULL", "which would delete or change its rows as well"),
     ],
@@ -193,7 +193,7 @@ def test_tables_of_a_load_that_refer_to_each_other_go_in_order(bench: Bench, mon
     first = load(bench, pipeline, lines(*range(25)))
     bench.conn.execute("ALTER TABLE child ADD FOREIGN KEY (n) REFERENCES parent, ADD FOREIGN KEY (up) REFERENCES child")
     second = load(bench, pipeline, lines(*range(25, 40)))
-    assert "1 rows of others of table child refer to its rows in public.child" in refusal(bench, first)
+    assert "1 row of others of table child refers to its rows in public.child" in refusal(bench, first)
     assert undo(bench, second) == {"public.child": 15, "public.parent": 15}
     assert undo(bench, first) == {"public.child": 25, "public.parent": 25}
     assert bench.ask("SELECT count(*) FROM parent") == [(0,)]
@@ -212,13 +212,18 @@ def test_a_load_whose_run_has_not_ended_stays(bench: Bench) -> None:
 def test_a_chunk_that_is_being_completed_is_waited_for(bench: Bench) -> None:
     bench.submit(lines(*range(10)), pipeline=write_pipeline(bench.directory))
     worker, reached = bench.worker(), threading.Event()
+
+    def undo_and_tell() -> None:
+        api.undo_load(bench.url, bench.load_id)
+        reached.set()
+
     with psycopg.connect(bench.url) as holder:  # the row is locked as a completion locks it
         bench.conn.execute("UPDATE protheon.task SET state = 'running', attempt_no = 1, lease_until_at = now() + interval '1 min'")
         holder.execute("SELECT FROM protheon.task FOR NO KEY UPDATE")
         with bench.conn.transaction():
             runs.cancel_run(bench.conn, bench.run_id, "enough")
         assert bench.state() == "running"
-        thread = threading.Thread(target=lambda: (api.undo_load(bench.url, bench.load_id), reached.set()))
+        thread = threading.Thread(target=undo_and_tell)
         thread.start()
         assert not reached.wait(0.7)
         holder.rollback()
