@@ -106,7 +106,11 @@ def cut_with_a_damage(data: bytes, directory: Path) -> None:
     parts = [text(script) for _ in range(script.number(0, 4))]
     good, _, _ = archive_of(kind, parts, script)
     is_bad = script.number(0, 2) == 0
-    limits = {"chunk_lines": script.number(1, 2_000), "max_chunk_raw_bytes": script.number(1, 70_000)}
+    n_bytes, n_lines = sum(map(len, parts)), sum(part.count(b"\n") for part in parts)
+    limits = {  # some dozens of chunks at most: each costs three files
+        "chunk_lines": max(script.number(1, 2_000), n_lines // 20),
+        "max_chunk_raw_bytes": max(script.number(1, 70_000), n_bytes // 20),
+    }
     max_line_bytes = script.number(0, 200)
     resume_at, wanted_from = script.number(0, 30), script.number(0, 5)
     source = directory / "source"
@@ -272,7 +276,7 @@ _REFERENCES: dict[str, tuple[Callable[[], _Reference], type[Exception]]] = {
     "zstd": (lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), zstandard.ZstdError),
     "gzip": (lambda: zlib.decompressobj(wbits=31), zlib.error),
     "bzip2": (bz2.BZ2Decompressor, OSError),
-    "xz": (lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), lzma.LZMAError),
+    "xz": (lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << 31) + (1 << 20)), lzma.LZMAError),
 }
 
 __all__ = ["MOST_BYTES", "run"]
