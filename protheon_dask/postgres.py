@@ -41,7 +41,8 @@ CONNECT_WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("could not translate host name", "08001"),
     ("server does not support SSL", TLS),
     ("certificate", TLS),
-    ("SSL error", TLS),
+    ("unknown ca", TLS),
+    ("unsupported protocol", TLS),  # "SSL error" alone is no word of these: a server that goes while it greets makes one too
     ("no pg_hba.conf entry", "28000"),
     ("pg_hba.conf rejects", "28000"),
     ("is not permitted to log in", "28000"),

@@ -17,9 +17,10 @@ from protheon_dask import __version__
 from protheon_dask.broker import wire
 from protheon_dask.broker.server import StoredChunk
 from protheon_dask.config import Settings, parse_reject_limit
-from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
+from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
+from protheon_dask.ledger.transaction import is_of_server
 from protheon_dask.ledger.undo import to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
@@ -296,7 +297,7 @@ class ChunkDesk:
         self._url, self._store, self._tell = url, store, tell
 
     def locate(self, chunk_id: int, generation: int) -> StoredChunk:
-        with opened(self._url, application="protheon-broker") as conn:
+        with self._connected() as conn:
             place = chunks.locate(conn, chunk_id)
             if place.generation != generation:
                 raise ChunkOutdated(f"chunk {chunk_id} has generation {place.generation} now, not {generation}: claim it again")
@@ -306,6 +307,17 @@ class ChunkDesk:
                     self._tell(Wanted(place.load_id, place.first_line, place.generation))
                 raise ChunkUnavailable(f"chunk {chunk_id} is not in the workspace: it is being cut again")
         return StoredChunk(path, place.stored_bytes, place.generation)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """What PostgreSQL refuses the broker in the middle of a run is an outage to a worker: the fault is not its own."""
+        try:
+            with opened(self._url, application="protheon-broker") as conn:
+                yield conn
+        except ConfigError as exc:
+            if is_of_server(exc):
+                raise LedgerUnavailable(f"at the broker: {exc}") from exc
+            raise
 
 
 def _is_whole(path: Path, stored_bytes: int) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Gate
 from tests.fixtures.own_postgres import OwnServer, make_certificate
 from tests.fixtures.postgres import find_test_binaries, scratch_dir
 
@@ -22,3 +24,11 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Closed; opened at the latest at the end of the test."""
+    made = Gate(tmp_path / "open")
+    yield made
+    made.open()

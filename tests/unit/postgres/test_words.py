@@ -65,6 +65,8 @@ def test_two_transactions_that_met_are_no_outage() -> None:
         ("the database system is not yet accepting connections", LedgerUnavailable, "starting, recovering or stopping"),
         ("the database system is shutting down", LedgerUnavailable, "starting, recovering or stopping"),
         ("something new", LedgerUnavailable, "does not answer"),
+        ("SSL error: unexpected eof while reading", LedgerUnavailable, "does not answer"),
+        ("SSL error: certificate verify failed", ConfigError, "do not agree on TLS"),
     ],
 )
 def test_what_a_server_says_at_connect_is_told_with_what_to_do(said: str, error: type[ProtheonError], words: str) -> None:

@@ -1,0 +1,160 @@
+"""A server in need, in the middle of a load: the run waits, says why, goes on by itself, and nothing is charged for it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from protheon_dask.errors import ConfigError, LedgerUnavailable
+from protheon_dask.telemetry.statistics import RunStatistics
+from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import local_cluster, wait_until
+from tests.fixtures.own_postgres import MAY_MOUNT, PASSWORD, OwnServer, small_disk
+
+N_LINES = 3_000
+SERVER_SETTINGS = {"max_connections": "24", "synchronous_commit": "on"}
+
+
+@pytest.fixture(scope="module")
+def served(own_server: OwnServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A cluster over the module's own server, as a role that is no superuser."""
+    own_server.make_role("loader")
+    own_server.execute("CREATE DATABASE shop OWNER loader")
+    directory = tmp_path_factory.mktemp("served")
+    url = own_server.url("shop", "loader", PASSWORD)
+    with local_cluster(directory / "home", url, workers=2, lease_s=6, renew_s=1, exit_grace_s=2, stall_s=20) as cluster:
+        yield World(cluster, own_server.url("shop"), directory)
+
+
+def begin(world: World, name: str, gate: Gate, directory: Path) -> int:
+    """A run of six chunks of which two are loaded, and the others wait at the gate."""
+    run_id = world.submit(write_pipeline(directory, name, gate.body(2, 500)), write_numbers(directory / "n.txt", N_LINES), chunk_lines=500)
+    world.wait_chunks_done(run_id.run_id, 2)
+    return run_id.run_id
+
+
+def wait_reason(world: World, run_id: int, words: str) -> str:
+    """What the run says that it waits for."""
+
+    def reason() -> str | None:
+        try:
+            told = world.cluster.client.get(run_id).reason
+        except (LedgerUnavailable, ConfigError) as exc:  # the broker cannot ask either, and says the same
+            told = f"since now: {exc}"
+        return told if told is not None and words in told else None
+
+    told = wait_until(reason)
+    assert told.startswith("since ")
+    assert "s3cr3t" not in told
+    return str(told)
+
+
+def assert_whole(world: World, done: RunStatistics, name: str, costs: Collection[str] = ("nothing",)) -> None:
+    assert (done.state, done.loaded) == ("succeeded", N_LINES)
+    assert done.reason is None
+    assert numbers(world.url, name) == list(range(N_LINES))
+    charged = "SELECT cost, error_class, message, sqlstate FROM protheon.attempt WHERE run_id = %s AND cost <> ALL (%s)"
+    assert world.ask(charged, done.run, list(costs)) == []
+    assert world.findings(done.run) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("stopped_fast", signal.SIGINT), pytest.param("stopped_at_once", signal.SIGQUIT, marks=pytest.mark.slow), ("killed", signal.SIGKILL)],
+)
+def test_a_server_that_goes_and_comes_back_is_waited_for(
+    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, name: str, how: signal.Signals
+) -> None:
+    run_id = begin(served, name, gate, tmp_path)
+    own_server.signal(how)
+    gate.open()
+    wait_reason(served, run_id, "does not answer")
+    own_server.start()
+    assert_whole(served, served.finish(run_id), name)
+
+
+@pytest.mark.slow
+def test_commits_that_a_crash_of_the_server_has_lost_are_loaded_again(
+    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path
+) -> None:
+    """synchronous_commit = off: rows and completion are lost together. Who had said "done" is a loss, found when its lease runs out."""
+    own_server.execute("ALTER DATABASE shop SET synchronous_commit = off")
+    run_id = begin(served, "forgotten", gate, tmp_path)
+    gate.open()
+    served.wait_chunks_done(run_id, 4)
+    own_server.signal(signal.SIGQUIT)
+    own_server.start()
+    assert_whole(served, served.finish(run_id), "forgotten", costs={"nothing", "loss"})
+    own_server.execute("ALTER DATABASE shop RESET synchronous_commit")
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="only root on Linux can make a small file system")
+def test_a_full_disk_is_waited_for_until_there_is_room(served: World, own_server: OwnServer, gate: Gate, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_disk(own_server.root, 1 << 20))
+        own_server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'", "GRANT CREATE ON TABLESPACE small TO loader")
+        stack.callback(own_server.execute, "DROP TABLE public.full_disk", "DROP TABLESPACE small", database="shop")
+        own_server.execute(
+            "CREATE TABLE public.full_disk (n bigint, _protheon_chunk bigint) TABLESPACE small",
+            "ALTER TABLE public.full_disk OWNER TO loader",
+            database="shop",
+        )
+        run_id = begin(served, "full_disk", gate, tmp_path)
+        ballast = disk.parent / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                continue
+        gate.open()
+        told = wait_reason(served, run_id, "the disk of the PostgreSQL server is full")
+        assert "make room there" in told
+        assert "SQLSTATE 53100" in told
+        ballast.unlink()
+        assert_whole(served, served.finish(run_id), "full_disk")
+
+
+def test_a_server_without_a_connection_left_is_waited_for(served: World, own_server: OwnServer, gate: Gate, tmp_path: Path) -> None:
+    run_id = begin(served, "crowded", gate, tmp_path)
+    crowd: list[psycopg.Connection] = []
+    with ExitStack() as stack:
+        with psycopg.connect(own_server.url("shop"), autocommit=True) as superuser:
+            superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'protheon-%'")
+            while True:  # until the server has no more
+                try:
+                    crowd.append(stack.enter_context(psycopg.connect(own_server.url("shop", "loader", PASSWORD), autocommit=True)))
+                except psycopg.OperationalError:
+                    if _is_ours_out(superuser):
+                        break
+        gate.open()
+        told = wait_reason(served, run_id, "PostgreSQL has no connection left")
+        assert "max_connections" in told
+    assert_whole(served, served.finish(run_id), "crowded")
+
+
+def _is_ours_out(superuser: psycopg.Connection) -> bool:
+    """None of the cluster's connections is left."""
+    found = superuser.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'protheon-%'").fetchone()
+    if found == (0,):
+        return True
+    superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'protheon-%'")
+    return False
+
+
+@pytest.mark.slow
+def test_a_server_that_only_reads_for_a_while_is_waited_for(served: World, own_server: OwnServer, gate: Gate, tmp_path: Path) -> None:
+    """As after a switch-over to a standby that is promoted a moment later."""
+    run_id = begin(served, "demoted", gate, tmp_path)
+    own_server.execute("ALTER DATABASE shop SET default_transaction_read_only = on")
+    own_server.signal(signal.SIGINT)
+    own_server.start()
+    gate.open()
+    assert "give the address of the primary" in wait_reason(served, run_id, "only reads")
+    with psycopg.connect(own_server.url("postgres"), autocommit=True) as conn:
+        conn.execute("ALTER DATABASE shop RESET default_transaction_read_only")
+        conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'protheon-%'")
+    done = served.finish(run_id)
+    assert_whole(served, done, "demoted")
