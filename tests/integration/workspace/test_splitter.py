@@ -122,6 +122,7 @@ def test_after_kill_9_in_the_middle_the_rest_is_cut_and_nothing_doubled(source: 
     *more, failed = events.rest()
     assert isinstance(failed, SplitFailed)
     assert failed.kind == "unavailable"
+    assert failed.message == f"{source}: the process that reads it was killed by signal 9, as a system does that has no memory left"
     assert splitter.wait_ended(30)
     assert not list(parts(job))
     cut += more
@@ -203,7 +204,10 @@ def test_a_defect_is_told_as_one(plain: Path, capfd: pytest.CaptureFixture[str])
     assert isinstance(failed, SplitFailed)
     assert failed.kind == "internal"
     assert splitter.wait_ended(30)
-    assert "Traceback" in capfd.readouterr().err
+    assert "a defect of Protheon while it was read: ValidationError: " in failed.message
+    err = capfd.readouterr().err
+    assert "the process that reads it failed:" in err
+    assert "Traceback" in err
 
 
 PARENT = """
