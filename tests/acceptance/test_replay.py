@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +183,22 @@ def test_lines_of_a_replay_that_was_cancelled_in_its_middle_are_taken_over(world
     assert world.findings(first.run) == world.findings(done.run) == ()
     states = world.ask("SELECT DISTINCT state FROM protheon.task JOIN protheon.load ON load.id = load_id WHERE retired_at IS NOT NULL")
     assert set(states) == {("succeeded",), ("cancelled",)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_worker_that_is_killed_in_the_middle_of_a_replay_costs_no_line(world: World, gate: Gate) -> None:
+    first = world.load(pipeline(world.directory, "worker", "b"), marked(world.directory / "n.txt", "b" * 600), reject_limit=ANY)
+    held = world.cluster.client.replay(first.run, find(pipeline(world.directory, "worker", "", gate.body(1, 100))))
+    world.wait_chunks_done(held.run_id, 1)
+    wait_until(lambda: world.cluster.client.get(held.run_id).chunks_running == 2)
+    for _, pid in world.cluster.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    gate.open()
+    done = world.finish(held.run_id)
+    assert (done.state, done.loaded) == ("succeeded", 600)
+    assert done.retries >= 2
+    assert numbers(world.url, "worker") == list(range(600))
+    assert world.findings(first.run) == world.findings(done.run) == ()
 
 
 def test_a_replay_that_lost_its_spool_and_its_chunks_ends_with_the_reason_and_another_takes_its_lines(world: World, gate: Gate) -> None:
