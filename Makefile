@@ -27,7 +27,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all fuzz wheels gen bench clean help
+.PHONY: demo lint check test test-all fuzz wheels gen bench bench-merge clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ gen: $(VENV)/.made-dev ## protobuf code anew from proto/
 
 bench: $(VENV)/.made-dev ## measure; BENCH_LINES= for a smaller sample
 	$(BIN)/python benchmarks/bench.py
+
+bench-merge: $(VENV)/.made-dev ## the merge's share of a chunk's time with 1, 2, 4 and 8 loaders
+	$(BIN)/python -m benchmarks.merge_share
 
 clean: ## remove the environment and all caches; data directories stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench

@@ -28,7 +28,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    n_lines, n_rounds = (_number(name, default) for name, default in (("BENCH_LINES", N_LINES), ("BENCH_ROUNDS", N_ROUNDS)))
+    n_lines, n_rounds = (number(name, default) for name, default in (("BENCH_LINES", N_LINES), ("BENCH_ROUNDS", N_ROUNDS)))
     say(f"sample of {n_lines:,} lines ..")
     whole, tenth, warm = (material.make_sample(BENCH_DIR, n) for n in (n_lines, max(1, n_lines // 10), WARM_LINES))
     effective = api.read_settings({"home": str(BENCH_DIR / "home"), "broker_port": 0, "scheduler_port": 0, "dashboard_port": 0})
@@ -117,7 +117,7 @@ def check_theirs(name: str, counts: dict[str, int], sample: material.Sample, n_m
     check_ours(counts, sample)
 
 
-def _number(name: str, default: int) -> int:
+def number(name: str, default: int) -> int:
     raw = os.environ.get(name) or str(default)
     if not raw.isdecimal() or not int(raw):
         raise ConfigError(f"{name}={raw!r} is not a number of at least 1")

@@ -16,14 +16,15 @@ MAX_ATTEMPTS = 100_000
 """More than any measured run has."""
 
 
-def load(cluster: api.LocalCluster, source: Path) -> ProductRound:
+def load(cluster: api.LocalCluster, source: Path, chunk_lines: int | None = None) -> ProductRound:
     """Load the source with everything on, once more even if it was loaded; wall seconds as a client sees them.
 
+    chunk_lines: None: as the number of workers asks for.
     Raises: InvariantError: the run did not succeed at the first attempt of each chunk; such a time is not to be published.
     """
     with PeakMemory(pid for _, pid in cluster.worker_pids()) as memory:
         started_s = time.perf_counter()
-        run_id = cluster.client.submit(find("pgcr"), [str(source)], again=True).run_id
+        run_id = cluster.client.submit(find("pgcr"), [str(source)], again=True, chunk_lines=chunk_lines).run_id
         for statistics in cluster.client.watch(run_id):
             last = statistics
         seconds = time.perf_counter() - started_s
