@@ -50,13 +50,18 @@ def odd(line: bytes):
 """
 
 
+def set_oddly(server: OwnServer, role: str) -> None:
+    """Give a role each odd setting in the database of its name."""
+    settings = ODD_SETTINGS | ({"transaction_timeout": "'400ms'"} if server.binaries.major >= 17 else {})
+    server.execute(*(f"ALTER ROLE {role} IN DATABASE {role} SET {name} = {value}" for name, value in settings.items()))
+
+
 @pytest.fixture(scope="module")
 def server(own_server: OwnServer) -> OwnServer:
     for role in ("humble", "odd"):
         own_server.make_role(role)
     own_server.execute("CREATE DATABASE humble", "CREATE DATABASE odd OWNER odd")
-    settings = ODD_SETTINGS | ({"transaction_timeout": "'400ms'"} if own_server.binaries.major >= 17 else {})
-    own_server.execute(*(f"ALTER ROLE odd IN DATABASE odd SET {name} = {value}" for name, value in settings.items()))
+    set_oddly(own_server, "odd")
     return own_server
 
 
