@@ -95,7 +95,7 @@ def comparable(conn: Connection, target: Target) -> Comparable:
     """
     is_modified = dict(conn.execute(MODIFIED, (target.oid,)).fetchall())
     triggers = tuple(row[0] for row in conn.execute(CHANGING_TRIGGERS, (target.oid, target.oid)))
-    is_utf8 = conn.info.parameter_status("server_encoding") == conn.info.parameter_status("client_encoding") == UTF8
+    is_utf8 = conn.info.parameter_status("client_encoding") == UTF8  # as the server's is (ledger.connect)
     columns = tuple(
         column
         for column in target.columns
