@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import signal
@@ -67,7 +68,7 @@ def shell(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "events.jsonl"
-    path.write_bytes(FILE)
+    path.write_bytes(gzip.compress(FILE) + b"what a tape had after it")
     return path
 
 
@@ -94,6 +95,10 @@ def test_progress_that_is_not_on_a_terminal_is_plain_lines_at_once(first: subpro
     err = first.stderr.decode()
     assert "\x1b" not in err
     assert [line for line in err.splitlines() if line.startswith("run 1; ")]
+
+
+def test_what_was_found_while_the_file_was_read_is_told_at_the_end(first: subprocess.CompletedProcess[bytes]) -> None:
+    assert first.stderr.decode().count("after its last gzip member") == 1
 
 
 def test_typing_it_again_loads_nothing_twice_and_says_so(shell: Shell, source: Path, first: subprocess.CompletedProcess[bytes]) -> None:
