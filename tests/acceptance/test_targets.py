@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
-from tests.fixtures.cluster import wait_until
+from tests.fixtures.cluster import ask, wait_until
 
 FINISHED = """
 import protheon_dask as protheon
@@ -257,3 +260,13 @@ def test_a_line_that_only_a_merge_refuses_is_found_and_leaves_nothing_in_any_tab
     ]
     assert numbers(world.url, "three_a") == numbers(world.url, "three_c") == [n for n in range(1_000) if n not in (77, 123)] + [5_000]
     assert dict(world.ask("SELECT n, hits FROM three_b")) == {n: 101 if n == 0 else 99 if n in (3, 7) else 100 for n in range(10)}
+
+
+def test_a_command_that_ends_with_its_run_leaves_its_table_analysed(database: str, tmp_path: Path) -> None:
+    """The cluster lives as long as the command, and statistics are made after the run's end."""
+    source = tmp_path / "events.jsonl"
+    source.write_text("".join(f'{{"n": {n}}}\n' for n in range(3_000)))
+    command = [Path(sys.executable).with_name("protheon"), "load", str(source), "--into", database, "--quiet", "--workers", "1"]
+    done = subprocess.run(command, env={**os.environ, "PROTHEON_HOME": str(tmp_path)}, capture_output=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr.decode()
+    assert ask(database, "SELECT reltuples FROM pg_class WHERE oid = 'public.events'::regclass") == [(3_000.0,)]
