@@ -213,7 +213,7 @@ class RunDesk:
             lost = () if submission.again else self._lost_rows(conn, submission, tables, found)
             notices = tuple(targets.ensure_tables(conn, tables))
             if submission.pipeline.reference == "jsonl":
-                targets.create_path_view(conn, tables[0])
+                notices += tuple(targets.create_path_view(conn, tables[0]))
         return (*notices, *lost)
 
     def _lost_rows(

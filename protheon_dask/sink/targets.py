@@ -109,10 +109,11 @@ def without_rows(conn: Connection, tables: Sequence[Table]) -> dict[str, str]:
     return found
 
 
-def create_path_view(conn: Connection, table: Table) -> str:
-    """Make the view ``<table>_with_path`` of a table that has a load_id, and return its name.
+def create_path_view(conn: Connection, table: Table) -> list[str]:
+    """Make the view ``<table>_with_path`` of a table that has a load_id; return notices.
 
-    The path is that of the run that first asked for the load. Idempotent; never commits.
+    The path is that of the run that first asked for the load. Idempotent; never commits. A role that may not make it
+    loads without it: it is a convenience, and one that is there already is left as it is.
     Raises: TargetRefused: the name is taken by something else, or is too long.
     """
     view = f"{table.relation}_with_path"
@@ -124,10 +125,14 @@ def create_path_view(conn: Connection, table: Table) -> str:
     statement = sql.SQL(PATH_VIEW).format(view=sql.Identifier(table.schema, view), table=sql.Identifier(table.schema, table.relation))
     try:
         conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", (ADVISORY_CLASS, LOCK_TARGETS))
-        conn.execute(statement)
+        with conn.transaction():
+            conn.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        told = f"the view {table.schema}.{view}, which adds the paths, could not be made: {reason_of(exc)}"
+        return [told] if found is None else []
     except psycopg.Error as exc:
         raise translate(exc) from exc
-    return f"{table.schema}.{view}"
+    return []
 
 
 PATH_VIEW: Final = """

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,6 +15,8 @@ from protheon_dask.errors import ConfigError, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger.connect import connect
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.ledger.server_process import free_port
+from protheon_dask.run.desk import ChunkDesk
+from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.own_postgres import PASSWORD, OwnServer
 
 
@@ -122,6 +125,12 @@ def test_a_standby_is_told_and_one_that_takes_no_queries_is_waited_for(server: O
         assert "starting, recovering or stopping" in refused(standby.url("postgres", "loader", PASSWORD), LedgerUnavailable)
     finally:
         standby.stop()
+
+
+def test_a_worker_waits_while_postgresql_refuses_the_broker(server: OwnServer, tmp_path: Path) -> None:
+    desk = ChunkDesk(server.url("postgres", "loader", "wr0ng"), ChunkStore(tmp_path, 1 << 20), lambda _: None)
+    with pytest.raises(LedgerUnavailable, match="at the broker: PostgreSQL does not know this role"):
+        desk.locate(1, 1)
 
 
 @contextmanager

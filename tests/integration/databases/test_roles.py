@@ -81,6 +81,8 @@ def test_a_role_that_may_not_create_is_told_the_grants_and_loads_with_them(serve
         "CREATE TABLE public.humble_numbers (n bigint, _protheon_chunk bigint)",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         "GRANT INSERT ON public.humble_numbers TO humble",
+        "CREATE TABLE public.docs (load_id bigint, line_no bigint, doc jsonb, PRIMARY KEY (load_id, line_no))",
+        "GRANT SELECT, INSERT ON public.docs TO humble",
         database="humble",
     )
     pipeline = write_pipeline(tmp_path, "humble_numbers")
@@ -90,6 +92,9 @@ def test_a_role_that_may_not_create_is_told_the_grants_and_loads_with_them(serve
         assert (done.state, done.loaded) == ("succeeded", 500)
         assert numbers(admin, "humble_numbers") == list(range(500))
         assert world.findings(done.run) == ()
+        done = world.load("jsonl", write_numbers(tmp_path / "m.jsonl", 7), table="public.docs")
+        assert (done.state, done.loaded) == ("succeeded", 7)
+        assert [notice for notice in done.notices if "public.docs_with_path" in notice]
         with pytest.raises(ConfigError, match=r"lacks a right"):
             world.load(write_pipeline(tmp_path, "another"), tmp_path / "n.txt")
         assert_no_password(tmp_path / "home", admin)

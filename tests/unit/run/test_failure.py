@@ -87,3 +87,10 @@ def test_the_sqlstate_behind_a_translated_error_is_kept() -> None:
     error = errors.LedgerUnavailable("PostgreSQL cannot serve us now")
     error.__cause__ = pg.DeadlockDetected("deadlock detected")
     assert failure_of(error).sqlstate == "40P01"
+
+
+def test_a_refused_connection_is_the_operators_and_a_pipelines_own_refusal_a_failure() -> None:
+    refused = errors.ConfigError("PostgreSQL does not know this role by this password")
+    refused.__cause__ = psycopg.OperationalError("password authentication failed")
+    assert (failure_of(refused).cost, failure_of(refused).pause) == (Cost.NOTHING, str(refused))
+    assert failure_of(errors.ConfigError("no module of that name")).cost is Cost.FAILURE
