@@ -28,6 +28,7 @@ from protheon_dask.pipelines.sample import sample_lines
 from protheon_dask.run import api
 from protheon_dask.run.worker import quiet_collector
 from protheon_dask.sink.catalog import describe
+from protheon_dask.sink.checksum import compared_of
 from protheon_dask.sink.loader import ChunkLoader
 from protheon_dask.workspace import chunkfile, cut
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--lines", type=int, default=N_LINES)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--checksum", action="store_true", help="each repetition with checksums as well")
     options = parser.parse_args()
     effective = api.read_settings({"home": str(BENCH_DIR / "home")})
     given = os.environ.get("PROTHEON_BENCH_URL")
@@ -63,8 +65,10 @@ def main() -> None:
         quiet_collector()
         say(f"{options.lines:,} lines, {len(stored):,} bytes stored")
         for _ in range(options.repeat):
-            target.remake(url)
-            print(json.dumps(load_chunk(url, stored, raw_xxh3, options.lines, effective.settings)), flush=True)
+            for checksum in (False, True) if options.checksum else (False,):
+                target.remake(url)
+                made = load_chunk(url, stored, raw_xxh3, options.lines, effective.settings, checksum=checksum)
+                print(json.dumps({"checksum": checksum, **made}), flush=True)
 
 
 def store_chunk(n_lines: int) -> tuple[bytes, bytes]:
@@ -79,19 +83,21 @@ def store_chunk(n_lines: int) -> tuple[bytes, bytes]:
         return path.read_bytes(), raw_xxh3
 
 
-def load_chunk(url: str, stored: bytes, raw_xxh3: bytes, n_lines: int, settings: Settings) -> dict[str, object]:
+def load_chunk(url: str, stored: bytes, raw_xxh3: bytes, n_lines: int, settings: Settings, *, checksum: bool = False) -> dict[str, object]:
     """Load the chunk in one transaction, as an attempt does, and return what each stage took."""
     watch, clock = Stopwatch(), StageClock()
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
         with conn.transaction():
             targets = describe(conn, pgcr.tables, values_are_exact=pgcr.values_are_exact)
+            compared = compared_of(conn, targets) if checksum else {}
         backend = _backend(conn)
         lsn = _one(conn, "SELECT pg_current_wal_lsn()")
         backend_cpu_s = _cpu_s(backend)
         started_s = time.perf_counter()
         conn.execute("BEGIN")
         transformer = pgcr.open(ChunkContext(load_id=1, task_id=1, path=""))
-        loader = ChunkLoader(conn, targets, task_id=1, check_fence=_no_fence, clock=clock, now=time.perf_counter)
+        now = time.perf_counter
+        loader = ChunkLoader(conn, targets, task_id=1, check_fence=_no_fence, clock=clock, now=now, compared=compared)
         batches = cut.batches(chunkfile.read_blocks(stored, raw_xxh3), 1, 0, settings.batch_lines, settings.batch_bytes)
         while True:
             with watch.stage("read"):
