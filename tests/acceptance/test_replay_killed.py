@@ -99,3 +99,16 @@ def test_a_replay_whose_command_is_killed_is_typed_again(shell: Shell, gate: Gat
     assert api.verify_run(shell.url, 1).findings == ()
     assert api.verify_run(shell.url, done["run"]).findings == ()
     assert list((shell.home / "workspace" / "replays").rglob("*.zst")) == []
+
+
+def test_a_paused_run_is_resumed_with_no_master_running(shell: Shell, tmp_path: Path) -> None:
+    source = marked(tmp_path / "n.txt", "ob" * (N_LINES // 2))
+    spec = pipeline(tmp_path, "resumed_alone", "b")
+    code, out, err = shell.run("load", source, "--pipeline", spec, "--reject-limit", 300, "--workers", 2)
+    assert code == 1, out + err
+    assert "to go on: protheon runs resume 1 --reject-limit N|P%" in out
+    code, out, err = shell.run("runs", "resume", 1, "--reject-limit", "100%", "--workers", 2, "--json")
+    assert code == 0, out + err
+    assert json.loads(out)["rejected"] == N_LINES // 2
+    assert numbers(shell.url, "resumed_alone") == list(range(0, N_LINES, 2))
+    assert shell.run("runs", "pause", 1)[1].startswith("run 1: succeeded")
