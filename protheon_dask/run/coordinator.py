@@ -409,9 +409,7 @@ class Coordinator:
         load_id, now = item.split.load_id, time.time()
         before = self._source_waits.pop(load_id, SourceWait(item.split.run_id, now, 0, ""))
         n_tries = before.n_tries + 1
-        if event.kind != "unavailable" and (
-            event.kind != "refused" or n_tries >= REFUSED_TRIES or item.split.replay_of is not None
-        ):
+        if event.kind != "unavailable" and (event.kind != "refused" or n_tries >= REFUSED_TRIES or item.split.replay_of is not None):
             return False
         logger.warning("split.unavailable", extra={"load_id": load_id, "error": event.message})
         self._source_waits[load_id] = SourceWait(item.split.run_id, before.since_at, n_tries, event.message)

@@ -70,9 +70,7 @@ class ReplayDesk:
         packed = replay.pipeline or PackedPipeline(**runs.pipeline_of(conn, run_id))
         limits = (replay.reject_limit_lines, replay.reject_limit_fraction)
         checksum = runs.keeps_checksums(conn, run_id)
-        submission = wire.Submission(
-            (f"rejects of run {run_id}",), packed, 0, *limits, checksum=checksum, request_id=replay.request_id
-        )
+        submission = wire.Submission((f"rejects of run {run_id}",), packed, 0, *limits, checksum=checksum, request_id=replay.request_id)
         notices += self.make_targets(conn, submission)
         try:
             with self.spools.held() as held, conn.transaction():

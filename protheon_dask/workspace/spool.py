@@ -100,12 +100,10 @@ class SpoolWriter(ChunkWriter):
     def __init__(self, target: Path) -> None:
         target.parent.mkdir(mode=OWNER_DIR, parents=True, exist_ok=True)
         super().__init__(target)
-        self.n_lines = 0
 
     def end_line(self) -> None:
         """The line whose bytes were written is whole."""
         self.write(LF)
-        self.n_lines += 1
 
     def close(self) -> None:
         """Bring the file to disk under its name."""
@@ -114,13 +112,16 @@ class SpoolWriter(ChunkWriter):
 
 
 class LongLines:
-    """Reads whole lines of a source at known places, in ascending order, in one pass.
+    """Reads whole lines of a source at known places, in ascending order, in one pass. Of those with a wide window one at a time.
 
     Raises: SourceChanged: the source is not what it was when its lines were refused. What open_source() raises.
     """
 
+    _wide = threading.Lock()
+    """Held by the one whose source has a window over WIDE_WINDOW_BYTES: it may take 2 GiB."""
+
     def __init__(self, path: str, identity: Identity) -> None:
-        self._path, self._source = path, open_source(path)
+        self._path, self._source, self._is_wide = path, open_source(path), False
         try:
             if identify_open(self._source, path) != identity:
                 raise SourceChanged(f"{shown(path)}: it is not the file that was loaded")
@@ -157,11 +158,19 @@ class LongLines:
                 yield block
 
     def close(self) -> None:
+        self._archive = None
         self._source.close()
+        if self._is_wide:
+            self._is_wide = False
+            LongLines._wide.release()
+
+    def _wait_wide(self, _window_bytes: int) -> None:
+        if not self._is_wide:
+            self._is_wide = LongLines._wide.acquire()
 
     def _span(self, start: Restart, begin: int, end: int) -> Iterator[memoryview]:
         if self._archive is None or start[1] > self._archive.raw_offset:
-            self._archive = open_archive(self._source, start)
+            self._archive = open_archive(self._source, start, self._wait_wide)
             self._blocks, self._block = iter(self._archive), b""
         while True:
             offset = self._archive.raw_offset - len(self._block)  # of the block
