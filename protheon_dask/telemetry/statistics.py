@@ -19,7 +19,7 @@ class RunStatistics:
 
     run: int
     state: RunState
-    reason: str | None  # why it is paused, incomplete or cancelled
+    reason: str | None  # why it is paused, incomplete or cancelled; while it runs: what it waits for, or makes at its end
     pipeline: str
     paths: tuple[str, ...]
     notices: tuple[str, ...]
