@@ -141,6 +141,7 @@ def test_migrations_need_no_session(database: str, bouncer: PgBouncer) -> None:
     assert ask(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 5263951 AND objid = 2") == [(0,)]
 
 
+@pytest.mark.slow
 def test_the_lead_through_a_pooler_in_transaction_mode_is_refused_with_the_way_on(
     ledger_database: str, bouncer: PgBouncer, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ def test_no_setting_of_a_role_ends_a_load_or_changes_a_value(server: OwnServer, 
     server.execute(
         "CREATE TABLE public.odd (n bigint, day date, raw bytea, text text, _protheon_chunk bigint)",
         "ALTER TABLE public.odd OWNER TO odd",
-        # one COPY of 300 rows takes 0.9 s, longer than statement_timeout and transaction_timeout
+        # one COPY of 200 rows takes 0.6 s, longer than statement_timeout and transaction_timeout
         "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.003); RETURN NEW; END'",
         "CREATE TRIGGER slow BEFORE INSERT ON public.odd FOR EACH ROW EXECUTE FUNCTION public.slow()",
         database="odd",
@@ -131,14 +131,14 @@ def test_no_setting_of_a_role_ends_a_load_or_changes_a_value(server: OwnServer, 
     path.write_text(PIPELINE)
     with local_cluster(tmp_path / "home", url, workers=2) as cluster:
         world = World(cluster, admin, tmp_path)
-        done = world.load(f"{path}:odd", write_numbers(tmp_path / "n.txt", 600), chunk_lines=300)
-        assert (done.state, done.reason, done.loaded) == ("succeeded", None, 600)
+        done = world.load(f"{path}:odd", write_numbers(tmp_path / "n.txt", 400), chunk_lines=200)
+        assert (done.state, done.reason, done.loaded) == ("succeeded", None, 400)
         assert {tuple(story) for story in world.attempts(done.run).values()} == {(("succeeded", "nothing"),)}
         [found] = world.ask(
             "SELECT count(*), count(DISTINCT n), bool_and(day = DATE '2026-02-03'),"
             " bool_and(raw = set_byte('\\x005c', 0, (n %% 256)::int)), min(text), max(text) FROM public.odd"
         )
-        assert found == (600, 600, True, True, "東京 \\x41 '", "東京 \\x41 '")
+        assert found == (400, 400, True, True, "東京 \\x41 '", "東京 \\x41 '")
         assert world.ask("SELECT count(*) FROM pg_indexes WHERE tablename = 'odd'") == [(1,)]
         for name in api.REPORTS:
             assert isinstance(api.report(url, name), list)
