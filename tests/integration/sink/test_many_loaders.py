@@ -135,6 +135,7 @@ def test_eight_loaders_of_skewed_players_leave_what_the_rules_say(conn: Conn, co
     assert conn.execute("SELECT * FROM met.broken").fetchall() == []
 
 
+@pytest.mark.slow
 def test_loaders_that_do_not_lock_in_one_order_are_caught_by_this_test(
     connect: Callable[[], Conn], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
