@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import psycopg
-from psycopg import sql
-
 from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
 from protheon_dask.ledger import undo as ledger
 from protheon_dask.ledger import verbs
@@ -20,7 +17,6 @@ from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.ledger.undo import Member
 from protheon_dask.pipelines.table import PROVENANCE, Table
-from protheon_dask.postgres import NO_TIMEOUTS
 from protheon_dask.sink.readback import LOAD_ID, names_lines
 from protheon_dask.sink.undo import Doomed, Eraser, Order, find_doomed, is_left, obstacles, ordered
 
@@ -29,8 +25,6 @@ logger = logging.getLogger(__name__)
 COMPLETING_S = 60.0
 """How long tasks that were at work when their run was cancelled are waited for: a completion has this long at most, a lease no longer."""
 POLL_S = 0.2
-LOCK_S = 60
-"""How long a row that somebody else holds is waited for, in one piece."""
 MAX_PASSES = 5
 """Times that a table is looked through: rows that others move meanwhile may be missed, but not for ever."""
 
@@ -178,31 +172,21 @@ class _Undo:
             total = 0
             for _ in range(MAX_PASSES):
                 eraser = Eraser(self._conn, doomed, at_once=doomed.oid in self.order.at_once)
-                n_deleted = 0
-                while (statement := eraser.next(n_deleted)) is not None:
-                    n_deleted = self._delete(doomed, statement)
-                    total += n_deleted
+                while eraser.has_more():
+                    total += self._delete(doomed, eraser)
                     on_rows(doomed.table.name, total)
                 if not is_left(self._conn, doomed):
                     break
             else:
                 raise LedgerUnavailable(f"table {doomed.table.name}: somebody changes rows of it faster than they are deleted: try again")
 
-    def _delete(self, doomed: Doomed, statement: sql.Composed) -> int:
+    def _delete(self, doomed: Doomed, eraser: Eraser) -> int:
         deleted: dict[int, int] = defaultdict(int)
-        try:
-            with self._conn.transaction():
-                self._conn.execute(NO_TIMEOUTS)
-                self._conn.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_S}s",))
-                ledger.take_turns(self._conn, self.plan.load_ids)
-                for marker, n_rows in self._conn.execute(statement):
-                    deleted[marker if doomed.marker == LOAD_ID else self._chunks[marker]] += n_rows
-                ledger.count(self._conn, doomed.table.name, deleted)
-        except psycopg.errors.ForeignKeyViolation as exc:
-            raise ConfigError(
-                f"table {doomed.table.name}: while its rows were being deleted, somebody began to refer to them "
-                f"({exc.diag.message_primary}): delete what refers to them, then go on: protheon undo {self.plan.load_ids[0]}"
-            ) from exc
+        with self._conn.transaction():
+            ledger.take_turns(self._conn, self.plan.load_ids)
+            for marker, n_rows in eraser.delete().items():
+                deleted[marker if doomed.marker == LOAD_ID else self._chunks[marker]] += n_rows
+            ledger.count(self._conn, doomed.table.name, deleted)
         return sum(deleted.values())
 
     # --- what stands against it -----------------------------------------------------------------------------------------

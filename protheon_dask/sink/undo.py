@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg
 from psycopg import sql
 
+from protheon_dask.errors import ConfigError
 from protheon_dask.pipelines.table import Table
+from protheon_dask.postgres import NO_TIMEOUTS
 from protheon_dask.sink.catalog import Connection, has_index, read_columns, read_relation
 
 PIECE_PAGES: Final = 4_096
@@ -16,6 +19,9 @@ PIECE_PAGES: Final = 4_096
 
 PIECE_ROWS: Final = 50_000
 """Rows that one transaction deletes where an index finds them."""
+
+LOCK_WAIT: Final = "60s"
+"""How long a row that somebody else holds is waited for, in one piece."""
 
 ENOUGH_ROWS: Final = 1_000
 """References that are counted, at most, to say how many there are."""
@@ -201,7 +207,8 @@ def ordered(conn: Connection, doomed: Sequence[Doomed]) -> Order:
                 at_once.add(one.oid)
             elif child is not None:
                 children[one.oid].add(child.oid)
-    left, done = list(doomed), []
+    left: list[Doomed] = list(doomed)
+    done: list[Doomed] = []
     while free := [one for one in left if not children[one.oid] - {gone.oid for gone in done}]:
         done += free
         left = [one for one in left if one not in free]
@@ -209,7 +216,7 @@ def ordered(conn: Connection, doomed: Sequence[Doomed]) -> Order:
 
 
 class Eraser:
-    """Deletes doomed rows piece by piece, one statement of next() a transaction; it returns rows of (id, number deleted).
+    """Deletes doomed rows piece by piece: while has_more(): delete(), each in a transaction of the caller's.
 
     Not thread-safe. A row that somebody moves meanwhile may be missed: is_left() tells, and another Eraser goes on.
     """
@@ -217,18 +224,41 @@ class Eraser:
     def __init__(self, conn: Connection, doomed: Doomed, *, at_once: bool) -> None:
         self._conn, self._doomed, self._at_once = conn, doomed, at_once
         self._parts = [sql.Identifier(*row) for row in conn.execute(PARTS, (doomed.oid, doomed.oid))]
-        self._page = 0
+        self._page = self._n_deleted = 0
         self._began_part = False
+        self._next: sql.Composed | None = None
 
-    def next(self, n_deleted: int) -> sql.Composed | None:
-        """The next statement; n_deleted: what the one before deleted. None: all has been looked through."""
+    def has_more(self) -> bool:
+        """Tell whether a piece is left that was not looked through."""
+        self._next = self._next_statement()
+        return self._next is not None
+
+    def delete(self) -> dict[int, int]:
+        """Delete the next piece in the caller's transaction; return how many rows went, by id of the marker.
+
+        Raises: ConfigError: somebody has begun to refer to these rows. psycopg.Error as it came: a row is held for LOCK_WAIT.
+        """
+        assert self._next is not None  # has_more() said so
+        self._conn.execute(NO_TIMEOUTS)
+        self._conn.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_WAIT,))
+        try:
+            deleted: dict[int, int] = dict(self._conn.execute(self._next).fetchall())
+        except psycopg.errors.ForeignKeyViolation as exc:
+            raise ConfigError(
+                f"table {self._doomed.table.name}: while its rows were being deleted, somebody began to refer to them "
+                f"({exc.diag.message_primary}): delete what refers to them, and type it again to go on"
+            ) from exc
+        self._n_deleted = sum(deleted.values())
+        return deleted
+
+    def _next_statement(self) -> sql.Composed | None:
         if self._at_once:
             self._at_once, self._parts = False, []
             return self._format(AT_ONCE, self._doomed.identifier)
         while self._parts:
             part = self._parts[0]
             if has_index(self._conn, part, [self._doomed.marker]):
-                if not self._began_part or n_deleted:
+                if not self._began_part or self._n_deleted:
                     self._began_part = True
                     return self._format(BY_INDEX, part, n=sql.Literal(PIECE_ROWS))
             elif self._page < self._pages(part):
@@ -244,7 +274,7 @@ class Eraser:
 
     def _format(self, statement: str, part: sql.Identifier, **more: sql.Composable) -> sql.Composed:
         ids = sql.Literal(list(self._doomed.ids))
-        return sql.SQL(statement).format(part=part, marker=sql.Identifier(self._doomed.marker), ids=ids, **more)  # type: ignore[arg-type]
+        return sql.SQL(statement).format(part=part, marker=sql.Identifier(self._doomed.marker), ids=ids, **more)
 
 
 def is_left(conn: Connection, doomed: Doomed) -> bool:

@@ -84,6 +84,7 @@ def test_a_load_is_taken_back_by_grpc_or_refused_with_the_reason(world: World) -
         world.cluster.client.undo(123_456)
 
 
+@pytest.mark.slow
 def test_an_undo_that_is_killed_goes_on_when_it_is_typed_again(world: World) -> None:
     n_lines = PIECE_ROWS + 10_000
     source = write_numbers(world.directory / "n.txt", n_lines)
@@ -157,6 +158,7 @@ def test_replace_of_a_load_that_cannot_be_undone_changes_nothing(world: World) -
     assert world.ask("SELECT count(*) FROM protheon.load WHERE undo_started_at IS NOT NULL AND id = %s", runs[0].loads[0].load_id) == [(0,)]
 
 
+@pytest.mark.slow
 def test_replace_of_a_load_in_progress_is_refused_and_of_a_cancelled_one_begins_anew(world: World, gate: Gate) -> None:
     source = write_numbers(world.directory / "n.txt", 4_000)
     pipeline = write_pipeline(world.directory, "half", gate.body(2, 1_000))
@@ -206,3 +208,37 @@ def test_checksums_are_kept_by_the_command_and_a_changed_value_is_found(world: W
     done = protheon(world, "runs", "verify", str(run.run_id), "--deep")
     assert done.returncode == 1
     assert f"chunk 2 of {source} (lines 501 to 1,000): the 500 rows that are there do not hold the values that were loaded" in done.stdout
+
+
+@pytest.mark.parametrize("by_line", [False, True], ids=["provenance", "jsonl"])
+def test_replays_are_verified_apart_and_taken_back_with_their_load(world: World, by_line: bool) -> None:
+    """Lines that a constraint refuses are replayed when it is gone; rows of jsonl name the load that they came from."""
+    source = world.directory / "replayed.jsonl"
+    source.write_text("".join(f"{n}\n" for n in range(300)))
+    name = "replayed_lines" if by_line else "replayed_rows"
+    pipeline = "jsonl" if by_line else write_pipeline(world.directory, name)
+    columns = "load_id bigint, line_no bigint, doc jsonb, PRIMARY KEY (load_id, line_no)" if by_line else "n bigint, _protheon_chunk bigint"
+    check = "(doc::text::int % 10 <> 3)" if by_line else "(n % 10 <> 3)"
+    with psycopg.connect(world.url, autocommit=True) as conn:
+        conn.execute(f"CREATE TABLE {name} ({columns}, CONSTRAINT no_threes CHECK {check})".encode())
+        run = world.submit(pipeline, source, chunk_lines=100, checksum=True, table=f"public.{name}" if by_line else None)
+        assert world.finish(run.run_id).rejected == 30
+        conn.execute(f"ALTER TABLE {name} DROP CONSTRAINT no_threes".encode())
+        again = world.cluster.client.replay(run.run_id)
+        assert world.finish(again.run_id).loaded == 30
+        for number in (run.run_id, again.run_id):
+            found = api.verify_run(world.url, number, deep=True)
+            assert (found.findings, [table.n_rows for table in found.tables]) == ((), [270 if number == run.run_id else 30])
+        last = "line_no = 4" if by_line else "n = 3"
+        conn.execute(f"DELETE FROM {name} WHERE {last}".encode())
+        assert (len(deep(world, run.run_id)), len(deep(world, again.run_id))) == (0, 1)
+
+        with pytest.raises(ConfigError, match=f"it is a replay of rejects of load {run.loads[0].load_id}, and goes with that one"):
+            api.undo_load(world.url, again.loads[0].load_id)
+        assert api.undo_load(world.url, run.loads[0].load_id).deleted_rows == {f"public.{name}": 299}
+        assert conn.execute(f"SELECT count(*) FROM {name}".encode()).fetchone() == (0,)
+        assert [deep(world, number) for number in (run.run_id, again.run_id)] == [(), ()]
+    try:
+        assert world.cluster.client.replay(run.run_id).run_id == 0
+    except ConfigError as refused:
+        assert "undone" in str(refused) or "once more" in str(refused), refused

@@ -47,8 +47,11 @@ def refusal(bench: Bench, load_id: int) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("indexed", [False, True], ids=["page by page", "by an index"])
-@pytest.mark.parametrize("partitioned", [False, True], ids=["one table", "partitions"])
+@pytest.mark.parametrize(
+    ("partitioned", "indexed"),
+    [(False, False), (True, False), pytest.param(False, True, marks=pytest.mark.slow), (True, True)],
+    ids=["one table page by page", "partitions page by page", "one table by an index", "partitions by an index"],
+)
 def test_the_rows_of_a_load_go_and_those_of_others_stay(
     bench: Bench, indexed: bool, partitioned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

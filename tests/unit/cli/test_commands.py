@@ -35,7 +35,7 @@ def test_every_command_has_a_help_with_an_example(names: tuple[str, ...], comman
 def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {
-        *((name,) for name in ("load", "demo", "sample", "sql", "config")),
+        *((name,) for name in ("load", "demo", "sample", "undo", "sql", "config")),
         *(("runs", verb) for verb in ("list", "show", "watch", "verify", "pause", "resume", "cancel")),
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
@@ -49,7 +49,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     [
         (
             "load",
-            "--pipeline --table --into --workers --chunk-lines --again --replace --reject-limit --detach --quiet --json",
+            "--pipeline --table --into --workers --chunk-lines --again --replace --checksum --reject-limit --detach --quiet --json",
         ),
         ("demo", "--lines --workers --json"),
         ("sample", "--lines --seed --shape --bad --json"),
