@@ -43,7 +43,8 @@ def scaffold(paths: tuple[str, ...], table: str | None, name: str | None, keys: 
     asked = sampling.N_LINES if lines is None else lines
     sampled = sampling.sample_sources(sources, asked, sampling.SAMPLE_BYTES if lines is None else ASKED_BYTES)
     name_of_first = url.shown(sources[0]).partition("?")[0].rstrip("/").rpartition("/")[2]
-    origin = make.Origin(name_of_first, sampled.places, sampled.is_whole)
+    others = f" and {figures.counted(len(sources) - 1, 'more file')}" if len(sources) > 1 else ""
+    origin = make.Origin(name_of_first + others, sampled.places, sampled.is_whole)
     made = make.scaffold(sampled.lines, origin, table=table or default_table(places), name=name, key=keys)
     output.emit(made.text.rstrip("\n"))
     tell(made)

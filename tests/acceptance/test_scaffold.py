@@ -28,7 +28,7 @@ from tests.fixtures import pgcr_reports, public_lines
 from tests.unit.pipelines.test_scaffold import DOCUMENTS, dumped
 
 ROOT = Path(__file__).parents[2]
-N_LINES = 3_000
+N_LINES = 2_000
 Document = dict[str, Any]
 COUNTER = itertools.count()
 
@@ -142,7 +142,7 @@ VALUES: dict[str, list[tuple[str, Callable[[list[Document]], list[Any]]]]] = {
 def test_a_file_of_a_public_shape_is_loaded_whole_by_what_was_made_of_its_head(world: World, name: str) -> None:
     documents = list(getattr(public_lines, name)(N_LINES))
     data = store(world.directory / f"{name}.jsonl.zst", documents)
-    pipeline = written(world, data, "--table", f"lab.{name}", "--lines", "1000")
+    pipeline = written(world, data, "--table", f"lab.{name}", "--lines", "700")
 
     final = world.load(str(pipeline), data, chunk_lines=700)
 
@@ -202,7 +202,7 @@ def test_texts_with_nul_and_numbers_of_any_size_find_a_column(world: World) -> N
 
 
 @settings(
-    max_examples=6,
+    max_examples=4,
     phases=[phase for phase in Phase if phase not in (Phase.explain, Phase.shrink)],  # an example takes a second
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -174,7 +174,10 @@ def _key_comment(sample: Sample, key: Key) -> list[str]:
             "counted as ignored, so that loading again is safe."
         )
     else:
-        comment.append('It is not unique: with "ignore" the first row of a key stays, and the others are counted as ignored.')
+        comment.append(
+            'It is not unique: with "ignore" the first row of a key stays, and the others are counted as ignored. That goes for each '
+            "row of the lists' tables by itself: those of two lines with one key may end up mixed."
+        )
     comment.append('If later lines bring newer values, say on_conflict="update", newer_by=".." and shared=True.')
     if key.others:
         comment.append(f"Unique as well: {shown(', '.join(key.others[:5]))}.")

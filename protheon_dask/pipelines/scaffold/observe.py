@@ -223,7 +223,10 @@ class Seen:
             self.item.add(item, depth + 1)
 
     def _look_for_nul(self, value: Any) -> None:
-        self.has_nul_below = self.has_nul_below or b"\\u0000" in msgspec.json.encode(value)
+        try:
+            self.has_nul_below = self.has_nul_below or b"\\u0000" in msgspec.json.encode(value)
+        except RecursionError:  # a depth that could just be read: json takes it in any case
+            self.has_nul_below = True
 
     def needs_json(self) -> bool:
         """Whether something below, or here, can stand in a column of type json and not in one of type jsonb."""

@@ -151,9 +151,9 @@ class Planner:
     def __init__(self, table: str, function: str, key: Key, n_lines: int, source: str) -> None:
         schema, _, relation = table.rpartition(".")
         self._schema, self._relation, self._function, self._key = schema or "public", relation, function, key
-        main = names.class_name(names.singular(names.snake(relation)), IMPORTED)
+        main = names.class_name(names.singular(names.snake(relation)), {*IMPORTED, function})
         self._main = RowClass(main, f"{self._schema}.{relation}", f"A line of {names.docstring(source)}.", n_lines)
-        self._taken = _Taken({*IMPORTED, main}, {self._main.table}, {"line", "clean", function}, set())
+        self._taken = _Taken({*IMPORTED, main, function}, {self._main.table}, {"line", "clean", function}, set())
         self._rows = [self._main]
         self._needs_clean = False
 
