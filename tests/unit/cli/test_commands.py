@@ -35,7 +35,7 @@ def test_every_command_has_a_help_with_an_example(names: tuple[str, ...], comman
 def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {
-        *((name,) for name in ("load", "demo", "sample", "undo", "sql", "config")),
+        *((name,) for name in ("load", "demo", "sample", "scaffold", "undo", "sql", "config")),
         *(("runs", verb) for verb in ("list", "show", "watch", "verify", "pause", "resume", "cancel")),
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
@@ -53,6 +53,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
         ),
         ("demo", "--lines --workers --json"),
         ("sample", "--lines --seed --shape --bad --json"),
+        ("scaffold", "--table --name --key --lines"),
     ],
 )
 def test_options_of_the_contract_are_there(name: str, options: str) -> None:
