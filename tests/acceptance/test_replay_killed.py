@@ -112,3 +112,21 @@ def test_a_paused_run_is_resumed_with_no_master_running(shell: Shell, tmp_path: 
     assert json.loads(out)["rejected"] == N_LINES // 2
     assert numbers(shell.url, "resumed_alone") == list(range(0, N_LINES, 2))
     assert shell.run("runs", "pause", 1)[1].startswith("run 1: succeeded")
+
+
+def test_a_replay_that_is_paused_goes_on_in_another_cluster(shell: Shell, gate: Gate, tmp_path: Path) -> None:
+    source = marked(tmp_path / "n.txt", "b" * N_LINES)
+    code, out, err = shell.run("load", source, "--pipeline", pipeline(tmp_path, "moved_on", "b"), "--reject-limit", "100%", "--workers", 2)
+    assert code == 0, out + err
+    held = shell.type("rejects", "replay", "--pipeline", pipeline(tmp_path, "moved_on", "", gate.body(3, 500)), "--workers", 2)
+    wait_until(lambda: some_is_loaded(shell))
+    assert shell.run("runs", "pause", 2)[0] == 0
+    gate.open()
+    assert held.wait(60) == 1
+    assert len(list((shell.home / "workspace" / "replays").rglob("*.zst"))) == 1
+
+    code, out, err = shell.run("runs", "resume", 2, "--workers", 2, "--json")
+    assert code == 0, out + err
+    assert (json.loads(out)["run"], json.loads(out)["loaded"]) == (2, N_LINES)
+    assert numbers(shell.url, "moved_on") == list(range(N_LINES))
+    assert api.verify_run(shell.url, 1).findings == api.verify_run(shell.url, 2).findings == ()

@@ -13,6 +13,7 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger import replays, runs, verbs
 from protheon_dask.ledger.leadership import Leadership
+from protheon_dask.ledger.statements import statement
 from protheon_dask.model import Dispatch, RunState, SplitState
 from protheon_dask.pipelines.find import find
 from protheon_dask.pipelines.pack import pack
@@ -251,6 +252,23 @@ def test_a_target_that_is_refused_makes_no_run_and_leaves_no_file(desk: Desk) ->
         desk.submit()
     assert desk.coordinator.spools.found() == []
     assert desk.bench.ask("SELECT count(*) FROM protheon.run") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["replay_places", "mark_replayed"])
+def test_a_chunk_finds_the_rejects_of_its_lines_by_their_index(desk: Desk, name: str) -> None:
+    [load] = desk.submit().loads
+    conn = desk.bench.conn
+    conn.execute(
+        "INSERT INTO protheon.reject (load_id, task_id, attempt_no, line, byte_offset, reason, raw, raw_bytes, replay_load_id, replay_line)"
+        " SELECT load_id, task_id, 1, n, n, 'a test', '', 0, replay_load_id, n FROM protheon.reject, generate_series(100, 20000) AS n"
+        " WHERE replay_line = 1"
+    )
+    conn.execute("ANALYZE protheon.reject")
+    params = {"run_id": 1, "load_id": load.load_id, "first_line": 5_000, "last_line": 5_099}
+    with conn.transaction(force_rollback=True):
+        plan = "\n".join(row[0] for row in conn.execute(b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + statement(name), params).fetchall())
+    assert "reject_replay" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_verify_finds_a_reject_that_is_marked_and_was_not_replayed(desk: Desk) -> None:
