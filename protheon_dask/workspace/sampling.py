@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 from typing import BinaryIO, Final
 
 from protheon_dask.errors import SourceDamaged
@@ -61,28 +61,37 @@ def _sample(path: str, n_lines: int, max_bytes: int) -> SampledLines:
         try:
             if head.take(rest):
                 return SampledLines(head.lines, True, "all of them")
-            lines = head.lines[: -(-len(head.lines) // (N_PLACES if archive.format == "plain" else 2))]
-            room = max(0, max_bytes - sum(map(len, lines)))
             size_bytes = stat(path).size_bytes
             if archive.format == "plain":
-                more = _elsewhere(fileobj, size_bytes)
+                places = _places(fileobj, size_bytes)
+                head = _part(next(places), n_lines, max_bytes)
             else:
                 stored_bytes = min(size_bytes, SKIM_STORED_BYTES)
                 raw_bytes = archive.raw_offset * stored_bytes // max(1, fileobj.tell())  # so much is in them, as far as one knows
-                more = _further(rest, head.end, min(raw_bytes, SKIM_BYTES))
-            n_places = 0
-            for place in more:
-                part = _Taken((n_lines - len(lines)) // (N_PLACES - 1 - n_places), room // (N_PLACES - 1))
-                part.take(place)
-                lines += part.lines
-                n_places += 1
+                places = _further(rest, head.end, min(raw_bytes, SKIM_BYTES))
+            more = [_part(place, n_lines, max_bytes).lines for place in places]
         except SourceDamaged:
             if not head.lines:
                 raise
             return SampledLines(head.lines, False, "before its damage")  # the splitter locates it and tells
-        if n_places == 0:
-            return SampledLines(head.lines, False, "its head")
-        return SampledLines(lines, False, f"its head and {n_places} more place{'s' * (n_places > 1)}")
+        lines = [line for part in more for line in part]
+        n_places = sum(1 for part in more if part)
+        room = max_bytes - sum(map(len, lines))
+        first: list[bytes] = []
+        for line in head.lines[: max(0, n_lines - len(lines))]:
+            room -= len(line)
+            if room < 0 and first:
+                break
+            first.append(line)
+        further = f" and {n_places} more place{'s' * (n_places > 1)}" if n_places else ""
+        return SampledLines(first + lines, False, f"its head{further}")
+
+
+def _part(place: Iterator[LineBatch], n_lines: int, max_bytes: int) -> _Taken:
+    """A place's share of the lines."""
+    taken = _Taken(max(1, n_lines // N_PLACES), max_bytes // N_PLACES)
+    taken.take(place)
+    return taken
 
 
 class _Taken:
@@ -105,18 +114,28 @@ class _Taken:
         return True
 
 
-def _elsewhere(fileobj: BinaryIO, size_bytes: int) -> Iterator[Iterator[LineBatch]]:
-    """Places of a source that is not compressed, each from its first whole line on."""
-    for number in range(1, N_PLACES):
-        offset = size_bytes * number // N_PLACES
-        place = batches(open_archive(fileobj, (offset, offset)), 2, offset, BATCH_LINES)
-        for batch in place:
-            if batch.n_lines > 1:
-                whole = LineBatch(b"\n".join(batch.lines[1:]), 2, offset)
-                yield chain([whole], place)
-                break
-            yield place
-            break
+def _places(fileobj: BinaryIO, size_bytes: int) -> Iterator[Iterator[LineBatch]]:
+    """Places of a source that is not compressed: the lines that begin in each of its fifths, but for the one that reaches into it."""
+    bounds = [size_bytes * number // N_PLACES for number in range(N_PLACES + 1)]
+    for start, end in pairwise(bounds):
+        yield _beginning(batches(open_archive(fileobj, (start, start)), 1 if start == 0 else 2, start, BATCH_LINES), start, end)
+
+
+def _beginning(batches: Iterator[LineBatch], start: int, end: int) -> Iterator[LineBatch]:
+    """The lines that begin between the two offsets; where start is not 0, the first one is the end of another."""
+    for batch in batches:
+        if batch.byte_offset >= end:
+            return
+        skipped = 1 if 0 < start == batch.byte_offset else 0
+        n_lines = batch.n_lines
+        while n_lines and batch.offset_of(n_lines - 1) >= end:
+            n_lines -= 1
+        if skipped or n_lines < batch.n_lines:
+            first, after = batch.offset_of(skipped) if skipped < batch.n_lines else end, batch.offset_of(n_lines)
+            data = batch.data[first - batch.byte_offset : after - batch.byte_offset]
+            batch = LineBatch(data, batch.first_line_no + skipped, first)
+        if batch.n_lines:
+            yield batch
 
 
 def _further(rest: Iterator[LineBatch], start: int, end: int) -> Iterator[Iterator[LineBatch]]:

@@ -123,7 +123,7 @@ def _refuse_what_is_no_object(sample: Sample, name: str) -> None:
 
 def _way_on(line: bytes) -> str:
     text = line.strip(BLANK)
-    if text[:1] in (b"[", b"{", b"]", b"}", b'"') and len(text) < SHOWN_BYTES:
+    if text[:1] in (b"[", b"{") and len(text) < SHOWN_BYTES:
         way = "'.[]'" if text.startswith(b"[") else "."
         return f"this looks like JSON over many lines: make it one object a line, for example with jq -c {way} FILE"
     for separator, called in ((b"\t", "tabs"), (b";", "semicolons"), (b",", "commas")):
