@@ -16,7 +16,17 @@ from protheon_dask.pipelines.pipeline import FILTERED, ChunkContext
 from protheon_dask.pipelines.row import RowMeta
 from protheon_dask.pipelines.table import BatchRows, Table, TableRows, Verdict
 from protheon_dask.pipelines.targets import Targets
-from protheon_dask.pipelines.verdict import BLANK, DECODE_ERRORS, NOT_THE_LINES_FAULT, VANISHED, clean, code_of, decode_reason, reason_of
+from protheon_dask.pipelines.verdict import (
+    BLANK,
+    DECODE_ERRORS,
+    NO_NUL,
+    NOT_THE_LINES_FAULT,
+    VANISHED,
+    clean,
+    code_of,
+    decode_reason,
+    reason_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,11 @@ class BatchTransformer:
                 inputs[index] = line
                 continue
             try:
-                inputs[index] = document = _DOCUMENT.decode(line)
+                document = _DOCUMENT.decode(line)
+                if b"\\u0000" in line and _has_nul_key(document):
+                    answer.rejected[index] = NO_NUL  # objects of one column share their keys: this one would be in every line's
+                    continue
+                inputs[index] = document
                 names.update(dict.fromkeys(document))
             except DECODE_ERRORS as error:
                 answer.rejected[index] = decode_reason(error, line)
@@ -148,7 +162,8 @@ class BatchTransformer:
         table = self.targets.tables[place]
         if not is_frame(frame):
             raise ConfigError(f"a batch function returned {type(frame).__name__} for {table.name}, which is no frame")
-        lines, rows = read_frame(frame, table)
+        lines, rows, refused = read_frame(frame, table)
+        attempt.rejected |= {_at(lines[row], indexes): clean(reason) for row, reason in refused.items()}
         for line, row in zip(lines, rows, strict=True):
             attempt.rows[place].append((_at(line, indexes), self.targets.values(place, row)))
 
@@ -172,6 +187,19 @@ class BatchTransformer:
                 attempt.rows[place].append((line, values))
         except Reject as verdict:
             attempt.rejected[line] = clean(verdict.reason)
+
+
+def _has_nul_key(value: Any) -> bool:
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if type(value) is dict:
+            if any("\0" in key for key in value):
+                return True
+            rest += value.values()
+        elif type(value) is list:
+            rest += value
+    return False
 
 
 def _at(line: Any, indexes: list[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -111,50 +111,54 @@ def panics(library: str) -> tuple[type[BaseException], ...]:
     return (polars.exceptions.PanicException,)
 
 
-def read_frame(frame: Any, table: Table) -> tuple[list[int], list[tuple[Any, ...]]]:
-    """Give each row's line and its values in the order of the table's columns.
+def read_frame(frame: Any, table: Table) -> tuple[list[int], list[tuple[Any, ...]], dict[int, str]]:
+    """Give each row's line, its values in the order of the table's columns, and by their place the rows that are refused, with why.
 
-    Shapes:     missing values (NaN in pandas too) are None; columns of the frame may stand in any order.
-    Raises:     ConfigError: _line or a NOT NULL column is missing, or there is a column that the table does not have.
+    Shapes:     missing values (NaN in pandas too) are None; columns of the frame may stand in any order, and may be missing.
+                A row is refused that has a value in a column which the table does not have: most come from one line's key.
+    Raises:     ConfigError: _line is missing.
     """
     library = _library(frame)
     if library == "pandas":
         names = [str(name) for name in frame.columns]
+        read: Callable[[Any], list[Any]] = _pandas_values
     elif library == "polars":
         frame = frame.collect() if hasattr(frame, "collect") else frame
-        names = list(frame.columns)
+        names, read = list(frame.columns), _to_list
     else:
         frame = _arrow_table(frame)
-        names = list(frame.column_names)
-    _check(names, table)
-    columns: list[Sequence[Any]] = []
-    for column in table.columns:
-        if column.name not in names:
-            columns.append([None] * len(frame))
-            continue
-        series = frame[column.name]
-        match library:
-            case "pandas":
-                values = _pandas_values(series)
-            case "polars":
-                values = series.to_list()
-            case _:
-                values = series.to_pylist()
-        if column.type in INTEGER_TYPES:
-            values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]  # ints beside a gap are floats in pandas
-        columns.append(values)
-    lines = frame[LINE].to_pylist() if library == "pyarrow" else list(frame[LINE])
-    return [int(line) for line in lines], list(zip(*columns, strict=True))
-
-
-def _check(names: list[str], table: Table) -> None:
+        names, read = list(frame.column_names), _to_pylist
     if LINE not in names:
         raise ConfigError(f"the frame for {table.name} has no column {LINE!r}: keep it, it says which line a row came from")
+    columns: list[Sequence[Any]] = []
+    for column in table.columns:
+        values = read(frame[column.name]) if column.name in names else [None] * len(frame)
+        if column.type.removesuffix("[]") in INTEGER_TYPES:
+            values = _as_ints(values)
+        columns.append(values)
     known = {column.name for column in table.columns}
-    problems = [f"no column {name!r}" for name in names if name not in known and name != LINE]
-    problems += [f"column {c.name!r} is missing" for c in table.columns if c.not_null and c.name not in names]
-    if problems:
-        raise ConfigError(f"the frame for {table.name} does not fit the table: " + "; ".join(problems))
+    refused: dict[int, str] = {}
+    for name in names:
+        if name not in known and name != LINE:
+            places = [place for place, value in enumerate(read(frame[name])) if value is not None]
+            refused |= dict.fromkeys(places, f"table {table.name}: no column {name!r}")
+    lines = frame[LINE].to_pylist() if library == "pyarrow" else list(frame[LINE])
+    return [int(line) for line in lines], list(zip(*columns, strict=True)), refused
+
+
+def _as_ints(values: list[Any]) -> list[Any]:
+    """Take whole floats for the ints that they were: ints beside a gap are floats in pandas, beside a fraction in all libraries."""
+    return [_as_ints(v) if isinstance(v, list) else int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+
+
+def _to_list(series: Any) -> list[Any]:
+    values: list[Any] = series.to_list()
+    return values
+
+
+def _to_pylist(column: Any) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _pandas_values(series: Any) -> list[Any]:

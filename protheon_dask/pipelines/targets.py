@@ -28,11 +28,11 @@ class Targets:
         self._required = [frozenset(c.name for c in table.columns if c.not_null) for table in tables]
         self._by_name = {table.name: i for i, table in enumerate(tables)}
         self.by_class: dict[Any, tuple[int, Values]] = {
-            cls: (i, self._of_instance(i)) for i, cls in enumerate(row_classes) if cls is not None
+            cls: (i, self._of_instance(i, cls)) for i, cls in enumerate(row_classes) if cls is not None
         }
 
-    def _of_instance(self, index: int) -> Values:
-        ready = self._ready[index]
+    def _of_instance(self, index: int, row_class: RowMeta) -> Values:
+        ready = as_values(self.tables[index], row_class)
         return astuple if ready is None else lambda row: ready(astuple(row))
 
     def place(self, item: Any) -> tuple[int, Sequence[Any]]:

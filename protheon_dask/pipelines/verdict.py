@@ -30,6 +30,10 @@ def clean(text: str) -> str:
     return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 3] + "..."
 
 
+ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""``\\u0000`` after an even number of backslashes: the escape itself, not a backslash before the text ``u0000``."""
+NO_NUL: Final = "\\u0000 in a string: PostgreSQL's text cannot hold it"
+
 BOM: Final = b"\xef\xbb\xbf"
 HALF_PAIR: Final = re.compile(rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F])")
 """The escape of one half of a surrogate pair without the other: no character."""
@@ -54,6 +58,8 @@ def _cause(text: str, line: bytes) -> str | None:
     place = PLACE.search(text)
     at = len(line) if place is None else int(place[1])
     rest = line[at : at + 8]
+    if line and not line.strip(b"\0"):
+        return "nothing but NUL bytes"
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in line and 3 * line.count(b"\0") >= len(line)):
         return "it looks like UTF-16 or UTF-32; lines are UTF-8"
     if line.startswith(BOM):
@@ -62,7 +68,7 @@ def _cause(text: str, line: bytes) -> str | None:
         return "NaN and Infinity are no JSON"
     if rest.startswith(b"\0"):
         return "a NUL byte"
-    if rest[:1] in (b"{", b"[") and "trailing" in text:
+    if place is not None and "trailing" in text and line[at - 1 : at] in (b"{", b"["):  # this place counts from 1
         return "a second document on the line"
     if HALF_PAIR.search(line):
         return "half of a surrogate pair, which is no character"

@@ -127,7 +127,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         loaded += rows.n_loaded() - len(faults)
         rejected += len(rows.rejected) + len(faults)
         if rows.rejected or faults:
-            limit.look(rejected, total, refused[0 if rows.rejected else -1])
+            limit.look(rejected, total, refused[0 if rows.rejected else -len(faults)])
         filtered += len(rows.filtered)
         blank += len(rows.blank)
         parts += len(refused_parts)

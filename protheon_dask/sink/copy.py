@@ -18,15 +18,18 @@ from psycopg import sql
 from psycopg.pq import Format
 
 from protheon_dask.errors import SchemaViolation
-from protheon_dask.pipelines.verdict import clean
+from protheon_dask.pipelines.verdict import ESCAPED_NUL, NO_NUL, clean
 from protheon_dask.sink.catalog import Connection, Target, TargetColumn
 from protheon_dask.sink.checksum import Comparable, SummingSender
 from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_encoders
 
-INTEGER_OIDS: Final = frozenset({20, 21, 23, 26})
-TEXT_OIDS: Final = frozenset({TEXT, 1043, 114, 3802})
+RANGED_OIDS: Final = frozenset({20, 21, 23, 26, 700})
+"""Types for which a whole number may be too large: bigint, smallint, integer, oid, real."""
+JSONB: Final = 3802
+TEXT_OIDS: Final = frozenset({TEXT, 1043, 114, JSONB})
 
 NOT_NULL, OUT_OF_RANGE, NOT_TEXT, WRONG_TYPE, WRONG_SHAPE = "23502", "22003", "22021", "22P02", "22023"
+NO_SUCH_CHARACTER = "22P05"
 
 MAX_VALUE_CHARS: Final = 60
 """Of a refused value in a reason; the line itself is kept with its reject."""
@@ -141,22 +144,27 @@ def _fault(column: TargetColumn, encode: Encode, value: Any) -> tuple[str, str] 
         return clean(f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {exc}"), _sqlstate(column, value, exc)
     if column.wire_oid in TEXT_OIDS and not column.is_array and b"\0" in bytes(data):
         return f"column {column.name!r} ({column.type}) cannot take a NUL character", NOT_TEXT
+    if column.wire_oid == JSONB and not column.is_array and b"\\u0000" in data and ESCAPED_NUL.search(data):
+        return f"column {column.name!r} ({column.type}): {NO_NUL}", NO_SUCH_CHARACTER
     return None
 
 
 def _sqlstate(column: TargetColumn, value: Any, exc: Exception) -> str:
     if isinstance(exc, UnicodeEncodeError):
         return NOT_TEXT
-    if isinstance(exc, OverflowError) or (column.wire_oid in INTEGER_OIDS and isinstance(exc, struct.error) and _is_integral(value)):
+    is_integer = column.wire_oid in RANGED_OIDS and _is_integral(value, column.is_array)
+    if isinstance(exc, OverflowError) or (is_integer and isinstance(exc, struct.error)):
         return OUT_OF_RANGE
     if isinstance(value, datetime.datetime):
         return WRONG_SHAPE  # naive where aware is wanted, or the other way round
     return WRONG_TYPE
 
 
-def _is_integral(value: Any) -> bool:
-    """Tell whether a value is an int, or nested lists of nothing else."""
-    return all(map(_is_integral, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, int)
+def _is_integral(value: Any, in_lists: bool) -> bool:
+    """Tell whether a value is an int, or, where that may be, nested lists of nothing else."""
+    if isinstance(value, list | tuple):
+        return in_lists and all(_is_integral(one, True) for one in value)
+    return value is None or isinstance(value, int)
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ tables are always staged, and merged last, in :meth:`ChunkLoader.finish`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -405,8 +405,12 @@ class ChunkLoader:
                     raise _Restage(route)
             return refusal
 
+        def suspect(refusal: _Refusal) -> int | None:
+            line = _suspected(batch, self._routes, refusal)
+            return None if line is None else bisect_left(lines, line)
+
         self._run(OPEN_TRY)
-        refused = find_refused(len(lines), attempt)
+        refused = find_refused(len(lines), attempt, suspect)
         return {lines[at]: LineFault(lines[at], *refusal.error.args) for at, refusal in refused.items()}
 
 

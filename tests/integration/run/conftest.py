@@ -20,7 +20,7 @@ from protheon_dask.ledger import leadership, runs, verbs
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, Seen, SplitState
 from protheon_dask.pipelines.find import find
 from protheon_dask.pipelines.pack import pack
-from protheon_dask.run.coordinator import Wanted
+from protheon_dask.run.cutting import Wanted
 from protheon_dask.run.desk import ChunkDesk
 from protheon_dask.run.worker import WorkerProcess
 from protheon_dask.sink.targets import ensure_tables
@@ -69,17 +69,20 @@ class Bench:
 
     def submit(
         self,
-        lines: str,
+        lines: str | bytes,
         *,
         body: str = "",
         reject_limit_lines: int | None = None,
+        reject_limit_fraction: float | None = None,
         pipeline: str = "",
         checksum: bool = False,
         again: bool = False,
+        **limits: int,
     ) -> None:
-        """Make a run of a new file with these lines. pipeline: another one than ``numbers``."""
+        """Make a run of a new file with these lines. pipeline: another one than ``numbers``. limits: instead of some of LIMITS."""
+        chosen = {**LIMITS, **limits}
         source = self.directory / f"{uuid4().hex}.txt"
-        source.write_text(lines)
+        source.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
         packed = pack(find(pipeline or pipeline_file(self.directory, body), paths=[str(source)]), KEY)
         columns = {
             "paths": [str(source)],
@@ -87,7 +90,7 @@ class Bench:
             "pipeline_version": packed.version,
             "chunk_lines": None,
             "reject_limit_lines": reject_limit_lines,
-            "reject_limit_fraction": None,
+            "reject_limit_fraction": reject_limit_fraction,
             "request_id": str(uuid4()),
             "ephemeral": False,
             "checksum": checksum,
@@ -107,7 +110,7 @@ class Bench:
                 identity=identify(str(source)),
                 chunk_lines_given=False,
                 estimated_lines=1,
-                **LIMITS,
+                **chosen,
             )
             self.load_id = runs.join_load(self.conn, new, again=again).load_id
             runs.start_run(self.conn, run_id, [])
@@ -117,9 +120,9 @@ class Bench:
             path=str(source),
             directory=str(self.store.directory),
             identity=new.identity,
-            chunk_lines=LIMITS["chunk_lines"],
-            max_chunk_raw_bytes=LIMITS["max_chunk_bytes"],
-            max_line_bytes=LIMITS["max_line_bytes"],
+            chunk_lines=chosen["chunk_lines"],
+            max_chunk_raw_bytes=chosen["max_chunk_bytes"],
+            max_line_bytes=chosen["max_line_bytes"],
         )
         self.task_ids = []
         for event in split(job, Credit(1 << 30)):

@@ -135,8 +135,6 @@ def test_dicts_carry_their_line() -> None:
     ("result", "message"),
     [
         (pandas.DataFrame({"page": ["a"]}), "no column '_line'"),
-        (pandas.DataFrame({"page": ["a"], "_line": [0], "x": [1]}), "no column 'x'"),
-        (pandas.DataFrame({"n": [1], "_line": [0]}), "column 'page' is missing"),
         (pandas.DataFrame({"page": ["a"], "_line": [7]}), "_line is 7, but the function was given 1 lines"),
         ([("a", None, None)], r"gives \(line, row\) or a dict"),
         ({"other": pandas.DataFrame()}, "'other' is not among the pipeline's tables"),
@@ -176,3 +174,79 @@ def test_each_call_of_a_batch_function_is_progress() -> None:
     context = ChunkContext(7, 1, "visits.jsonl", progress=lambda: told.append("progress"))
     visits.open(context).transform([b"a", b"bad"], (1, 2))
     assert told == ["progress", "2 lines", "progress", "1 lines", "progress", "1 lines"]
+
+
+ANY = protheon.Table(name="anything", columns=(protheon.Column("n", "bigint"), protheon.Column("d", "jsonb")))
+BIG = 2**62 + 1
+
+
+@protheon.pipeline(tables=[ANY])
+def any_pandas(frame: pandas.DataFrame) -> pandas.DataFrame:
+    return frame
+
+
+@protheon.pipeline(tables=[ANY])
+def any_polars(frame: polars.DataFrame) -> polars.DataFrame:
+    return frame
+
+
+@protheon.pipeline(tables=[ANY])
+def any_arrow(frame: pyarrow.Table) -> pyarrow.Table:
+    return frame
+
+
+@pytest.mark.parametrize("pipeline", [any_pandas, any_polars, any_arrow])
+@pytest.mark.parametrize(
+    "other",
+    [
+        b'{"n":1.5}',
+        b'{"n":"x"}',
+        b'{"n":null}',
+        b'{"n":{"a":1}}',
+        b'{"n":[1]}',
+        b'{"n":true}',
+        b"{}",
+        b'{"n":%d}' % 2**64,
+        b'{"stranger":1}',
+    ],
+    ids=bytes.decode,
+)
+def test_what_another_line_has_changes_no_value(pipeline: Pipeline, other: bytes) -> None:
+    batch = run(pipeline, [b'{"n":%d}' % BIG, other, b'{"n":%d}' % BIG])
+    [first, *_, last] = batch.tables[0].rows
+    assert (first, last) == ((BIG, None), (BIG, None))
+    assert type(first[0]) is int
+    assert {verdict.index for verdict in batch.rejected} <= {1}
+
+
+@pytest.mark.parametrize("pipeline", [any_pandas, any_polars, any_arrow])
+@pytest.mark.parametrize(
+    "other", [b'{"d":5}', b'{"d":{"a":"x"}}', b'{"d":{"\\u0000":1}}', b'{"d":{"a":[1]}}', b'{"d":' + b"[" * 300 + b"]" * 300 + b"}"]
+)
+def test_what_another_line_has_changes_no_document(pipeline: Pipeline, other: bytes) -> None:
+    batch = run(pipeline, [b'{"d":{"a":1}}', other, b'{"d":{"a":2}}'])
+    [first, *_, last] = batch.tables[0].rows
+    assert (first, last) == ((None, b'{"a":1}'), (None, b'{"a":2}'))
+
+
+def test_half_of_a_batch_has_the_columns_of_the_whole() -> None:
+    @protheon.pipeline(tables=[Visit])
+    def pages(frame: polars.DataFrame) -> polars.DataFrame:
+        if (frame["page"] == "bad").any():
+            raise ValueError("bad")
+        return frame.select("_line", "page", "n")  # n is in one line only
+
+    batch = run(pages, [b'{"page":"a","n":1}', b'{"page":"b"}', b'{"page":"bad"}', b'{"page":"c"}'])
+    assert [row[:2] for row in batch.tables[0].rows] == [("a", 1), ("b", None), ("c", None)]
+
+
+def test_a_panic_of_polars_is_the_reject_of_its_line() -> None:
+    @protheon.pipeline(tables=[Visit])
+    def panicking(frame: polars.DataFrame) -> polars.DataFrame:
+        if frame["page"].dtype == polars.Object:
+            frame.group_by("page").agg(polars.len())  # hashes Python's objects: a list has no hash
+        return frame.filter(polars.col("page").is_not_null()).with_columns(page=polars.lit("p"))
+
+    batch = run(panicking, [b'{"page":["x",1]}', b'{"page":"a"}'])
+    assert [row[0] for row in batch.tables[0].rows] == ["p"]
+    assert batch.rejected[0].reason.startswith("PanicException: ")

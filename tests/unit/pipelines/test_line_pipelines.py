@@ -254,6 +254,54 @@ def test_values_of_a_jsonb_column_become_json_text() -> None:
     assert run(documents, b"x").tables[0].rows == [(b'{"a":[1,null]}', '{"b":2}', b"[3]")]
 
 
+def test_a_string_in_a_document_is_a_value_and_a_field_of_str_is_its_text() -> None:
+    class Document(protheon.Row, table="document"):
+        doc: Any
+        text: Annotated[str | None, "jsonb"] = None
+
+    @protheon.pipeline()
+    def documents(line: Document) -> Document:
+        return line
+
+    rows = run(documents, b'{"doc":"5"}', b'{"doc":"[1","text":"[1]"}', b'{"doc":5}').tables[0].rows
+    assert rows == [(b'"5"', None), (b'"[1"', "[1]"), (b"5", None)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": [None, {"b": -float("inf")}]}])
+def test_nan_is_refused_rather_than_made_null(value: Any) -> None:
+    class Document(protheon.Row, table="document"):
+        doc: Any
+
+    @protheon.pipeline()
+    def documents(line: bytes) -> Document:
+        return Document(value if line == b"bad" else {"a": None})
+
+    batch = run(documents, b"good", b"bad")
+    assert batch.tables[0].rows == [(b'{"a":null}',)]
+    assert batch.rejected[0].reason.startswith("ValueError: NaN and infinity are no JSON")
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        (b'{"id":NaN}', "NaN and Infinity are no JSON"),
+        (b'{"id":-Infinity}', "NaN and Infinity are no JSON"),
+        (b'{"note":"\\ud800"}', "half of a surrogate pair, which is no character"),
+        (b'{"note":"\\ud83d\\ude00\\udc00"}', "half of a surrogate pair, which is no character"),
+        (b'{"note":"a', "the line ends before its JSON does"),
+        (b'{"note":"a\0"}', "a NUL byte"),
+        (b"\0" * 9, "nothing but NUL bytes"),
+        ('{"id":1}'.encode("utf-16"), "it looks like UTF-16 or UTF-32; lines are UTF-8"),
+        (b'\xef\xbb\xbf{"id":1}', "a byte order mark in the middle of the source"),
+        (b'{"id":1}{"id":2}', "a second document on the line"),
+    ],
+)
+@pytest.mark.parametrize("pipeline", [of_dict, of_struct])
+def test_the_reason_names_the_cause_as_a_person_would(pipeline: Pipeline, line: bytes, cause: str) -> None:
+    [verdict] = run(pipeline, line).rejected
+    assert verdict.reason.endswith(f": {cause}")
+
+
 HOSTILE = [
     b"[" * 100_000,
     b'{"id":' + b"[" * 100_000,

@@ -17,12 +17,15 @@ class Batch:
         self.keys = keys  # None: bad by itself
         self.accepted: list[int] = []
         self.n_tries = 0
+        self.cause: int | None = None  # the line that the last try was refused for
 
     def attempt(self, start: int, stop: int) -> str | None:
         assert not self.accepted or start > self.accepted[-1]
         self.n_tries += 1
+        self.cause = None
         taken = {self.keys[line] for line in self.accepted}
         for line in range(start, stop):
+            self.cause = line
             if self.keys[line] is None:
                 return "bad"
             if self.keys[line] in taken:
@@ -68,6 +71,20 @@ def test_two_bad_lines_cost_two_logarithms(one: int, other: int) -> None:
     batch = Batch([None if line in (one, other) else line for line in range(2000)])
     assert set(find_refused(2000, batch.attempt)) == {one, other}
     assert batch.n_tries <= 70
+
+
+@given(st.sets(st.integers(0, 1999), min_size=1, max_size=60))
+def test_a_line_that_is_suspected_rightly_costs_three_tries(bad: set[int]) -> None:
+    batch = Batch([None if line in bad else line for line in range(2000)])
+    assert set(find_refused(2000, batch.attempt, lambda _: batch.cause)) == bad
+    assert batch.n_tries <= 4 * len(bad) + 12
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=80), st.data())
+def test_a_suspicion_may_be_wrong(keys: list[int | None], data: st.DataObject) -> None:
+    batch = Batch(keys)
+    anything = st.one_of(st.none(), st.integers(-1, len(keys) + 1))
+    assert find_refused(len(keys), batch.attempt, lambda _: data.draw(anything)) == batch.expected()
 
 
 def test_no_line_needs_no_try() -> None:
