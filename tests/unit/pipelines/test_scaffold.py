@@ -364,7 +364,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.di
 DOCUMENTS = st.lists(st.dictionaries(KEYS, VALUES, max_size=6), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 @given(DOCUMENTS, st.sampled_from([WHOLE, HEAD]))
 @example([{"id": 1, "a": [{"b": []}, {"b": [{"id": 2}]}]}, {"id": 2, "a": []}], WHOLE)
 def test_a_scaffold_takes_every_line_that_it_was_made_of(documents: list[dict[str, Any]], origin: Origin) -> None:
