@@ -53,7 +53,7 @@ def by_lines(lines: list[bytes]):
 
 @protheon.pipeline(tables=[fields("by_pandas")])
 def by_pandas(frame: pandas.DataFrame):
-    return frame.assign(text=frame["text"].str.upper(), id=frame["id"] + 0)
+    return frame.assign(text=frame["text"].str.strip(), id=frame["id"] + 0)
 """
 
 BAD = {
