@@ -238,7 +238,4 @@ def test_replays_are_verified_apart_and_taken_back_with_their_load(world: World,
         assert api.undo_load(world.url, run.loads[0].load_id).deleted_rows == {f"public.{name}": 299}
         assert conn.execute(f"SELECT count(*) FROM {name}".encode()).fetchone() == (0,)
         assert [deep(world, number) for number in (run.run_id, again.run_id)] == [(), ()]
-    try:
-        assert world.cluster.client.replay(run.run_id).run_id == 0
-    except ConfigError as refused:
-        assert "undone" in str(refused) or "once more" in str(refused), refused
+    assert world.cluster.client.replay(run.run_id).run_id == 0

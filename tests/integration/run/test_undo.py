@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
 from protheon_dask.ledger import runs
 from protheon_dask.ledger import undo as ledger_undo
 from protheon_dask.model import RunState
 from protheon_dask.run import api
+from protheon_dask.run.worker import WorkerProcess
 from protheon_dask.sink import undo as sink_undo
 from tests.integration.run.conftest import Bench
 from tests.integration.run.test_verify_deep import lines, verify, write_pipeline
@@ -21,12 +26,26 @@ from tests.integration.run.test_verify_deep import lines, verify, write_pipeline
 KEYED: dict[str, Any] = {"columns": "n bigint, s text", "primary_key": ("n",)}
 
 
-def load(bench: Bench, pipeline: str, text: str, **options: Any) -> int:
+def load(bench: Bench, pipeline: str, text: str, worker: WorkerProcess | None = None, **options: Any) -> int:
     """Load a new file and end its run; the number of the load."""
     bench.submit(text, pipeline=pipeline, **{"checksum": True, **options})
-    assert set(bench.load_all(bench.worker())) == {"succeeded"}
+    assert set(bench.load_all(worker or bench.worker())) == {"succeeded"}
     assert runs.end_run(bench.conn, bench.run_id, RunState.SUCCEEDED, None)
     return bench.load_id
+
+
+_workers: dict[str, WorkerProcess] = {}
+
+
+def worker_of(bench: Bench) -> WorkerProcess:
+    """One worker for all examples of a property."""
+    if bench.url not in _workers:
+        _workers[bench.url] = bench.worker()
+    return _workers[bench.url]
+
+
+def rows(bench: Bench, table: str) -> list[tuple[int, str]]:
+    return [(n, s) for n, s in bench.ask(f"SELECT n, s FROM public.{table} ORDER BY n")]
 
 
 def numbers(bench: Bench, table: str = "deep") -> list[int]:
@@ -331,3 +350,38 @@ def test_the_lock_that_parts_runs_and_undos_is_nobody_elses() -> None:
     from protheon_dask.sink.targets import LOCK_FINISH, LOCK_TARGETS
 
     assert len({ledger_undo.LOCK_UNDO, LOCK_FINISH, LOCK_LEADERSHIP, LOCK_MIGRATIONS, LOCK_TARGETS}) == 5
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rule=st.sampled_from(["error", "ignore", "update"]),
+    loads=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=2, max_size=4),
+    order=st.randoms(use_true_random=False),
+)
+def test_an_undo_that_is_allowed_leaves_the_table_as_if_the_load_had_never_been(
+    bench: Bench, rule: str, loads: list[list[int]], order: random.Random
+) -> None:
+    """And one that is refused changes nothing. Each row says which load wrote it."""
+    name = f"t_{uuid4().hex[:8]}"
+    pipeline = write_pipeline(bench.directory, name, **KEYED, on_conflict=rule)
+    made = {}
+    for number, keys in enumerate(loads):
+        text = "".join(f'{{"n": {n}, "s": "by {number}"}}\n' for n in keys)
+        made[load(bench, pipeline, text, worker_of(bench))] = (number, keys)
+    for load_id in order.sample(sorted(made), len(made)):
+        before = rows(bench, name)
+        try:
+            api.undo_load(bench.url, load_id)
+        except ConfigError:
+            assert rows(bench, name) == before
+            continue
+        undone, _ = made.pop(load_id)
+        as_if: dict[int, str] = {}
+        for number, keys in made.values():
+            for n in keys:
+                as_if[n] = f"by {number}" if rule == "update" else as_if.get(n, f"by {number}")
+        if rule == "error":  # a key that was taken made its line a reject, which it stays
+            assert {(n, s) for n, s in before if s != f"by {undone}"} == set(rows(bench, name))
+        else:
+            assert rows(bench, name) == sorted(as_if.items())
+        assert verify(bench).findings == ()
