@@ -72,7 +72,10 @@ def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -
     \b
     Example:  protheon rejects list 3 --json
     """
-    emit_list(read("rejects", run, into, limit=limit + 1), REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
+    rows = read("rejects", run, into, limit=limit + 1)
+    emit_list(rows, REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
+    if not as_json:
+        tell_next(rows, run, into)
 
 
 @rejects.command("show")
@@ -94,6 +97,15 @@ def rejects_show(run: int | None, reject_id: int | None, limit: int, into: str |
         output.messages().print("no rejects", markup=False)
     for row in () if as_json else rows:
         output.emit_drawing(*reject_card(row))
+    if not as_json:
+        tell_next(rows, run, into)
+
+
+def tell_next(rows: Sequence[Mapping[str, Any]], run: int | None, into: str | None) -> None:
+    """Name the command that loads lines whose cause is mended, if there are any."""
+    if any(row["part"] is None and row["replayed_by"] is None for row in rows):
+        command = f"protheon rejects replay{'' if run is None else f' {run}'}{flag_of(into)}"
+        output.messages().print(f"once their cause is mended: {command} [--pipeline NAME]", style="dim", markup=False, soft_wrap=True)
 
 
 def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:

@@ -103,7 +103,9 @@ def test_replay_is_typed_until_nothing_is_left(world: World, type_: Type) -> Non
     listed = type_("rejects", "list", first.run, "--json", "--limit", 1_000).json
     assert [row["replayed_by"] for row in listed].count(None) == 50
     assert [row["replayed_by"] for row in listed][:50] == [None] * 50  # what is left comes first
-    assert "replayed by" in type_("rejects", first.run, "--limit", 60).out
+    table = type_("rejects", first.run, "--limit", 60)
+    assert "replayed by" in table.out
+    assert f"once their cause is mended: protheon rejects replay {first.run}" in table.err
     everything = lines_of(type_("rejects", "export", first.run, "--all").out.encode())
     assert len(everything) == 150
     assert len(lines_of(type_("rejects", "export", first.run).out.encode())) == 50

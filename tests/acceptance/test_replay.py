@@ -201,6 +201,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_replay_costs_no_line(world: 
     assert world.findings(first.run) == world.findings(done.run) == ()
 
 
+@pytest.mark.slow
 def test_a_replay_that_lost_its_spool_and_its_chunks_ends_with_the_reason_and_another_takes_its_lines(world: World, gate: Gate) -> None:
     first = world.load(pipeline(world.directory, "lost", "b"), marked(world.directory / "n.txt", "b" * 1_000), reject_limit=ANY)
     held = world.cluster.client.replay(first.run, find(pipeline(world.directory, "lost", "", gate.body(2, 100))))
