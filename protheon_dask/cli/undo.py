@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -67,7 +68,7 @@ def ask(plan: UndonePlan) -> None:
     if plan.replay_ids:
         words.append(f"  with its replays, load {', '.join(map(str, plan.replay_ids))}")
     output.messages().print("\n".join(words), markup=False, soft_wrap=True)
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise ConfigError("these rows would be deleted for good, and nobody is there to be asked: add --yes")
     click.confirm("Delete these rows?", abort=True, err=True)
 

@@ -25,7 +25,8 @@ from protheon_dask.ledger.undo import to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
-from protheon_dask.run.coordinator import SPLIT_RETRY_S, Coordinator, Wanted
+from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.cutting import SPLIT_RETRY_S, Wanted
 from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import undo_load, undo_loads
@@ -75,7 +76,7 @@ class RunDesk:
                 return self._submitted(conn, known)
             paths = source.resolve(submission.paths)
             for path in paths:
-                self._coordinator.keep_secret(path)
+                self._coordinator.cutting.splitters.keep_secret(path)
             self._check_targets(conn, submission)  # first: sources may take long to read
             with ThreadPoolExecutor(IDENTIFIERS) as pool:
                 found = list(pool.map(_identify, paths))
@@ -137,11 +138,11 @@ class RunDesk:
         lead = self._coordinator
         desk = ReplayDesk(
             settings=self._settings,
-            spools=lead.spools,
+            spools=lead.cutting.spools,
             n_threads=lead.n_threads,
             make_targets=partial(self._make_targets, found=()),
             create_run=self._create,
-            readable=lead.with_secret,
+            readable=lead.cutting.splitters.with_secret,
         )
         with self._connected() as conn:
             if replay.request_id and (known := runs.run_of_request(conn, replay.request_id)) is not None:
@@ -191,7 +192,7 @@ class RunDesk:
         statistics = statistics_of(conn, run_id)
         if statistics.state is RunState.RUNNING:
             waiting_for, waiting_since_at = self._coordinator.waiting_for, self._coordinator.waiting_since_at
-            if waiting_for is None and (wait := self._coordinator.source_wait(run_id)) is not None:
+            if waiting_for is None and (wait := self._coordinator.cutting.source_wait(run_id)) is not None:
                 waiting_for, waiting_since_at = f"{wait.message}; it is tried again at least every {SPLIT_RETRY_S:g} s", wait.since_at
             if waiting_for is not None:
                 since_at = datetime.fromtimestamp(waiting_since_at, UTC)

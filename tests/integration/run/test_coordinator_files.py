@@ -25,7 +25,7 @@ def coordinator(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coord
     made = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:1", store, uuid4(), 1)
     monkeypatch.setattr(made._dask, "n_threads", lambda: 0)
     yield made
-    made._splitters.stop_all()
+    made.cutting.splitters.stop_all()
     if made._conn is not None:
         made._conn.close()
 
@@ -42,7 +42,7 @@ def test_the_next_master_parks_the_files_of_a_paused_run(bench: Bench, coordinat
 
     assert coordinator.start_leading(ephemeral=False)
 
-    store = coordinator._store
+    store = coordinator.cutting.store
     assert store.live_bytes == 0
     assert store.parked_bytes == bench.store.live_bytes
     assert store.room_bytes == store.quota_bytes
@@ -51,7 +51,7 @@ def test_the_next_master_parks_the_files_of_a_paused_run(bench: Bench, coordinat
 def test_a_pause_frees_the_quota_and_only_tasks_that_dask_has_keep_their_files_live(bench: Bench, coordinator: Coordinator) -> None:
     bench.submit(LINES)
     assert coordinator.start_leading(ephemeral=False)
-    store = coordinator._store
+    store = coordinator.cutting.store
     look(coordinator)
     assert store.live_bytes == bench.store.live_bytes
     assert store.parked_bytes == 0
@@ -77,8 +77,8 @@ def test_parked_files_count_again_when_their_tasks_go_to_dask(
     coordinator._dispatch()
 
     assert len(coordinator._dispatched) == 5
-    assert coordinator._store.live_bytes == bench.store.live_bytes
-    assert coordinator._store.parked_bytes == 0
+    assert coordinator.cutting.store.live_bytes == bench.store.live_bytes
+    assert coordinator.cutting.store.parked_bytes == 0
 
 
 def test_clusters_over_two_ledgers_leave_each_others_files_alone(bench: Bench, coordinator: Coordinator, database: str) -> None:
@@ -91,7 +91,7 @@ def test_clusters_over_two_ledgers_leave_each_others_files_alone(bench: Bench, c
     other._conn.close()
 
     assert coordinator.start_leading(ephemeral=False)
-    assert coordinator._store.live_bytes == bench.store.live_bytes > 0
+    assert coordinator.cutting.store.live_bytes == bench.store.live_bytes > 0
 
 
 @pytest.mark.parametrize("paused_first", [False, True])
@@ -101,11 +101,11 @@ def test_the_files_of_a_cancelled_run_are_deleted(bench: Bench, coordinator: Coo
     if paused_first:
         runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
         look(coordinator)
-        assert coordinator._store.parked_bytes > 0
+        assert coordinator.cutting.store.parked_bytes > 0
     with bench.conn.transaction():
         runs.cancel_run(bench.conn, bench.run_id, "cancelled by hand")  # as a desk or a command does, on its own connection
 
     look(coordinator)
 
-    assert (coordinator._store.live_bytes, coordinator._store.parked_bytes) == (0, 0)
-    assert not list(coordinator._store.directory.rglob("*.zst"))
+    assert (coordinator.cutting.store.live_bytes, coordinator.cutting.store.parked_bytes) == (0, 0)
+    assert not list(coordinator.cutting.store.directory.rglob("*.zst"))

@@ -186,7 +186,7 @@ def test_tasks_of_a_replay_that_was_given_up_cannot_be_made_ready(desk: Desk) ->
 
 
 def test_a_spool_is_swept_when_its_replay_has_ended_and_not_before(desk: Desk) -> None:
-    spools = desk.coordinator.spools
+    spools = desk.coordinator.cutting.spools
     submitted = desk.submit()
     [path] = spools.found()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -199,7 +199,7 @@ def test_a_spool_is_swept_when_its_replay_has_ended_and_not_before(desk: Desk) -
 
 
 def test_a_spool_that_is_being_written_is_not_swept(desk: Desk) -> None:
-    spools = desk.coordinator.spools
+    spools = desk.coordinator.cutting.spools
     with spools.held() as held:
         path = spools.path(9, 1, "/data/a.jsonl")
         held.add(path)
@@ -213,7 +213,7 @@ def test_a_spool_that_is_being_written_is_not_swept(desk: Desk) -> None:
 
 
 def test_the_spools_of_a_submission_that_fails_are_deleted(desk: Desk) -> None:
-    spools = desk.coordinator.spools
+    spools = desk.coordinator.cutting.spools
     path = spools.path(9, 1, "/data/a.jsonl")
 
     def fail() -> None:
@@ -236,7 +236,7 @@ def test_a_replay_without_its_spool_ends_at_once_and_says_what_to_do(desk: Desk,
     desk.cut(load.load_id)
     desk.coordinator._conn, desk.coordinator.leadership = desk.bench.conn, Leadership(desk.bench.epoch, uuid4())
     pending, _ = runs.split_of(desk.bench.conn, load.load_id)
-    desk.coordinator._take_split(FromSplitter(pending, again, SplitFailed("gone: no such file", "refused")))
+    desk.coordinator._take(FromSplitter(pending, again, SplitFailed("gone: no such file", "refused")))
     [(state, message, retired)] = desk.bench.ask(
         "SELECT split_state, split_message, retired_at IS NOT NULL FROM protheon.load WHERE id = %s", load.load_id
     )
@@ -250,7 +250,7 @@ def test_a_target_that_is_refused_makes_no_run_and_leaves_no_file(desk: Desk) ->
     desk.bench.conn.execute("CREATE VIEW public.numbers AS SELECT 1::bigint AS n")
     with pytest.raises(ConfigError):
         desk.submit()
-    assert desk.coordinator.spools.found() == []
+    assert desk.coordinator.cutting.spools.found() == []
     assert desk.bench.ask("SELECT count(*) FROM protheon.run") == [(1,)]
 
 
