@@ -11,6 +11,7 @@ import datetime
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -77,7 +78,7 @@ class CopyWriter:
         self.suspect = None
         left = iter(decorated)
         try:
-            with self._cursor.copy(self._statement) as copy:
+            with self._cursor.copy(self._statement) as copy, _shortly():
                 if self._summing is not None:
                     self.row_sum = self._summing.send(copy, left)
                 else:
@@ -88,16 +89,33 @@ class CopyWriter:
         except psycopg.Error as exc:
             if exc.sqlstate is not None:
                 self.suspect = _row_in(exc.diag.context, len(rows))
-            if exc.sqlstate is not None or not isinstance(exc, psycopg.DataError):
-                raise
-            raise self._cannot_encode(exc, rows, left) from exc
-        except ENCODE_ERRORS as exc:
+            raise
+        except _NotEncoded as exc:
             raise self._cannot_encode(exc, rows, left) from exc
         return self._cursor.rowcount
 
     def _cannot_encode(self, exc: Exception, rows: Sequence[Sequence[Any]], left: Iterator[Sequence[Any]]) -> SchemaViolation:
         self.suspect = len(rows) - sum(1 for _ in left) - 1
-        return SchemaViolation(clean(f"a value does not fit its column: {exc}"), WRONG_TYPE, self._table)
+        return SchemaViolation(f"a value does not fit its column: {exc}", WRONG_TYPE, self._table)
+
+
+class _NotEncoded(Exception):
+    """A value that no encoder takes, in few words."""
+
+
+@contextmanager
+def _shortly() -> Iterator[None]:
+    """Raise _NotEncoded for what an encoder raises.
+
+    psycopg ends the COPY with the error's text, which may repeat the value; the server drops the connection if it gets more than
+    10,000 bytes there ("invalid message length", measured), and that would look like an outage.
+    """
+    try:
+        yield
+    except ENCODE_ERRORS as exc:
+        if isinstance(exc, psycopg.Error) and exc.sqlstate is not None:
+            raise
+        raise _NotEncoded(clean(str(exc))) from exc
 
 
 def _row_in(context: str | None, n_rows: int) -> int | None:

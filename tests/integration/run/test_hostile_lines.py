@@ -161,3 +161,9 @@ def test_each_line_is_loaded_or_refused_alone(bench: Bench, hostile: Path, lette
     assert (total, loaded, rejected) == (len(lines), n_loaded, len(lines) - n_loaded)
     if form != "jsonl":
         assert bench.ask(N_OF_GOOD.format(form)) == [(len(CASES) + 1,)]
+
+
+def test_a_source_of_a_byte_order_mark_is_one_blank_line(bench: Bench) -> None:
+    bench.submit(b"\xef\xbb\xbf", pipeline="jsonl", **WIDE)
+    assert bench.load_all(bench.worker()) == ["succeeded"]
+    assert bench.ask("SELECT lines, blank FROM protheon.attempt WHERE task_id = %s", bench.task_ids[0]) == [(1, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -369,3 +370,33 @@ def test_rows_that_are_not_newer_wait_for_no_lock(connect: Callable[[], Conn], c
         other.execute("UPDATE shop.newer SET note = 'locked' WHERE id = 1")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             load_chunk(conn, [shared(NEWER)], [one_row_a_line([(1, "newer", 6)])])
+
+
+@pytest.mark.parametrize(("table", "is_shared"), [(PLAIN, False), (IGNORE, False), (UPDATE, False), (IGNORE, True), (UPDATE, True)])
+def test_a_key_too_long_for_its_index_is_its_lines_fault(conn: Conn, make: Make, table: Table, is_shared: bool) -> None:
+    named = replace(table, columns=(Column("id", "text", not_null=True), NOTE), shared=is_shared)
+    make(named)
+    long = random.Random(7).randbytes(10_000).hex()  # text that does not compress below the third of a page
+    rows = [("a", "x"), (long, "y"), ("b", "z")]
+    if is_shared:
+        with pytest.raises(SchemaViolation):
+            load_chunk(conn, [named], [one_row_a_line(rows)])
+    chunk = load_chunk(conn, [named], [one_row_a_line(rows)], merge_each_batch=is_shared)
+    assert chunk.refused == [(1, "54000")]
+    assert stored(conn, named) == [("a", "x"), ("b", "z")]
+
+
+def test_a_reason_repeats_no_whole_value(conn: Conn, make: Make) -> None:
+    table = Table(name="public.told", columns=(ID, Column("size", "size"), Column("day", "date"), NOTE), primary_key=("id",))
+    conn.execute("CREATE TYPE size AS ENUM ('small')")
+    make(table)
+    conn.execute("""
+        CREATE FUNCTION repeat_it() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF NEW.note <> 'fine' THEN RAISE EXCEPTION 'bad: %', NEW.note; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER repeat_it BEFORE INSERT ON told FOR EACH ROW EXECUTE FUNCTION repeat_it();
+    """)
+    long = "x" * 1_000_000
+    rows = [(1, long, None, "fine"), (2, None, long, "fine"), (3, None, None, long), (4, "small", "2024-05-01", "fine")]
+    chunk = load_chunk(conn, [table], [one_row_a_line(rows)])
+    assert chunk.refused == [(0, "22P02"), (1, "22P02"), (2, "P0001")]
+    assert max(len(fault.reason) for fault in chunk.faults) <= 520

@@ -302,6 +302,11 @@ def test_the_reason_names_the_cause_as_a_person_would(pipeline: Pipeline, line: 
     assert verdict.reason.endswith(f": {cause}")
 
 
+def test_what_a_struct_does_not_declare_is_not_looked_at() -> None:
+    assert run(of_struct, b'{"id":1,"other":"\xff","more":"\\u0000","id":2}').tables[0].rows == [(2, None)]
+    assert len(run(of_dict, b'{"a":1,"other":"\xff"}').rejected) == 1
+
+
 HOSTILE = [
     b"[" * 100_000,
     b'{"id":' + b"[" * 100_000,
