@@ -86,8 +86,7 @@ def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be
     ("argv", "words"),
     [
         (["load"], "Missing argument 'PATH..'"),
-        (["load", "x", "--replace"], "--replace is not in this version"),
-        (["load", "x", "--again", "--replace"], "--replace is not in this version"),
+        (["load", "x.jsonl", "--again", "--replace"], "--again keeps the rows of the old load"),
         (["load", "x", "--detach", "--workers", "2"], "with --detach the master has its own"),
         (["load", "x", "--reject-limit", "lots"], "give a number of lines, such as 1000, or a percentage"),
         (["load", "x", "--chunk-lines", "0"], "neither a number of lines nor auto"),
