@@ -69,7 +69,7 @@ class Bench:
 
     def submit(
         self,
-        lines: str | bytes,
+        lines: str | bytes | Path,
         *,
         body: str = "",
         reject_limit_lines: int | None = None,
@@ -79,10 +79,11 @@ class Bench:
         again: bool = False,
         **limits: int,
     ) -> None:
-        """Make a run of a new file with these lines. pipeline: another one than ``numbers``. limits: instead of some of LIMITS."""
+        """Make a run of a new file with these lines, or of this file. pipeline: another than ``numbers``. limits: for some of LIMITS."""
         chosen = {**LIMITS, **limits}
-        source = self.directory / f"{uuid4().hex}.txt"
-        source.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
+        source = lines if isinstance(lines, Path) else self.directory / f"{uuid4().hex}.txt"
+        if not isinstance(lines, Path):
+            source.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
         packed = pack(find(pipeline or pipeline_file(self.directory, body), paths=[str(source)]), KEY)
         columns = {
             "paths": [str(source)],

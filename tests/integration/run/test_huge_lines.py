@@ -15,18 +15,21 @@ MB = 1_000_000
 WIDE = {"chunk_lines": 50_000, "max_chunk_bytes": 512 << 20, "max_line_bytes": 64 << 20}
 
 WORKER = """
-import json, resource, sys
+import json, pathlib, re, sys
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.model import Dispatch
 from protheon_dask.run.worker import WorkerProcess
 
+def peak_mb():  # of this program alone: ru_maxrss begins with that of the process which started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1000
+
 address, url, key, dispatches = json.loads(sys.argv[1])
 with BrokerClient(address) as broker:
     worker = WorkerProcess(Settings(), name="huge", broker=broker, url=url, key=key.encode())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     words = [worker.run(Dispatch(*one)) for one in dispatches]
-    print(json.dumps([words, before / 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000]))
+    print(json.dumps([words, before, peak_mb()]))
 """
 
 PARTS = """
@@ -86,7 +89,7 @@ def test_a_line_of_46_mb_is_loaded_as_a_document(bench: Bench) -> None:
         (1, "7", line.count(b'"k"')),
         (2, "8", None),
     ]
-    assert grown_mb < 8 * 46
+    assert 46 < grown_mb < 300
 
 
 def test_a_line_of_46_mb_is_loaded_through_a_struct(bench: Bench, tmp_path: Path) -> None:
@@ -100,18 +103,22 @@ def test_a_line_of_46_mb_is_loaded_through_a_struct(bench: Bench, tmp_path: Path
         (7, line.count(b'"k"'), 1_000_000 + line.count(b'"k"') - 1),
         (8, 1, 1_000_000),
     ]
-    assert grown_mb < 12 * 46
+    assert 46 < grown_mb < 400
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_hundred_lines_of_10_mb_need_no_more_memory_than_a_few(bench: Bench) -> None:
+def test_two_hundred_lines_of_10_mb_need_no_more_memory_than_a_few(bench: Bench, tmp_path: Path) -> None:
     grown = []
     for n_lines in (5, 200):
-        bench.submit(b"\n".join(document(10 * MB, id_) for id_ in range(n_lines)), pipeline="jsonl", **WIDE)
+        source = tmp_path / f"{n_lines}.jsonl"
+        with source.open("wb") as file:
+            file.writelines(document(10 * MB, id_) + b"\n" for id_ in range(n_lines))
+        bench.submit(source, pipeline="jsonl", **WIDE)
         words, grown_mb = run_apart(bench)
         assert set(words) == {"succeeded"}
         grown.append(grown_mb)
+    assert 10 < grown[0] <= grown[1] + 20
     assert grown[1] < 1.5 * grown[0] + 50
 
 
