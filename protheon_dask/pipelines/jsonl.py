@@ -82,11 +82,12 @@ class JsonlTransformer:
         table = TableRows()
         batch = BatchRows(len(lines), [table])
         rows, ends, load_id = table.rows, table.ends, self.load_id
-        for index, (line_no, line) in enumerate(zip(line_nos, lines, strict=True)):
+        for line_no, line in zip(line_nos, lines, strict=True):
             try:
                 refuse(line)
                 rows.append((load_id, line_no, line))
             except Reject as verdict:
+                index = len(ends)
                 if line.strip(BLANK):
                     batch.rejected.append(Verdict(index, verdict.reason))
                 else:
