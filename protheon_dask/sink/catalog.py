@@ -100,13 +100,20 @@ SELECT n.nspname::text, c.conname::text, c.condeferrable, CASE WHEN c.contype = 
  ORDER BY 1, 2
 """
 
-# Params: schemas text[], relations text[], side by side. Returns the number of each that exists (from 1), its oid, and its columns' types.
+# Params: schemas text[], relations text[], side by side. Returns for each that exists its number (from 1), its oid, names and types of
+# its columns, and names of the constraints that CONSTRAINTS gives, apart by whether they can be deferred.
 AS_IT_IS = """
-SELECT wanted.no, c.oid::bigint, a.attname::text, a.atttypid::bigint
+SELECT wanted.no, c.oid::bigint,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT a.atttypid::bigint FROM pg_catalog.pg_attribute AS a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT x.conname::text FROM pg_catalog.pg_constraint AS x WHERE x.conrelid = c.oid AND x.conparentid = 0 AND x.condeferrable),
+       ARRAY(SELECT x.conname::text FROM pg_catalog.pg_constraint AS x
+              WHERE x.conrelid = c.oid AND x.conparentid = 0 AND x.contype = 'f' AND NOT x.condeferrable)
   FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (schema, relation, no)
   JOIN pg_catalog.pg_namespace AS n ON n.nspname = wanted.schema
   JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = wanted.relation
-  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 # Params: relation oid, twice. Returns the names of triggers that may drop rows that are to be inserted into it, or into a partition.
@@ -280,20 +287,26 @@ def _instead_of(type_: str) -> str:
 
 
 def altered(conn: Connection, targets: Sequence[Target]) -> list[str]:
-    """Names of targets that are not as they were described: dropped, made anew, or with a column of another type.
+    """Names of targets that are not as they were described: dropped, made anew, with a column of another type or other constraints.
 
-    Guarantee: reads the catalog only. A table into which this transaction has written cannot change after that.
+    A foreign key that another run makes at its end is such a constraint: it must be deferred before rows come in their order.
+    Guarantee: reads the catalog only, in one round trip. A table into which this transaction has written cannot change after that.
     """
     schemas, relations = [t.table.schema for t in targets], [t.table.relation for t in targets]
-    oids: dict[int, int] = {}
-    types: dict[tuple[int, str], int] = {}
-    for no, oid, column, type_oid in conn.execute(AS_IT_IS, (schemas, relations)):
-        oids[no], types[no, column] = oid, type_oid
-    return [
-        target.table.name
-        for no, target in enumerate(targets, start=1)
-        if oids.get(no) != target.oid or any(types.get((no, column.name)) != column.oid for column in target.columns)
-    ]
+    found = {no: row for no, *row in conn.execute(AS_IT_IS, (schemas, relations))}
+    return [target.table.name for no, target in enumerate(targets, start=1) if no not in found or not _is_as(target, *found[no])]
+
+
+def _is_as(target: Target, oid: int, names: list[str], types: list[int], deferrable: list[str], at_once: list[str]) -> bool:
+    type_of = dict(zip(names, types, strict=True))
+    described: dict[bool, set[str]] = {True: set(), False: set()}
+    for constraint in target.constraints:
+        described[constraint.is_deferrable].add(constraint.name)
+    return (
+        oid == target.oid
+        and all(type_of.get(column.name) == column.oid for column in target.columns)
+        and described == {True: set(deferrable), False: set(at_once)}
+    )
 
 
 def dropping_triggers(conn: Connection, target: Target) -> list[str]:

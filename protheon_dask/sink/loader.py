@@ -301,7 +301,8 @@ class ChunkLoader:
         while True:
             try:
                 refusal = self._try_batch(_rows_of(batch, _runs(batch.n_lines, faults)), is_settled=bool(faults) or _has_refused(batch))
-            except psycopg.errors.ProtocolViolation:  # bytes of another width than the column's: trying again would never end
+            except (psycopg.errors.ProtocolViolation, psycopg.errors.UndefinedObject):
+                # Bytes of another width than the column's, or a constraint that is gone: trying again would never end.
                 self._run(UNDO_BATCH)
                 self._check_tables()
                 raise

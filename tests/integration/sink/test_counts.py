@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from protheon_dask.errors import InvariantError, TargetAltered, TargetRefused
 from protheon_dask.model import StageClock
-from protheon_dask.pipelines.table import Column, OnConflict, Table
+from protheon_dask.pipelines.table import Column, ForeignKey, OnConflict, Table
 from protheon_dask.sink.catalog import describe
+from protheon_dask.sink.finish import finish_tables
 from protheon_dask.sink.loader import ChunkLoader
-from tests.integration.sink.conftest import load_chunk, one_row_a_line
+from tests.integration.sink.conftest import batch_of, load_chunk, one_row_a_line
 
 Conn = psycopg.Connection[Any]
 Make = Callable[..., list[str]]
@@ -134,6 +135,33 @@ def test_a_table_that_is_altered_after_it_was_described_takes_nothing_of_the_chu
     with pytest.raises(TargetAltered, match=f"table public.met {ALTERED}"):
         load()
     assert conn.execute("SELECT count(*) FROM met").fetchone() == (0,)
+
+
+def test_a_foreign_key_that_another_run_makes_at_its_end_refuses_no_line_of_a_chunk_that_was_not_told(conn: Conn, make: Make) -> None:
+    """Its rows refer to those of a shared table, which are merged last; the same holds when the key goes away again."""
+    refers = Table(name="public.refers", columns=(ID, N), primary_key=("id",), foreign_keys=(ForeignKey(("n",), "public.met", ("id",)),))
+    met = Table(name="public.met", columns=(ID, N), primary_key=("id",), on_conflict="ignore", shared=True)
+    make(refers, met)
+    batch = batch_of([[[(n, n)], [(n, n)]] for n in range(5)], 2)
+
+    def load_as_described_before() -> None:
+        with conn.transaction():
+            loader.load(batch)
+            loader.finish()
+
+    loader = loader_of(conn, refers, met)
+    assert finish_tables(conn, [refers, met]) == []
+    with pytest.raises(TargetAltered, match=f"table public.refers {ALTERED}"):
+        load_as_described_before()
+    loader = loader_of(conn, refers, met)
+    conn.execute("ALTER TABLE refers ADD CONSTRAINT other UNIQUE (n) DEFERRABLE")
+    with pytest.raises(TargetAltered, match=f"table public.refers {ALTERED}"):
+        load_as_described_before()
+    loader = loader_of(conn, refers, met)
+    conn.execute("ALTER TABLE refers DROP CONSTRAINT other")  # which the end of a batch names
+    with pytest.raises(TargetAltered, match=f"table public.refers {ALTERED}"):
+        load_as_described_before()
+    assert load_chunk(conn, [refers, met], [batch]).faults == []
 
 
 def test_a_column_that_is_no_longer_the_pipelines_is_not_described(conn: Conn, make: Make) -> None:
