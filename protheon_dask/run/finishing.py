@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import Event, Thread
 
 from protheon_dask.errors import LedgerUnavailable, ProtheonError
@@ -20,34 +22,53 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the progress of an index is looked at and written as the run's reason, where every face reads it."""
+RETRY_S = 60.0
+"""Longest pause before what PostgreSQL could not do now is begun anew; the first is 1 s, each the double of the one before."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A run whose tables could not be finished for a passing reason."""
+
+    n_tries: int = 0
+    again_at: float = 0.0  # monotonic
 
 
 class TableFinisher:
     """Finishes the tables of one run at a time, in a thread with a connection of its own: an index may take hours.
 
-    Guarantee: what it makes is idempotent, so a broker that dies meanwhile costs time only.
+    Guarantee: what it makes is idempotent, so a broker that dies meanwhile costs time only. What may pass (a full disk, somebody who
+    cancels the statement) is the run's reason, and tried again after a growing pause: all of an index is built anew each time.
     """
 
     def __init__(self, url: str, on_done: Callable[[], None]) -> None:
         self._url, self._on_done = url, on_done
         self._pool = ThreadPoolExecutor(1, "finish-tables")
         self._jobs: dict[int, Future[list[str]]] = {}
+        self._waiting: dict[int, _Waiting] = {}
 
     def problems_nowait(self, run_id: int) -> list[str] | None:
         """Start to make the run's indexes and keys, or say how it went: what could not be made, and why; None while at work."""
-        if run_id not in self._jobs:
-            self._jobs[run_id] = self._pool.submit(self._finish, run_id)
-            self._jobs[run_id].add_done_callback(lambda _: self._on_done())
-        job = self._jobs[run_id]
+        job, waiting = self._jobs.get(run_id), self._waiting.setdefault(run_id, _Waiting())
+        if job is None:
+            if time.monotonic() >= waiting.again_at:
+                self._jobs[run_id] = self._pool.submit(self._finish, run_id)
+                self._jobs[run_id].add_done_callback(lambda _: self._on_done())
+            return None
         if not job.done():
             return None
         del self._jobs[run_id]
         try:
-            return job.result()
-        except LedgerUnavailable:
-            return None  # asked again, it begins anew
+            problems = job.result()
+        except LedgerUnavailable as exc:
+            waiting.again_at = time.monotonic() + min(RETRY_S, 2.0 ** min(waiting.n_tries, 10))
+            waiting.n_tries += 1
+            logger.warning("run.finish_waits", extra={"run_id": run_id, "error": str(exc)})
+            return None
         except ProtheonError as exc:
-            return [f"indexes and foreign keys could not be made: {exc}"]
+            problems = [f"indexes and foreign keys could not be made: {exc}"]
+        del self._waiting[run_id]
+        return problems
 
     def analyze(self, run_id: int) -> None:
         """Have the planner's statistics made of the tables of a run that has ended: nobody waits for that."""
@@ -58,8 +79,13 @@ class TableFinisher:
         self._pool.shutdown(wait=False)
 
     def _finish(self, run_id: int) -> list[str]:
-        with opened(self._url, application="protheon-finish") as conn, self._told(run_id) as tell:
-            return finish_tables(conn, _tables(conn, run_id), tell)
+        try:
+            with opened(self._url, application="protheon-finish") as conn, self._told(run_id) as tell:
+                return finish_tables(conn, _tables(conn, run_id), tell)
+        except LedgerUnavailable as exc:
+            with suppress(ProtheonError), opened(self._url, application="protheon-finish") as conn:
+                runs.note_progress(conn, run_id, f"indexes and foreign keys cannot be made now: {exc}; begun anew within {RETRY_S:g} s")
+            raise
 
     @contextmanager
     def _told(self, run_id: int) -> Iterator[Callable[[Making], None]]:
