@@ -32,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "e f": None,
         "Class": {"List": [], "Dict": 1.5, "9": "1.5"},
     }
-    (folder / "odd.py").write_text(made([{"id": n, **odd, "maybe" * 12: {"x" * 60: n} if n else None} for n in range(30)]).text)
+    (folder / "odd.py").write_text(made([{"id": n, **odd, "maybe" * 12: {"x" * 60: n} if n else None, "n" * 40: "\0" if n else None} for n in range(30)]).text)
     return folder
 
 

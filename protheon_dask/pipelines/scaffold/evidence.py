@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from typing import Final
 
 from protheon_dask.pipelines.scaffold.names import literal, shown, snake
-from protheon_dask.pipelines.scaffold.observe import Numbers, Seen, Texts
+from protheon_dask.pipelines.scaffold.observe import INT8, Numbers, Seen, Texts
 from protheon_dask.pipelines.scaffold.shape import Leaf, share
 
 EXAMPLE_CHARACTERS: Final = 24
@@ -44,7 +45,7 @@ def _values(key: str, seen: Seen) -> list[str]:
         parts += _ints(seen.ints, words)
     elif seen.floats.n:
         both = [seen.floats] + ([seen.ints] if seen.ints.n else [])
-        low, high = (f"{bound:.6g}" for bound in (min(n.low for n in both), max(n.high for n in both)))
+        low, high = (_short(bound) for bound in (min(n.low for n in both), max(n.high for n in both)))
         parts.append(f"{low} .. {high}" if low != high else f"always {low}" if seen.floats.n + seen.ints.n > 1 else low)
     if seen.texts.n:
         parts.append(_texts(seen.texts, is_private=bool(words & PRIVATE)) + (", in quotes or not" if seen.ints.n or seen.floats.n else ""))
@@ -55,13 +56,19 @@ def _values(key: str, seen: Seen) -> list[str]:
 
 def _ints(numbers: Numbers, words: set[str]) -> list[str]:
     low, high = int(numbers.low), int(numbers.high)
-    parts = [f"always {low}" if low == high and numbers.n > 1 else f"{low} .. {high}" if low != high else str(low)]
+    first, last = (str(n) if n in INT8 else _short(n) for n in (low, high))
+    parts = [f"always {first}" if low == high and numbers.n > 1 else f"{first} .. {last}" if low != high else first]
     for unit in (1, 1_000, 1_000_000):
         if words & TIME_WORDS and YEARS[0] * unit <= low and high <= YEARS[1] * unit:
-            first, last = (dt.datetime.fromtimestamp(n // unit, dt.UTC).date() for n in (low, high))
+            begin, end = (dt.datetime.fromtimestamp(n // unit, dt.UTC).date() for n in (low, high))
             name = {1: "seconds", 1_000: "milliseconds", 1_000_000: "microseconds"}[unit]
-            parts.append(f"{name} since 1970? {first} .. {last}")
+            parts.append(f"{name} since 1970? {begin} .. {end}")
     return parts
+
+
+def _short(number: float | int) -> str:
+    """A number in six digits; ints may be beyond a double."""
+    return f"{Decimal(number):.6g}" if isinstance(number, int) and number not in INT8 else f"{number:.6g}"
 
 
 def _texts(texts: Texts, *, is_private: bool) -> str:

@@ -152,8 +152,8 @@ def _doc(sample: Sample, origin: Origin, function: str) -> list[str]:
         "refuse what outgrows it. What is jsonb has many shapes, or few rows have it.",
     ]
     if sample.n_refused:
-        reason = docstring(sample.first_reason)
-        doc += ["", f"{sample.n_refused:,} sampled lines are no JSON ({reason[:60]}) and become rejects."]
+        reason = docstring(sample.first_reason[:60])  # cut first: half an escape would be another one
+        doc += ["", f"{sample.n_refused:,} sampled lines are no JSON ({reason}) and become rejects."]
     if sample.n_others:
         doc += ["", f"{sample.n_others:,} sampled lines are no objects and become rejects."]
     return doc

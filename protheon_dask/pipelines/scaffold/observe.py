@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 import msgspec
@@ -58,13 +58,20 @@ class Numbers:
     def add_literal(self, text: str) -> None:
         value = float(text)
         if len(text) > DOUBLE_DIGITS or value in (float("inf"), float("-inf"), 0.0):
-            exact = Decimal(text)
-            beyond_double = value in (float("inf"), float("-inf")) or (value == 0.0 and exact != 0)
-            self.is_long = self.is_long or beyond_double or len(exact.as_tuple().digits) > DOUBLE_DIGITS
-            exponent = exact.as_tuple().exponent
-            assert isinstance(exponent, int)  # JSON has no NaN
-            self.is_huge = self.is_huge or exact.adjusted() not in NUMERIC_EXPONENTS or exponent not in NUMERIC_EXPONENTS
+            self._look_at_digits(text, value)
         self._bounds(value)
+
+    def _look_at_digits(self, text: str, value: float) -> None:
+        try:
+            exact = Decimal(text)
+        except InvalidOperation:  # an exponent of 19 digits and more, which decimal has not either
+            self.is_long = self.is_huge = True
+            return
+        beyond_double = value in (float("inf"), float("-inf")) or (value == 0.0 and exact != 0)
+        self.is_long = self.is_long or beyond_double or len(exact.as_tuple().digits) > DOUBLE_DIGITS
+        exponent = exact.as_tuple().exponent
+        assert isinstance(exponent, int)  # JSON has no NaN
+        self.is_huge = self.is_huge or exact.adjusted() not in NUMERIC_EXPONENTS or exponent not in NUMERIC_EXPONENTS
 
     def _bounds(self, value: float) -> None:
         if not self.n:

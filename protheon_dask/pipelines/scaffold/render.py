@@ -184,7 +184,8 @@ def _argument(column: Column, indent: str) -> Iterator[str]:
     named = f"{whole}  # {column.name}"
     before, called, rest = column.expression.partition("clean(")
     if width(whole) > WIDTH and called:
-        yield from (f"{indent}{before}clean(", f"{indent}    {rest.removesuffix(')')},", f"{indent}),")
+        start = [f"{indent}{before.removesuffix(' and ')}", f"{indent}and clean("] if before else [f"{indent}clean("]
+        yield from (*start, f"{indent}    {rest.removesuffix(')')},", f"{indent}),")
     elif not column.expression.replace(".", "_").endswith(column.name) and width(named) <= WIDTH:
         yield named
     else:

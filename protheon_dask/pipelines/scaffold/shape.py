@@ -165,6 +165,9 @@ class Decider:
                 return self._jsonb(key, seen, is_optional, why)
             self.n_tables += 1
             nodes = self._fields(item, item.objects, is_optional=False, depth=0, lists=lists + 1, path=None)
+            if all(isinstance(node, LeftOut) for node in nodes):
+                self.n_tables -= 1
+                return self._jsonb(key, seen, is_optional, "a list of objects whose keys no field can have")
             self._fit(nodes)
             return Many(key, seen, is_optional, item.nulls > 0, nodes)
         type_, note = self._scalar(item)

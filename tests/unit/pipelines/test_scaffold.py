@@ -98,8 +98,16 @@ def test_a_number_with_more_digits_than_a_double_has_is_numeric() -> None:
 
 
 def test_a_number_that_numeric_cannot_hold_is_kept_as_json() -> None:
-    result = scaffold([b'{"x": 1e200000}', b'{"x": 1}'], WHOLE, table="t")
-    assert column(result.text, "x") == "Json"
+    for huge in (b"1e200000", b"1e-99999999999999999999", b"-1e99999999999999999999"):  # the last ones are beyond decimal, too
+        result = scaffold([b'{"x": ' + huge + b"}", b'{"x": 1}'], WHOLE, table="t")
+        assert column(result.text, "x") == "Json"
+        assert result.n_rejected == 0
+
+
+def test_ints_beyond_a_double_are_told_in_few_digits() -> None:
+    result = scaffold([b'{"x": ' + b"9" * 400 + b', "y": 1}', b'{"x": 0.5, "y": -' + b"9" * 4_000 + b"}"], WHOLE, table="t")
+    assert "x: Decimal  # 0.5 .. 1.00000e+400" in result.text
+    assert "y: Decimal  # -1.00000e+4000 .. 1" in result.text
     assert result.n_rejected == 0
 
 
@@ -260,6 +268,9 @@ def test_a_key_that_no_field_can_have_is_left_out_and_the_file_says_so() -> None
     result = made([{"id": 1, 'say "hi"': 2, "new\nline": 3}])
     assert "# Left out: 'say \"hi\"', msgspec takes no key with a quote" in result.text
     assert r'# Left out: "new\nline"' in result.text
+    result = made([{"id": 1, "list": [{"a\\b": 1}]}])  # no field is left: a class with none would be no Python
+    assert "a list of objects whose keys no field can have" in " ".join(result.text.split())
+    assert result.n_rows == {"public.t": 1}
 
 
 def test_a_nul_in_a_text_is_replaced_by_code_that_one_can_see() -> None:
