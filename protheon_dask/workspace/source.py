@@ -57,18 +57,27 @@ def resolve(paths: Sequence[str]) -> list[str]:
 
     Shapes:     local paths come back absolute, others as URLs.
     Raises:     NotFound: nothing is there; names the path and this host. MissingSetting: an extra for a URL is not installed.
-                ConfigError: the store refuses. SourceUnavailable: it does not answer.
+                ConfigError: the store refuses, or it is no file. SourceUnavailable: it does not answer.
     """
     found: dict[str, None] = {}
     for path in paths:
-        names = _resolve_url(path) if is_url(path) else _resolve_local(path)
+        with _foreign(path):
+            names = _resolve_url(path) if is_url(path) else _resolve_local(path)
         if not names and not is_url(path) and _local(path).is_dir():
             only = "; hidden files and those of directories below are left out" if any(_local(path).iterdir()) else ""
             raise NotFound(f"{path}: the directory {'has no files' if only else 'is empty'} on host {socket.gethostname()}{only}")
         if not names:
             raise NotFound(f"{shown(path)}: no such file, and no files where it points, on host {socket.gethostname()}")
+        for name in names:
+            if not _is_utf8(name):
+                raise ConfigError(f"{name!a}: its name is no text in UTF-8, and the ledger could not keep it: rename the file")
         found.update(dict.fromkeys(names))
     return list(found)
+
+
+def _is_utf8(name: str) -> bool:
+    """Tell whether a name is text: a file's may be any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _local(path: str) -> Path:
@@ -81,8 +90,13 @@ def _resolve_local(path: str) -> list[str]:
     local = _local(path)
     if local.is_dir():
         return sorted(str(entry) for entry in local.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    if local.exists():
+    if local.is_file():
         return [str(local)]
+    if local.exists():
+        raise ConfigError(
+            f"{path}: a pipe, socket or device on host {socket.gethostname()}, and no file: a source is read more than once, "
+            "to find its checksum and after a failure; write what comes from it into a file first"
+        )
     if not glob.has_magic(str(local)):
         return []
     return sorted(match for match in glob.glob(str(local), recursive=True) if Path(match).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
@@ -90,22 +104,21 @@ def _resolve_local(path: str) -> list[str]:
 
 def _resolve_url(url: str) -> list[str]:
     if is_web(url):
-        with _foreign(url), WebFile(url, shown(url)):
+        with WebFile(url, shown(url)):
             return [url]
-    with _foreign(url):
-        files, path = _filesystem(url)
-        if files.isdir(path):
-            entries = cast("list[dict[str, Any]]", files.ls(path, detail=True))
-            names = [str(e["name"]) for e in entries if e["type"] == "file" and not str(e["name"]).rsplit("/", 1)[-1].startswith(".")]
-        elif files.exists(path):
-            return [url]
-        elif glob.has_magic(path):
-            entries_by_name = cast("dict[str, dict[str, Any]]", files.glob(path, detail=True))
-            names = [name for name, entry in entries_by_name.items() if entry["type"] == "file"]
-        else:
-            names = []
-        inner = url.partition("::")[2]  # zip://*.jsonl::reports.zip: each name is in that archive
-        return sorted(files.unstrip_protocol(name) + (f"::{inner}" if inner else "") for name in names)
+    files, path = _filesystem(url)
+    if files.isdir(path):
+        entries = cast("list[dict[str, Any]]", files.ls(path, detail=True))
+        names = [str(e["name"]) for e in entries if e["type"] == "file" and not str(e["name"]).rsplit("/", 1)[-1].startswith(".")]
+    elif files.exists(path):
+        return [url]
+    elif glob.has_magic(path):
+        entries_by_name = cast("dict[str, dict[str, Any]]", files.glob(path, detail=True))
+        names = [name for name, entry in entries_by_name.items() if entry["type"] == "file"]
+    else:
+        names = []
+    inner = url.partition("::")[2]  # zip://*.jsonl::reports.zip: each name is in that archive
+    return sorted(files.unstrip_protocol(name) + (f"::{inner}" if inner else "") for name in names)
 
 
 def open_source(path: str) -> BinaryIO:

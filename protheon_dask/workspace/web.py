@@ -14,15 +14,16 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
-from protheon_dask.errors import SourceChanged
+from protheon_dask.errors import ConfigError, SourceChanged
 
 TIMEOUT_S = 60.0
 """A server that sends nothing for this long does not answer."""
 SKIP_BYTES = 1 << 20
 """A seek forward of at most this is read through: a new request costs more."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_NOT_IN_URLS = re.compile(r"[^!-~]")  # spaces and letters beyond ASCII, as browsers show them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,15 @@ class WebFile(io.RawIOBase):
     """A resource of a web server, open for reading and seeking. Not thread-safe.
 
     Raises:     OSError (urllib.error.HTTPError has the status), also where the server ends a response early; http.client.HTTPException.
-                SourceChanged: a later response is of another version.
+                SourceChanged: a later response is of another version. ConfigError: it is no URL.
     Guarantee:  a connection that breaks is made anew, once at each offset. User and password of the URL
                 go to its own host alone, never along a redirection. Memory is constant.
     """
 
     def __init__(self, url: str, shown: str) -> None:
         """Ask for the resource. shown: the URL as messages name it."""
-        parts = urlsplit(url)
-        self._url, self._shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), shown
+        parts = _parsed(url, shown)
+        self._url, self._shown = _as_sent(parts), shown
         self._credentials = ""
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -169,3 +170,22 @@ class WebFile(io.RawIOBase):
         if self._response is not None:
             self._response.close()
             self._response = None
+
+
+def _parsed(url: str, shown: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.hostname and (parts.port is None or parts.port):
+            parts.hostname.encode("idna")
+            return parts
+    except ValueError:
+        pass  # its words would show a piece of the password
+    raise ConfigError(f"{shown}: not the URL of a web server: check host and port, and percent-encode what is special in the password")
+
+
+def _as_sent(parts: SplitResult) -> str:
+    """The URL without user and password, and with all that HTTP does not bear encoded."""
+    host = parts.netloc.rpartition("@")[2]
+    host = host if host.isascii() else host.encode("idna").decode()
+    path, query = (_NOT_IN_URLS.sub(lambda found: quote(found[0]), part) for part in (parts.path, parts.query))
+    return urlunsplit((parts.scheme, host, path, query, ""))

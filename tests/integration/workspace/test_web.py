@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,11 @@ from protheon_dask.workspace.splitting import ChunkCut, Credit, SplitEnded, Spli
 from tests.fixtures.web import WebServer
 from tests.unit.workspace.test_archives import PACK, noise
 from tests.unit.workspace.test_splitting import ENDLESS, job_for, raw_of, run
+
+
+class ThreadingHTTPServerV6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
 
 SERVERS = [{}, {"ranges": False}, {"tells_size": False, "ranges": False}, {"etag": ""}]
 
@@ -135,3 +142,31 @@ def test_a_redirection_is_followed_without_the_password(web_server: WebServer) -
     web_server.add("/new", b"1\n")
     assert identify(web_server.url("/old", "ann:s3cr3t")).size_bytes == 2
     assert {path: sent is not None for path, sent in web_server.asked} == {"/old": True, "/new": False}
+
+
+def test_a_url_may_be_typed_as_a_browser_shows_it(web_server: WebServer) -> None:
+    web_server.add("/b%C3%BCcher%20a/%25.jsonl", b"1\n2\n")
+    url = web_server.url("/bücher a/%25.jsonl?sig=a%2Fb&say=ä b")
+    assert resolve([url]) == [url]
+    assert identify(url).size_bytes == 4
+    assert {path.partition("?")[2] for path, _ in web_server.asked} == {"sig=a%2Fb&say=%C3%A4%20b"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ann:s3/cr3t@host/a", "http://ann:s3cr3t@host:x/a", "http:///a", "http://[7:1/a", "https://host..org/a"]
+)
+def test_what_is_no_url_is_the_operators_and_shows_no_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="not the URL of a web server") as caught:
+        resolve([url])
+    assert "cr3t" not in str(caught.value)
+
+
+def test_a_server_may_have_an_ipv6_address() -> None:
+    with ThreadingHTTPServerV6(("::1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            url = f"http://ann:s3cr3t@[::1]:{server.server_port}/no such file"
+            with pytest.raises(NotFound, match=rf"http://ann:\*\*\*@\[::1\]:{server.server_port}/no such file"):
+                resolve([url])
+        finally:
+            server.shutdown()

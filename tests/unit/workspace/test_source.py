@@ -13,7 +13,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protheon_dask.errors import MissingSetting, NotFound
+from protheon_dask.errors import ConfigError, MissingSetting, NotFound
 from protheon_dask.model import Identity
 from protheon_dask.workspace.source import SAMPLE_BYTES, WHOLE_BYTES, estimate_lines, identify, open_source, resolve, stat
 from tests.unit.workspace.test_archives import PACK, noise
@@ -60,6 +60,33 @@ def test_a_directory_without_files_is_not_called_missing(tmp_path: Path) -> None
     (tmp_path / ".hidden").touch()
     with pytest.raises(NotFound, match=r"the directory has no files .*; hidden files"):
         resolve([str(tmp_path)])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_can_be_read_only_once_is_refused_rather_than_waited_for(tree: Path) -> None:
+    os.mkfifo(tree / "pipe.jsonl")
+    with pytest.raises(ConfigError, match=r"pipe\.jsonl: a pipe, socket or device on host .*write what comes from it into a file"):
+        resolve([str(tree / "pipe.jsonl")])
+    assert "pipe.jsonl" not in names(tree, ["data"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_a_name_that_is_no_text_is_said(tree: Path) -> None:
+    Path(os.fsdecode(bytes(tree) + b"/\xff.jsonl")).write_bytes(b"1\n")
+    with pytest.raises(ConfigError, match=r"data/\\udcff\.jsonl': its name is no text in UTF-8"):
+        resolve([str(tree)])
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can become somebody who may not look")
+@pytest.mark.parametrize("path", ["", "/*", "/a.jsonl", "/sub/**"])
+def test_a_directory_into_which_this_user_may_not_look_is_the_operators(tree: Path, path: str) -> None:
+    tree.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="may not be read by this user on host"):
+            resolve([f"{tree}{path}"])
+    finally:
+        os.seteuid(0)
 
 
 def test_urls_go_through_fsspec() -> None:
