@@ -86,6 +86,7 @@ class Cutting:
         is_over = False
         if not isinstance(event, SplitFailed):
             self._source_waits.pop(load_id, None)
+            self._split_after.pop(load_id, None)
         if item.again:
             self._take_again(conn, epoch, item)
         elif isinstance(event, ChunkCut):
@@ -184,7 +185,8 @@ class Cutting:
             del self._source_waits[load_id]  # its run was cancelled or paused
         for load_id in set(self.splitters.loads) - {split.load_id for split in pending}:
             self.splitters.stop(load_id)  # its run was cancelled or paused
-        for split in pending:
+        # Those that failed come last: a server that never answers holds a splitter for a minute each time, and others would never be read.
+        for split in sorted(pending, key=lambda split: self._split_after.get(split.load_id, 0.0)):
             if self.splitters.has_room and self._may_cut(split.load_id, now):
                 runs.split_started(conn, split.load_id)
                 self.splitters.start(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from protheon_dask.ledger import runs
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.workspace.chunkfile import ChunkStore
+from tests.fixtures.cluster import wait_until
 from tests.integration.run.conftest import Bench
 
 LINES = "".join(f"{n}\n" for n in range(50))  # five chunks
@@ -109,3 +111,25 @@ def test_the_files_of_a_cancelled_run_are_deleted(bench: Bench, coordinator: Coo
 
     assert (coordinator.cutting.store.live_bytes, coordinator.cutting.store.parked_bytes) == (0, 0)
     assert not list(coordinator.cutting.store.directory.rglob("*.zst"))
+
+
+def test_a_source_that_could_not_be_read_is_tried_again_after_those_that_wait_for_their_first_turn(
+    bench: Bench, coordinator: Coordinator
+) -> None:
+    """One splitter: sources whose servers take longer to fail than their pauses are would have it for ever."""
+    for name in ("gone", "there"):
+        (bench.directory / name).write_text(f"{LINES}{name}")
+        bench.submit(bench.directory / name)
+    [(gone, there)] = bench.ask("SELECT min(id), max(id) FROM protheon.load")
+    bench.conn.execute("UPDATE protheon.load SET split_state = 'pending', n_chunks = NULL")
+    (bench.directory / "gone").unlink()
+    assert coordinator.start_leading(ephemeral=False)
+    cutting = coordinator.cutting
+    look(coordinator)
+    assert cutting.splitters.loads == [gone]
+    wait_until(lambda: not coordinator._inbox.empty())
+    coordinator._take(coordinator._inbox.get())
+    assert cutting.splitters.loads == []
+    cutting._split_after[gone] = time.monotonic()  # its try took as long as the pause after it
+    look(coordinator)
+    assert cutting.splitters.loads == [there]
