@@ -80,9 +80,9 @@ def rows_of(conn: psycopg.Connection, load_ids: Sequence[int]) -> dict[str, tupl
     return {row["table_name"]: (row["inserted"], row["updated"]) for row in rows(conn, "rows_of_loads", {"load_ids": list(load_ids)})}
 
 
-def ignored_beside(conn: psycopg.Connection, load_ids: Sequence[int], tables: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of other loads that were passed over, since these loads began, by table and load."""
-    return list(rows(conn, "ignored_beside", {"load_ids": list(load_ids), "table_names": list(tables)}))
+def built_upon(conn: psycopg.Connection, load_ids: Sequence[int], tables: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of other loads that may stand on rows of these in a way that cannot be taken apart, by table and load."""
+    return list(rows(conn, "built_upon", {"load_ids": list(load_ids), "table_names": list(tables)}))
 
 
 def chunks_of(conn: psycopg.Connection, load_ids: Sequence[int]) -> dict[int, int]:

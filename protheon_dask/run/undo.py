@@ -218,7 +218,7 @@ class _Undo:
 
     def _check_rules(self) -> None:
         """By the tables' rules: rows that are sums, that took the place of others, or that others were ignored for."""
-        ignoring = []
+        standing = []
         for name, (inserted, updated) in self._rows.items():
             if not inserted and not updated:
                 continue
@@ -234,13 +234,17 @@ class _Undo:
                 )
             elif updated:
                 self._refusals.append(f"table {name}: it replaced {updated:,} stored rows (on_conflict='update'), which are gone")
-            if table.on_conflict == "ignore" or table.newer_by is not None:
-                ignoring.append(name)
-        for row in ledger.ignored_beside(self._conn, self.all_ids, ignoring):
-            self._refusals.append(
-                f"table {row['table_name']}: {row['ignored']:,} rows of load {row['load_id']} ({row['path']}) were ignored, and may stand "
-                "on rows of it; undo that one first"
-            )
+            standing.append(name)
+        for row in ledger.built_upon(self._conn, self.all_ids, standing):
+            where, other = f"table {row['table_name']}", f"load {row['load_id']} ({row['path']})"
+            if row["passed_over"]:
+                self._refusals.append(
+                    f"{where}: {row['passed_over']:,} rows of {other} were ignored, and may stand on rows of it; undo that one first"
+                )
+            if row["put_into"]:
+                self._refusals.append(
+                    f"{where}: {other} added to {row['put_into']:,} stored rows, or replaced them without provenance: these may be its own"
+                )
 
     def _check_tables(self, looks_into_tables: bool) -> None:
         """In the database: what refers to the rows, what watches them, what forbids it."""
@@ -264,7 +268,9 @@ class _Undo:
         """Runs at work on the same tables, whose rows would be judged by rows that go, or may refer to them."""
         kept_out = {name for name, keeps_out in self.tables.items() if keeps_out}
         for run in ledger.live_runs(self._conn, self.all_ids):
-            shared = sorted(kept_out & {value["name"] for value in json.loads(run["tables"])})
+            declared = [Table.from_json(value) for value in json.loads(run["tables"])]
+            judging = {table.name for table in declared if table.on_conflict != "error"} & self.tables.keys()
+            shared = sorted(judging | (kept_out & {table.name for table in declared}))
             if shared and not run["load_ids"]:  # those are named already
                 self._refusals.append(
                     f"run {run['run_id']} is {run['state']} and loads into {', '.join(shared)}: wait for its end, or cancel it"

@@ -26,24 +26,36 @@ LOCK_WAIT: Final = "60s"
 ENOUGH_ROWS: Final = 1_000
 """References that are counted, at most, to say how many there are."""
 
-# Params: relation oid, twice. Returns the tables that hold its rows: itself, or its partitions; (schema, relation).
+# Params: relation oid. Returns the oids of a table and of all that is below it: partitions, and tables that inherit from it.
+TREE = """
+WITH RECURSIVE tree AS (
+    SELECT %s::bigint AS oid UNION SELECT i.inhrelid::bigint FROM tree JOIN pg_catalog.pg_inherits AS i ON i.inhparent = tree.oid
+)
+SELECT oid FROM tree
+"""
+
+# Params: the oids of a tree. Returns those of its tables that hold rows; (schema, relation).
 PARTS = """
 SELECT n.nspname::text, c.relname::text
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE c.relkind = 'r' AND (c.oid = %s OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
+ WHERE c.relkind = 'r' AND c.oid = ANY(%s::bigint[])
  ORDER BY c.oid
 """
 
-# Params: relation oid. Returns (has row security, may delete), and the enabled triggers on DELETE, of partitions too.
-RIGHTS = "SELECT row_security_active(%s::oid), has_table_privilege(%s::oid, 'DELETE')"
+# Params: the oids of a tree. Returns of each table (its name as the server writes it, is foreign, has row security, may delete), since
+# rows are deleted from each by itself; and the enabled triggers on DELETE.
+RIGHTS = """
+SELECT c.oid::regclass::text, c.relkind = 'f', row_security_active(c.oid),
+       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'DELETE')
+  FROM pg_catalog.pg_class AS c WHERE c.oid = ANY(%s::bigint[]) ORDER BY c.oid
+"""
 TRIGGERS = """
 SELECT DISTINCT t.tgname::text FROM pg_catalog.pg_trigger AS t
- WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 8 <> 0
-   AND (t.tgrelid = %s OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)))
+ WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 8 <> 0 AND t.tgrelid = ANY(%s::bigint[])
  ORDER BY 1
 """
 
-# Params: relation oid, three times. Returns the foreign keys that refer to it, to its partitions or to what it is a partition of.
+# Params: the oids of a tree, the oid of its root. Returns the foreign keys that refer to it or to what it is a partition of.
 REFERENCES = """
 SELECT c.conname::text, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::regclass::text, c.confdeltype::text,
        ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, ordinal)
@@ -52,13 +64,10 @@ SELECT c.conname::text, c.conrelid::bigint, c.conrelid::regclass::text, c.confre
                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.attnum ORDER BY k.ordinal)
   FROM pg_catalog.pg_constraint AS c
  WHERE c.contype = 'f' AND c.conparentid = 0
-   AND (c.confrelid = %s OR c.confrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%s::bigint::regclass))
+   AND (c.confrelid = ANY(%s::bigint[])
         OR c.confrelid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(%s::bigint::regclass) AS above (relid)))
  ORDER BY 1, 2
 """
-
-# Params: relation oid, twice. Returns the oids of a table and of all that is below it.
-TREE = "SELECT %s::bigint UNION SELECT relid::oid::bigint FROM pg_catalog.pg_partition_tree(%s::bigint::regclass)"
 
 IN_PAGES = """
 WITH gone AS (
@@ -90,7 +99,7 @@ class Doomed:
     oid: int
     marker: str
     ids: tuple[int, ...]
-    tree: frozenset[int]  # oids of the table and its partitions
+    tree: frozenset[int]  # oids of the table, its partitions and the tables that inherit from it
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -117,29 +126,36 @@ def find_doomed(conn: Connection, table: Table, marker: str, ids: Iterable[int])
         return None
     if marker not in {column.name for column in read_columns(conn, relation.oid)}:
         return f"table {table.name} has lost its column {marker!r}, which says where a row came from"
-    tree = frozenset(row[0] for row in conn.execute(TREE, (relation.oid, relation.oid)))
+    tree = frozenset(row[0] for row in conn.execute(TREE, (relation.oid,)))
     return Doomed(table, relation.oid, marker, tuple(ids), tree)
 
 
 def references_to(conn: Connection, doomed: Doomed) -> list[Reference]:
     found = []
-    for name, child_oid, child, parent, action, columns, others in conn.execute(REFERENCES, (doomed.oid,) * 3):
+    for name, child_oid, child, parent, action, columns, others in conn.execute(REFERENCES, (list(doomed.tree), doomed.oid)):
         found.append(Reference(name, child_oid, child, parent, action in KEEPS_ROWS, tuple(columns), tuple(others)))
     return found
 
 
 def obstacles(conn: Connection, doomed: Sequence[Doomed]) -> list[str]:
-    """Why these rows cannot be deleted without harm to others: rights, triggers, rows elsewhere that refer to them."""
+    """Why these rows cannot be deleted without harm to others: rights, triggers, rows elsewhere that refer to them.
+
+    Guarantee: in the caller's transaction, whose time-outs it lifts: rows that refer to others may take long to find.
+    """
+    conn.execute(NO_TIMEOUTS)
     problems: list[str] = []
     owner_of = {oid: one for one in doomed for oid in one.tree}
     for one in doomed:
         name = one.table.name
-        [(has_security, may_delete)] = conn.execute(RIGHTS, (one.oid, one.oid)).fetchall()
-        if has_security:
-            problems.append(f"table {name} has row-level security, which may hide rows: use a role with BYPASSRLS")
-        if not may_delete:
-            problems.append(f"the database role has no right to DELETE from table {name}: grant it")
-        if triggers := [row[0] for row in conn.execute(TRIGGERS, (one.oid, one.oid))]:
+        tree = sorted(one.tree)
+        for part, is_foreign, has_security, may_delete in conn.execute(RIGHTS, (tree,)):
+            if is_foreign:
+                problems.append(f"table {part}, a part of {name}, is a foreign table: detach it first")
+            if has_security:
+                problems.append(f"table {part} has row-level security, which may hide rows: use a role with BYPASSRLS")
+            if not may_delete:
+                problems.append(f"the database role has no right to SELECT and DELETE from table {part}: grant them")
+        if triggers := [row[0] for row in conn.execute(TRIGGERS, (tree,))]:
             problems.append(
                 f"table {name} has triggers on DELETE, which may change other rows or keep these: {', '.join(triggers)}; disable them"
             )
@@ -223,7 +239,7 @@ class Eraser:
 
     def __init__(self, conn: Connection, doomed: Doomed, *, at_once: bool) -> None:
         self._conn, self._doomed, self._at_once = conn, doomed, at_once
-        self._parts = [sql.Identifier(*row) for row in conn.execute(PARTS, (doomed.oid, doomed.oid))]
+        self._parts = [sql.Identifier(*row) for row in conn.execute(PARTS, (sorted(doomed.tree),))]
         self._page = self._n_deleted = 0
         self._began_part = False
         self._next: sql.Composed | None = None
@@ -278,9 +294,11 @@ class Eraser:
 
 
 def is_left(conn: Connection, doomed: Doomed) -> bool:
-    """Tell whether a doomed row is still there."""
+    """Tell whether a doomed row is still there. In a transaction of its own: a large table may take long to look through."""
     statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} = ANY({}::bigint[]))").format(
         doomed.identifier, sql.Identifier(doomed.marker), sql.Literal(list(doomed.ids))
     )
-    [(left,)] = conn.execute(statement).fetchall()
+    with conn.transaction():
+        conn.execute(NO_TIMEOUTS)
+        [(left,)] = conn.execute(statement).fetchall()
     return bool(left)

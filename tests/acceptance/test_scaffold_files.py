@@ -32,7 +32,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "e f": None,
         "Class": {"List": [], "Dict": 1.5, "9": "1.5"},
     }
-    (folder / "odd.py").write_text(made([{"id": n, **odd, "maybe" * 12: {"x" * 60: n} if n else None, "n" * 40: "\0" if n else None} for n in range(30)]).text)
+    seldom = {"maybe" * 12: {"x" * 60: 1}, "n" * 40: "\0"}
+    documents = [{"id": n, **odd, **(seldom if n else dict.fromkeys(seldom))} for n in range(30)]
+    (folder / "odd.py").write_text(made(documents).text)
     return folder
 
 

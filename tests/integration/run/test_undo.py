@@ -167,6 +167,31 @@ def test_a_load_that_ignored_rows_of_one_before_it_can_go(bench: Bench) -> None:
     assert numbers(bench) == list(range(10))
 
 
+BUILT_UPON: dict[str, tuple[str, dict[str, Any], str]] = {
+    "passed": ("error", {"on_conflict": "ignore"}, "5 rows of load"),
+    "newest": ("error", {"on_conflict": "update", "newer_by": "s"}, "5 rows of load"),
+    "unmarked": ("update", {"on_conflict": "update", "provenance": False}, "to 5 stored rows, or replaced them without provenance"),
+    "summed": ("error", {"on_conflict": "add"}, "added to 5 stored rows"),
+}
+
+
+def test_a_load_stays_while_another_pipelines_rule_stands_on_its_rows(bench: Bench) -> None:
+    """The rule of the table is each pipeline's own: what counts is the other one's. Also while that one is still at work."""
+    keyed, numbers_only = {**KEYED, "columns": "n bigint, s bigint"}, "".join(f'{{"n": {n}, "s": 1}}\n' for n in range(5, 15))
+    other = bench.directory / "other"
+    other.mkdir()
+    worker = worker_of(bench)
+    for name, (own_rule, rule, reason) in BUILT_UPON.items():
+        pipeline = write_pipeline(bench.directory, name, **keyed, on_conflict=own_rule)
+        first = load(bench, pipeline, "".join(f'{{"n": {n}, "s": 1}}\n' for n in range(10)), worker)
+        pipeline = write_pipeline(other, name, **{**keyed, **rule})
+        bench.submit(numbers_only, pipeline=pipeline)
+        assert f"run {bench.run_id} is running and loads into public.{name}" in refusal(bench, first)
+        bench.load_all(worker)
+        runs.end_run(bench.conn, bench.run_id, RunState.SUCCEEDED, None)
+        assert reason in refusal(bench, first)
+
+
 @pytest.mark.parametrize(
     ("action", "reason"),
     [
@@ -191,6 +216,44 @@ def test_triggers_on_delete_and_missing_rights_are_named(bench: Bench) -> None:
     assert "triggers on DELETE, which may change other rows or keep these: audit" in refusal(bench, load_id)
     bench.conn.execute("ALTER TABLE deep DISABLE TRIGGER audit")
     assert undo(bench, load_id) == {"public.deep": 10}
+
+
+def test_rights_are_needed_on_each_partition(bench: Bench) -> None:
+    """Rows are deleted from each by itself: a right to the whole alone would end the undo half-way."""
+    bench.conn.execute("CREATE TABLE deep (n bigint, s text, _protheon_chunk bigint) PARTITION BY RANGE (n)")
+    bench.conn.execute("CREATE TABLE deep_1 PARTITION OF deep DEFAULT")
+    load_id = load(bench, write_pipeline(bench.directory), lines(*range(10)))
+    role = f"r_{uuid4().hex[:8]}"
+    bench.conn.execute(f"CREATE ROLE {role} LOGIN; GRANT ALL ON deep TO {role}; GRANT USAGE ON SCHEMA protheon TO {role}")
+    bench.conn.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA protheon TO {role}")
+    try:
+        with pytest.raises(ConfigError, match="no right to SELECT and DELETE from table deep_1"):
+            api.undo_load(psycopg.conninfo.make_conninfo(bench.url, user=role), load_id)
+        assert bench.ask("SELECT undo_started_at FROM protheon.load") == [(None,)]
+    finally:
+        bench.conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_rows_that_were_moved_into_a_table_that_inherits_go_too(bench: Bench) -> None:
+    load_id = load(bench, write_pipeline(bench.directory), lines(*range(10)))
+    bench.conn.execute("CREATE TABLE old () INHERITS (deep)")
+    bench.conn.execute("WITH gone AS (DELETE FROM ONLY deep WHERE n < 4 RETURNING *) INSERT INTO old SELECT * FROM gone")
+    assert verify(bench).findings == ()  # the table's rows, as SQL has it
+    assert undo(bench, load_id) == {"public.deep": 10}
+
+
+@pytest.mark.slow
+def test_a_time_out_of_the_role_ends_no_look_for_rows_that_refer_to_others(bench: Bench) -> None:
+    """Which may take long; here somebody's lock makes it so."""
+    load_id = load(bench, write_pipeline(bench.directory, **KEYED), lines(*range(10)))
+    bench.conn.execute("CREATE TABLE notes (of bigint REFERENCES deep)")
+    bench.conn.execute(f"ALTER DATABASE {bench.conn.info.dbname} SET statement_timeout = '2s'".encode())
+    with psycopg.connect(bench.url) as holder:
+        holder.execute("LOCK TABLE notes")
+        release = threading.Timer(3.0, holder.commit)
+        release.start()
+        assert undo(bench, load_id) == {"public.deep": 10}
+        release.join()
 
 
 TREE = """
