@@ -75,11 +75,11 @@ class RunDesk:
             if submission.request_id and (known := runs.run_of_request(conn, submission.request_id)) is not None:
                 return self._submitted(conn, known)
             paths = source.resolve(submission.paths)
-            for path in paths:
-                self._coordinator.cutting.splitters.keep_secret(path)
             self._check_targets(conn, submission)  # first: sources may take long to read
             with ThreadPoolExecutor(IDENTIFIERS) as pool:
                 found = list(pool.map(_identify, paths))
+            for path, item in zip(paths, found, strict=True):
+                self._coordinator.cutting.splitters.keep_secret(path, item.identity)
             notices = self._make_targets(conn, submission, found)
             if submission.replace:
                 notices += _undo_old_loads(conn, submission, found)

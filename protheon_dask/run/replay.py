@@ -13,7 +13,7 @@ from protheon_dask.errors import ConfigError, SourceChanged, TransientError
 from protheon_dask.ledger import replays, runs
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.replays import LiveReplay, Original
-from protheon_dask.model import Joined
+from protheon_dask.model import Identity, Joined
 from protheon_dask.pipelines.pack import PackedPipeline
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.statistics import statistics_of
@@ -41,7 +41,7 @@ class ReplayDesk:
     n_threads: int
     make_targets: Callable[[Connection, wire.Submission], tuple[str, ...]]
     create_run: Callable[[Connection, wire.Submission], int]
-    readable: Callable[[str], str]
+    readable: Callable[[str, Identity], str]
 
     def submit(self, conn: Connection, replay: wire.Replay) -> wire.Submitted:
         """Write what is still refused of a run to spools, and make a run of them; run_id 0: there is nothing to be loaded, see notices.
@@ -155,7 +155,7 @@ class _Spool:
                 elif not self.why_unread:
                     try:
                         if source is None:
-                            source = LongLines(self.desk.readable(self.original.path), self.original.identity)
+                            source = LongLines(self.desk.readable(self.original.path, self.original.identity), self.original.identity)
                         for piece in source.read(reject.start, reject.byte_offset, reject.raw, reject.raw_bytes):
                             spool.write(piece)
                     except (SourceChanged, TransientError, ConfigError) as exc:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from protheon_dask.ledger.runs import PendingSplit
-from protheon_dask.model import ChunkManifest
+from protheon_dask.model import ChunkManifest, Identity
 from protheon_dask.workspace.chunkfile import ChunkStore
 from protheon_dask.workspace.splitter import Splitter
 from protheon_dask.workspace.splitting import ChunkCut, SplitEvent, SplitFailed, SplitJob, WideWindow
@@ -44,16 +44,19 @@ class SplitterPool:
     n: int
     on_event: Callable[[FromSplitter], None]
     _running: dict[int, _Running] = field(default_factory=dict)
-    _urls: dict[str, str] = field(default_factory=dict)  # as the ledger has it -> with its password
+    _urls: dict[tuple[str, Identity], str] = field(default_factory=dict)  # as the ledger has it, and what is there -> with its password
 
-    def keep_secret(self, path: str) -> None:
-        """Keep a URL with its password or signature, as long as this process lives: the ledger has it without. Thread-safe."""
+    def keep_secret(self, path: str, identity: Identity) -> None:
+        """Keep a URL with its password or signature, as long as this process lives: the ledger has it without. Thread-safe.
+
+        identity: of the source. Two URLs may differ in what is hidden alone, as ``?key=a`` and ``?key=b``; of one source the last counts.
+        """
         if shown(path) != path:
-            self._urls[shown(path)] = path
+            self._urls[shown(path), identity] = path
 
-    def with_secret(self, path: str) -> str:
+    def with_secret(self, path: str, identity: Identity) -> str:
         """The URL as it was given, where this process knows it; else the path itself. Thread-safe."""
-        return self._urls.get(path, path)
+        return self._urls.get((path, identity), path)
 
     def is_cutting(self, load_id: int) -> bool:
         return load_id in self._running
@@ -65,7 +68,7 @@ class SplitterPool:
     def start(self, split: PendingSplit, wanted: tuple[ChunkManifest, ...] = ()) -> None:
         """Cut a load on after its last chunk, or cut the wanted chunks again."""
         again = bool(wanted)
-        path = self._urls.get(split.path, split.path)
+        path = self.with_secret(split.path, split.identity)
         if HIDDEN in path and shown(path) == path:
             self._fail(split, again, "refused", "the master that knew its password has ended: type the same command again")
             return

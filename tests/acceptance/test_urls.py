@@ -85,6 +85,15 @@ def test_a_file_of_a_web_server_is_loaded_once_whatever_its_server_can_do(
     assert load(world, table, web_server.url("/reports.zst")).skipped_files == 1
 
 
+def test_urls_that_differ_only_in_what_is_hidden_are_each_read_by_their_own(world: World, web_server: WebServer) -> None:
+    web_server.add("/export?key=may", LINES[:990])
+    web_server.add("/export?key=june", LINES[990:])
+    done = load(world, "hidden_keys", *(web_server.url(f"/export?key={month}") for month in ("may", "june")))
+    assert (done.state, done.reason) == ("succeeded", None)
+    assert numbers(world.url, "hidden_keys") == [int(n) for n in LINES.split()]
+    assert "june" not in ledger_of(world)
+
+
 def test_a_server_that_fails_in_the_middle_is_waited_for_in_sight(world: World, web_server: WebServer) -> None:
     content = b"".join(b"%d\n" % n for n in range(300_000))
     resource = web_server.add("/flaky", content, breaks_at=len(content) - 10, good=4)

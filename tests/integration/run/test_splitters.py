@@ -99,7 +99,7 @@ def test_a_url_is_read_with_the_password_that_the_ledger_has_not(
     assert isinstance(item.event, SplitFailed)
     assert (item.event.kind, "type the same command again" in item.event.message) == ("refused", True)
     assert web_server.asked == []
-    pool.keep_secret(web_server.url("/a", "ann:s3cr3t"))
+    pool.keep_secret(web_server.url("/a", "ann:s3cr3t"), identify(str(tmp_path / "a")))
     pool.start(split_of(1, masked, tmp_path / "a"))
     assert isinstance(events.get(timeout=30).event, ChunkCut)
 
