@@ -103,10 +103,10 @@ def rows_by_chunk(conn: psycopg.Connection, run_id: int) -> Report:
     return list(rows(conn, "rows_by_chunk", {"run_id": run_id}))
 
 
-def rows_of_table(conn: psycopg.Connection, table: str) -> tuple[int, int]:
-    """Rows that all loads together, but those that are undone, inserted into a table and updated there."""
+def rows_of_table(conn: psycopg.Connection, table: str) -> tuple[int, int, int]:
+    """Rows that all loads together, but those that are undone, inserted into a table with provenance, updated, updated without it."""
     [row] = rows(conn, "rows_of_table", {"table_name": table})
-    return row["inserted"], row["updated"]
+    return row["inserted"], row["updated"], row["unmarked"]
 
 
 def known_chunks(conn: psycopg.Connection, task_ids: Sequence[int]) -> set[int]:

@@ -138,7 +138,10 @@ VALUES: dict[str, list[tuple[str, Callable[[list[Document]], list[Any]]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
+SHORT = {"github_events", "stripe_events", "openalex_works"}  # in `make test`; all shapes are tried without a database in unit/
+
+
+@pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in TABLES])
 def test_a_file_of_a_public_shape_is_loaded_whole_by_what_was_made_of_its_head(world: World, name: str) -> None:
     documents = list(getattr(public_lines, name)(N_LINES))
     data = store(world.directory / f"{name}.jsonl.zst", documents)
@@ -157,13 +160,13 @@ def test_a_file_of_a_public_shape_is_loaded_whole_by_what_was_made_of_its_head(w
         assert [row[0] for row in world.ask(query)] == expected(documents), query
 
 
-@pytest.mark.parametrize("shape", ["dump", "api", "mixed"])
+@pytest.mark.parametrize("shape", ["dump", pytest.param("api", marks=pytest.mark.slow), "mixed"])
 def test_reports_are_loaded_whole_in_either_shape(world: World, shape: Any) -> None:
-    report = write_sample(world.directory / f"{shape}.jsonl.zst", 600, shape=shape)
+    report = write_sample(world.directory / f"{shape}.jsonl.zst", 300, shape=shape)
     pipeline = written(world, report.path, "--table", f"game.{shape}", "--name", "reports")
     final = world.load(f"{pipeline}:reports", report.path)
-    assert (final.loaded, final.rejected) == (600, 0)
-    assert world.ask(f"SELECT count(*) FROM game.{shape}") == [(600,)]
+    assert (final.loaded, final.rejected) == (300, 0)
+    assert world.ask(f"SELECT count(*) FROM game.{shape}") == [(300,)]
     if shape != "mixed":  # there the two envelopes have nothing in common, and no key is in every line
         assert world.ask(f"SELECT count(*) FROM game.{shape}_entries") == [(report.n_entries,)]
         assert world.ask(f"SELECT count(*) FROM game.{shape}_weapons") == [(report.n_weapons,)]
@@ -202,7 +205,7 @@ def test_texts_with_nul_and_numbers_of_any_size_find_a_column(world: World) -> N
 
 
 @settings(
-    max_examples=4,
+    max_examples=2,
     phases=[phase for phase in Phase if phase not in (Phase.explain, Phase.shrink)],  # an example takes a second
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -264,7 +267,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_file_goes_to_stdout_and_nothing_else_does(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1, "class": "\u2028"}\n')
-    command = [Path(sys.executable).with_name("protheon"), "scaffold", "a.jsonl"]
+    command = [str(Path(sys.executable).with_name("protheon")), "scaffold", "a.jsonl"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "LC_ALL": "C"}, capture_output=True, check=False)
     assert done.returncode == 0
     compile(done.stdout, "a.py", "exec")

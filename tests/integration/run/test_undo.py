@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
@@ -22,6 +22,7 @@ from protheon_dask.run.worker import WorkerProcess
 from protheon_dask.sink import undo as sink_undo
 from tests.integration.run.conftest import Bench
 from tests.integration.run.test_verify_deep import lines, verify, write_pipeline
+from tests.properties.effort import examples
 
 KEYED: dict[str, Any] = {"columns": "n bigint, s text", "primary_key": ("n",)}
 
@@ -68,7 +69,7 @@ def refusal(bench: Bench, load_id: int) -> str:
 
 @pytest.mark.parametrize(
     ("partitioned", "indexed"),
-    [(False, False), (True, False), pytest.param(False, True, marks=pytest.mark.slow), (True, True)],
+    [(False, False), (True, False), pytest.param(False, True, marks=pytest.mark.slow), pytest.param(True, True, marks=pytest.mark.slow)],
     ids=["one table page by page", "partitions page by page", "one table by an index", "partitions by an index"],
 )
 def test_the_rows_of_a_load_go_and_those_of_others_stay(
@@ -406,6 +407,9 @@ def test_a_table_that_is_gone_is_no_obstacle(bench: Bench) -> None:
     load_id = load(bench, write_pipeline(bench.directory), lines(*range(5)))
     bench.conn.execute("DROP TABLE deep")
     assert undo(bench, load_id) == {"public.deep": 0}
+    found = verify(bench)
+    assert found.findings == ()  # nothing is to be there
+    assert any("public.deep does not exist any more" in note for note in found.notes)
 
 
 def test_the_lock_that_parts_runs_and_undos_is_nobody_elses() -> None:
@@ -415,7 +419,7 @@ def test_the_lock_that_parts_runs_and_undos_is_nobody_elses() -> None:
     assert len({ledger_undo.LOCK_UNDO, LOCK_FINISH, LOCK_LEADERSHIP, LOCK_MIGRATIONS, LOCK_TARGETS}) == 5
 
 
-@settings(max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(3), phases=[Phase.generate])
 @given(
     rule=st.sampled_from(["error", "ignore", "update"]),
     loads=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=2, max_size=4),

@@ -14,9 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
+from psycopg.adapt import Transformer
+from psycopg.pq import Format
 
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.pipelines.table import Column, Table
+from protheon_dask.sink import checksum
 from protheon_dask.sink.catalog import describe
 from protheon_dask.sink.checksum import comparable, compared_of, signed
 from protheon_dask.sink.readback import Standing, read_back
@@ -126,7 +129,7 @@ def test_types_that_change_values_are_left_out(typed: Conn, type_name: str) -> N
         assert (what.columns, what.left_out, compared_of(typed, [target])) == ((), ("x",), {})
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(
@@ -192,6 +195,27 @@ def test_the_sum_is_of_the_rows_that_stand_after_the_search_for_bad_ones(typed: 
     assert [fault.index + 1 for fault in chunk.faults] == [50, 97, 194, 291]
     count = chunk.counts[table.name]
     assert (count.inserted, standing(typed, table)) == (295, Standing(295, count.checksum or 0))
+
+
+def test_psycopg_still_has_the_fast_way_to_a_rows_bytes_and_it_gives_those_of_the_public_way(typed: Conn) -> None:
+    """Where it is gone, checksums go on by the public way, at five to eight times the cost: then this is to be decided anew."""
+    from psycopg import _copy_base
+
+    assert checksum.encode_row is _copy_base.format_row_binary
+    transformer = Transformer(typed)
+    transformer.set_dumper_types([20, 25, 17], Format.BINARY)
+    for row in [(1, "ä", b"\0"), (None, "", b""), (-(2**63), None, None)]:
+        fast, public = bytearray(b"before"), bytearray(b"before")
+        checksum.encode_row(row, transformer, fast)
+        checksum.format_row(row, transformer, public)
+        assert fast == public
+
+
+def test_rows_are_summed_by_the_public_way_too(typed: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksum, "encode_row", checksum.format_row)
+    table = table_of("t", n="bigint", j="jsonb", s="text")
+    sent = loaded(typed, table, [(n, "[]", "x" * n) for n in range(400)])
+    assert standing(typed, table) == Standing(400, sent or 0)
 
 
 def test_sums_are_of_64_bits_with_a_sign() -> None:
