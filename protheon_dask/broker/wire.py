@@ -42,8 +42,8 @@ class Submission:
     reject_limit_fraction: float | None = None
     again: bool = False  # load finished sources once more, under new loads
     replace: bool = False  # undo the old loads first, where they can be undone
-    checksum: bool = False  # keep a checksum of the rows of each table and chunk
     request_id: str = ""  # asked again under the same one (a lost reply), the same run is returned
+    checksum: bool = False  # keep a checksum of the rows of each table and chunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,12 +149,12 @@ def test_an_archive_that_is_damaged_from_its_first_byte_on_says_that_nothing_is_
 
 def test_what_is_not_there_or_is_empty_is_refused_before_a_run_is_made(world: World) -> None:
     (world.directory / "folder").mkdir()
-    pipeline = write_pipeline(world.directory, "absent")
+    pipeline = write_pipeline(world.directory, "unreadable")
     for name, words in (("none.jsonl", "no such file"), ("*.parquet", "no files where it points"), ("folder", "the directory is empty")):
         with pytest.raises(NotFound, match=words) as caught:
             world.submit(pipeline, world.directory / name)
         assert str(world.directory / name) in str(caught.value)
-    assert world.ask("SELECT count(*) FROM protheon.run WHERE pipeline_name = 'absent'") == [(0,)]
+    assert world.ask("SELECT count(*) FROM protheon.run WHERE pipeline_name = 'unreadable'") == [(0,)]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything can be read by root")
