@@ -146,3 +146,18 @@ def to_replace(
         for row in rows(conn, "loads_to_replace", params)
         if row["finished"] or not row["after_undo"] or row["code_hash"] != code_hash
     ]
+
+
+def loads_beside(
+    conn: psycopg.Connection, sources: Mapping[Identity, str], pipeline_name: str, pipeline_version: str, options: str
+) -> list[dict[str, Any]]:
+    """Loads of other versions of a pipeline, or of other contents of the same paths, whose rows stand. sources: paths by what they hold."""
+    params = {
+        "paths": list(sources.values()),
+        "sizes": [identity.size_bytes for identity in sources],
+        "digests": [identity.digest for identity in sources],
+        "pipeline_name": pipeline_name,
+        "pipeline_version": pipeline_version,
+        "options": options,
+    }
+    return list(rows(conn, "loads_beside", params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, L
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.transaction import is_of_server
-from protheon_dask.ledger.undo import to_replace
+from protheon_dask.ledger.undo import loads_beside, to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
@@ -80,9 +80,10 @@ class RunDesk:
                 found = list(pool.map(_identify, paths))
             for path, item in zip(paths, found, strict=True):
                 self._coordinator.cutting.splitters.keep_secret(path, item.identity)
-            notices = self._make_targets(conn, submission, found)
+            old = _old_loads(conn, submission, found) if submission.replace else {}
+            notices = self._make_targets(conn, submission, [item for item in found if item.identity not in old])
             if submission.replace:
-                notices += _undo_old_loads(conn, submission, found)
+                notices += _undo_old_loads(conn, submission, found, old)
             with conn.transaction():
                 run_id = self._create(conn, submission)
             joined = []
@@ -279,16 +280,32 @@ class RunDesk:
         )
 
 
-def _undo_old_loads(conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> tuple[str, ...]:
-    """Undo the loads that this submission replaces, all or none; return what to tell. Raises ConfigError: why it cannot be."""
+def _old_loads(conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> dict[Identity, list[int]]:
+    """The loads that this submission replaces, by their sources; none is there for a source that is new."""
     packed = submission.pipeline
     named = (packed.name, packed.version, packed.options_json, packed.code_hash)
-    load_ids = sorted({load_id for item in found for load_id in to_replace(conn, item.identity, *named)})
-    if not load_ids:
-        return ()
-    undone = undo_loads(conn, load_ids)
-    rows = ", ".join(f"{n_rows:,} rows of {table}" for table, n_rows in undone.deleted_rows.items()) or "no rows"
-    return (f"replaced: load {', '.join(map(str, load_ids))} was undone first: {rows} deleted",)
+    old = {item.identity: to_replace(conn, item.identity, *named) for item in found}
+    return {identity: load_ids for identity, load_ids in old.items() if load_ids}
+
+
+def _undo_old_loads(
+    conn: Connection, submission: wire.Submission, found: Sequence[_Found], old: Mapping[Identity, list[int]]
+) -> tuple[str, ...]:
+    """Undo the loads that this submission replaces, all or none; return what to tell. Raises ConfigError: why it cannot be."""
+    packed = submission.pipeline
+    beside = loads_beside(conn, {item.identity: item.path for item in found}, packed.name, packed.version, packed.options_json)
+    told = [
+        f"load {load['id']} ({load['path']}) stays, for it is of "
+        + (f"the pipeline's version {load['pipeline_version']!r}" if load["is_same_content"] else "what the file held before")
+        + f"; protheon undo {load['id']} deletes its rows"
+        for load in beside
+    ]
+    load_ids = sorted({load_id for load_ids in old.values() for load_id in load_ids})
+    if load_ids:
+        undone = undo_loads(conn, load_ids)
+        rows = ", ".join(f"{n_rows:,} rows of {table}" for table, n_rows in undone.deleted_rows.items()) or "no rows"
+        told.insert(0, f"replaced: load {', '.join(map(str, load_ids))} was undone first: {rows} deleted")
+    return tuple(told)
 
 
 class ChunkDesk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -130,6 +131,35 @@ def test_replace_takes_the_old_rows_back_and_loads_anew(world: World) -> None:
 def test_replace_of_what_was_never_loaded_just_loads(world: World) -> None:
     source = write_numbers(world.directory / "n.txt", 50)
     assert world.load(write_pipeline(world.directory, "never"), source, replace=True).loaded == 50
+
+
+def test_replace_says_what_stays_that_one_may_take_for_replaced(world: World) -> None:
+    """A file that was mended has another content, a pipeline that was mended may have another version: these are other loads."""
+    source = write_numbers(world.directory / "n.txt", 20)
+    pipeline = write_pipeline(world.directory, "beside")
+    first = world.submit(pipeline, source)
+    world.finish(first.run_id)
+    write_numbers(source, 30)
+    second = world.submit(pipeline, source, replace=True)
+    world.finish(second.run_id)
+    [notice] = second.notices
+    assert f"load {first.loads[0].load_id} ({source}) stays, for it is of what the file held before; protheon undo" in notice
+
+    other = Path(another(world, "beside", "n = -n").rpartition(":")[0])
+    other.write_text(other.read_text().replace('version="1"', 'version="2"'))
+    third = world.submit(f"{other}:beside", source, replace=True)
+    world.finish(third.run_id)
+    assert any(f"load {second.loads[0].load_id} ({source}) stays, for it is of the pipeline's version '1'" in n for n in third.notices)
+    assert not any("was undone first" in notice for notice in third.notices)
+    assert len(numbers(world.url, "beside")) == 80
+
+    with psycopg.connect(world.url, autocommit=True) as conn:
+        conn.execute("TRUNCATE beside")  # replacing puts right what is gone, too: nobody is sent to --again
+    fourth = world.submit(f"{other}:beside", source, replace=True)
+    assert not any("--again" in notice for notice in fourth.notices)
+    assert any("0 rows of public.beside deleted" in notice for notice in fourth.notices)
+    assert world.finish(fourth.run_id).loaded == 30
+    assert len(numbers(world.url, "beside")) == 30
 
 
 def test_replace_of_a_load_that_cannot_be_undone_changes_nothing(world: World) -> None:
