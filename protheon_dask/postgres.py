@@ -125,14 +125,16 @@ class ServerError(Protocol):
 class Place:
     """A database as a role sees it, for messages; never a password."""
 
-    host: str
-    port: str
+    host: str  # several, with commas between them, are tried in turn, as libpq does
+    port: str  # one for all hosts, or as many as these; empty: libpq's own
     database: str
     role: str
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"database {self.database!r} at {host}:{self.port}, role {self.role!r}"
+        hosts, ports = self.host.split(","), self.port.split(",")
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        places = [(f"[{host}]" if ":" in host else host) + f":{port}" * bool(port) for host, port in zip(hosts, ports, strict=False)]
+        return f"database {self.database!r} at {' or '.join(places)}, role {self.role!r}"
 
 
 def translate(exc: ServerError, place: Place | None = None) -> ProtheonError:

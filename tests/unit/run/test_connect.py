@@ -39,6 +39,20 @@ def test_a_url_that_can_be_read_is_shown_without_its_password(url: str) -> None:
     assert not {"password", "cret", "x'"} & set(re.findall("[a-z]+", str(place_of(url))))
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://me@db:1/x", "db:1"),
+        ("postgresql://me@db:1,[::1]:2/x", "db:1 or [::1]:2"),
+        ("host=a,b,c port=7 user=me dbname=x", "a:7 or b:7 or c:7"),
+        ("postgresql://me@a,b/x?target_session_attrs=read-write", "a or b"),
+        ("postgresql://me@%2Fvar%2Frun:1/x", "/var/run:1"),
+    ],
+)
+def test_each_host_of_a_url_is_shown_with_its_port(url: str, place: str) -> None:
+    assert str(place_of(url)) == f"database 'x' at {place}, role 'me'"
+
+
 @pytest.mark.parametrize(("number", "whose"), [(socket.EAI_NONAME, ConfigError), (socket.EAI_AGAIN, LedgerUnavailable)])
 def test_a_host_that_is_not_there_is_the_operators_and_a_silent_name_server_nobodys(
     monkeypatch: pytest.MonkeyPatch, number: int, whose: type[ProtheonError]
