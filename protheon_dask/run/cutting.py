@@ -179,6 +179,8 @@ class Cutting:
                 split, state = runs.split_of(conn, load_id)
                 if state is RunState.RUNNING:
                     self.splitters.start(split, tuple(item.manifest for item in missing.values()))
+                else:
+                    del self._wanted[load_id]  # a run that is resumed notices again
         pending = runs.pending_splits(conn) if self.splitters.has_room or self.splitters.loads else []
         waiting_loads = {split.load_id for split in pending} | set(self._wanted)
         for load_id in set(self._source_waits) - waiting_loads if self.splitters.has_room else ():

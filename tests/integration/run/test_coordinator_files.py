@@ -12,6 +12,7 @@ from protheon_dask.config import Settings
 from protheon_dask.ledger import runs
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.cutting import Wanted
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import wait_until
 from tests.integration.run.conftest import Bench
@@ -133,3 +134,16 @@ def test_a_source_that_could_not_be_read_is_tried_again_after_those_that_wait_fo
     cutting._split_after[gone] = time.monotonic()  # its try took as long as the pause after it
     look(coordinator)
     assert cutting.splitters.loads == [there]
+
+
+@pytest.mark.parametrize("end", ["pause", "cancel"])
+def test_chunks_of_a_run_that_does_not_go_on_are_not_waited_for(bench: Bench, coordinator: Coordinator, end: str) -> None:
+    bench.submit(LINES)
+    assert coordinator.start_leading(ephemeral=False)
+    coordinator.cutting.store.delete(bench.load_id, 1)
+    coordinator.cutting.note_missing(coordinator._ledger, Wanted(bench.load_id, 1, 1))
+    assert coordinator.cutting.without_file == bench.task_ids[:1]
+    {"pause": runs.pause_run, "cancel": runs.cancel_run}[end](bench.conn, bench.run_id, "by hand")
+    coordinator.cutting.work(coordinator._ledger)
+    assert coordinator.cutting.without_file == []
+    assert not coordinator.cutting.splitters.is_cutting(bench.load_id)
