@@ -37,6 +37,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3"}
 _CAUSES = 5  # how deep the error that has the status may lie; causes may also run in a circle
 _NOT_FOUND = (404, 410)
 _REFUSED = (400, 401, 403, 405)  # HTTP: asking again does not help
+_NOT_TRUSTED = "SSLCertVerificationError"  # of ssl, which is not imported for local files: the splitting process starts faster without
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "ProfileNotFound")
 """Of botocore, which is not imported here; they are no OSErrors."""
 
@@ -281,6 +282,8 @@ def _translated(path: str, exc: Exception) -> ProtheonError:
         return NotFound(f"{name}: no such file on host {host}{why}")
     if isinstance(exc, PermissionError) or status in _REFUSED:
         return ConfigError(f"{name}: may not be read by this user on host {host}: {told}")
+    if type(getattr(exc, "reason", None)).__name__ == _NOT_TRUSTED:
+        return ConfigError(f"{name}: its certificate is not trusted on host {host}: {told}; give its CA as SSL_CERT_FILE to the master")
     if type(exc).__name__ in _NO_CREDENTIALS:
         return ConfigError(f"{name}: no credentials on host {host}: {told}; set them in the environment of the master")
     if isinstance(exc, BadZipFile):

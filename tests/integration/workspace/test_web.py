@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -159,6 +162,24 @@ def test_what_is_no_url_is_the_operators_and_shows_no_password(url: str) -> None
     with pytest.raises(ConfigError, match="not the URL of a web server") as caught:
         resolve([url])
     assert "cr3t" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_a_certificate_that_nobody_vouches_for_is_the_operators(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]  # its client goes away
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            with pytest.raises(ConfigError, match=r"its certificate is not trusted on host .*CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"):
+                resolve([f"https://127.0.0.1:{server.server_port}/a"])
+        finally:
+            server.shutdown()
 
 
 def test_a_server_may_have_an_ipv6_address() -> None:
