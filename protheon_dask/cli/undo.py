@@ -49,14 +49,21 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
         if plan.undone_at is None and not yes:
             ask(plan)
         undone = api.undo_load(url, load, told_rows())
+    missing = {table: n - undone.deleted_rows.get(table, 0) for table, n in plan.rows.items()}
     if as_json:
-        output.emit_json({"load": load, "undone_before": undone.was_undone_at, "deleted_rows": undone.deleted_rows})
+        told = {"deleted_rows": undone.deleted_rows, "missing_rows": {table: n for table, n in missing.items() if n > 0}}
+        output.emit_json({"load": load, "undone_before": undone.was_undone_at, **told})
         return
     if undone.was_undone_at is not None:
         output.emit(f"{plan.name} was undone at {undone.was_undone_at:%Y-%m-%d %H:%M:%S} UTC: nothing is left to delete")
         return
     drawing = [Text.assemble(f"{plan.name}: ", ("undone", "bold green"))]
     drawing += [Text(f"  {figures.counted(n_rows, 'row')} deleted from {table}") for table, n_rows in undone.deleted_rows.items()]
+    drawing += [
+        Text(f"  {figures.counted(n, 'row')} of {table} not found: gone, replaced since, or in a table of another name", style="yellow")
+        for table, n in missing.items()
+        if n > 0
+    ]
     drawing.append(Text(f"  its file can be loaded anew: protheon load ..{flag_of(into)}", style="dim"))
     output.emit_drawing(*drawing)
 

@@ -60,9 +60,12 @@ def test_a_load_is_taken_back_by_the_command_once_and_says_so(world: World) -> N
     assert "500 rows of public.taken_back" in unasked.stderr
     assert "add --yes" in unasked.stderr
     assert len(numbers(world.url, "taken_back")) == 500
+    with psycopg.connect(world.url, autocommit=True) as conn:
+        conn.execute("DELETE FROM taken_back WHERE n < 3")  # somebody did; else a partition was detached, a table renamed
 
     first = answer(world, "undo", load, "--yes")
-    assert (first["deleted_rows"], first["undone_before"]) == ({"public.taken_back": 500}, None)
+    assert (first["deleted_rows"], first["undone_before"]) == ({"public.taken_back": 497}, None)
+    assert first["missing_rows"] == {"public.taken_back": 3}
     assert numbers(world.url, "taken_back") == []
     assert api.undo_load(world.url, int(load)).was_undone_at is not None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from protheon_dask.errors import ConfigError
-from protheon_dask.pipelines.scaffold.names import can_be_field, snake
+from protheon_dask.pipelines.scaffold.names import can_be_field, shown, snake
 from protheon_dask.pipelines.scaffold.observe import INT8, Sample, Seen, uniqueness
 
 Path = tuple[str, ...]
@@ -61,7 +61,7 @@ def given_key(sample: Sample, names: Sequence[str]) -> Key:
     paths: list[Path] = []
     for name in names:
         if name not in by_name:
-            there = [written(path) for path, seen in places.items() if seen.n_there == sample.n_lines]
+            there = [shown(written(path)) for path, seen in places.items() if seen.n_there == sample.n_lines]
             raise ConfigError(f"--key {name}: the lines have no such value; in every line there are: {', '.join(there[:20]) or 'none'}")
         path, seen = by_name[name], places[by_name[name]]
         if seen.n_there < sample.n_lines:
