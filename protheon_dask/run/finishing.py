@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the progress of an index is looked at and written as the run's reason, where every face reads it."""
+N_AT_ONCE = 4
+"""Runs whose tables are looked at side by side: one that has nothing to make does not wait for another's hours. Making takes turns."""
 RETRY_S = 60.0
 """Longest pause before what PostgreSQL could not do now is begun anew; the first is 1 s, each the double of the one before."""
 
@@ -35,7 +37,7 @@ class _Waiting:
 
 
 class TableFinisher:
-    """Finishes the tables of one run at a time, in a thread with a connection of its own: an index may take hours.
+    """Finishes the tables of runs, each in a thread with a connection of its own: an index may take hours.
 
     Guarantee: what it makes is idempotent, so a broker that dies meanwhile costs time only. What may pass (a full disk, somebody who
     cancels the statement) is the run's reason, and tried again after a growing pause: all of an index is built anew each time.
@@ -43,7 +45,7 @@ class TableFinisher:
 
     def __init__(self, url: str, on_done: Callable[[], None]) -> None:
         self._url, self._on_done = url, on_done
-        self._pool = ThreadPoolExecutor(1, "finish-tables")
+        self._pool = ThreadPoolExecutor(N_AT_ONCE, "finish-tables")
         self._jobs: dict[int, Future[list[str]]] = {}
         self._waiting: dict[int, _Waiting] = {}
 

@@ -49,3 +49,25 @@ def test_an_index_that_somebody_cancels_is_the_runs_reason_and_begun_anew_after_
     finally:
         finisher.stop()
     assert len(bench.ask("SELECT FROM pg_indexes WHERE tablename = 'numbers'")) == 1
+
+
+def test_a_run_that_has_nothing_to_make_does_not_wait_for_the_index_of_another(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "indexed.py").write_text(INDEXED)
+    bench.submit("1\n", pipeline=f"{tmp_path / 'indexed.py'}:numbers")
+    first = bench.run_id
+    bench.submit("2\n")
+    finisher = TableFinisher(bench.url, lambda: None)
+    try:
+        with psycopg.connect(bench.url) as other:
+            other.execute("LOCK TABLE public.numbers IN ROW EXCLUSIVE MODE")
+            assert finisher.problems_nowait(first) is None
+            wait_until(
+                lambda: (
+                    "waits for a lock of session" in (bench.ask("SELECT state_reason FROM protheon.run WHERE id = %s", first)[0][0] or "")
+                )
+            )
+            wait_until(lambda: finisher.problems_nowait(bench.run_id) == [])
+            assert finisher.problems_nowait(first) is None
+        wait_until(lambda: finisher.problems_nowait(first) == [])
+    finally:
+        finisher.stop()
