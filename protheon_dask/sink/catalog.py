@@ -314,7 +314,7 @@ def dropping_triggers(conn: Connection, target: Target) -> list[str]:
     return [name for (name,) in conn.execute(DROPPING_TRIGGERS, (target.oid, target.oid))]
 
 
-def has_index(conn: Connection, table: sql.Identifier, columns: Sequence[str]) -> bool:
+def has_index(conn: Connection, table: sql.Composable, columns: Sequence[str]) -> bool:
     """Tell whether there is a valid btree over the whole table that begins with these columns."""
     return conn.execute(HAS_INDEX, (table.as_string(conn), *[list(columns)] * 3)).fetchone() is not None
 

@@ -210,6 +210,17 @@ def test_rows_that_others_refer_to_stay(bench: Bench, action: str, reason: str) 
     assert undo(bench, load_id) == {"public.deep": 10}
 
 
+def test_a_large_table_that_refers_to_the_rows_needs_an_index_for_it(bench: Bench) -> None:
+    """PostgreSQL would read all of it for each row that is deleted."""
+    load_id = load(bench, write_pipeline(bench.directory, **KEYED), lines(*range(10)))
+    bench.conn.execute("INSERT INTO deep VALUES (77)")
+    bench.conn.execute("CREATE TABLE notes (id bigint, of bigint REFERENCES deep)")
+    bench.conn.execute("INSERT INTO notes SELECT n, 77 FROM generate_series(1, 30000) AS n")
+    assert 'each deletion would read all of it; CREATE INDEX ON notes ("of")' in refusal(bench, load_id)
+    bench.conn.execute("CREATE INDEX ON notes (of)")
+    assert undo(bench, load_id) == {"public.deep": 10}
+
+
 def test_triggers_on_delete_and_missing_rights_are_named(bench: Bench) -> None:
     load_id = load(bench, write_pipeline(bench.directory), lines(*range(10)))
     bench.conn.execute("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
