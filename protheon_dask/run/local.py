@@ -40,6 +40,8 @@ a chunk then takes a third more CPU (Dask sets a trim threshold of 64 KiB where 
 worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
 START_S = 60.0
 """How long a process may take to start on a busy machine before that is an error."""
+START_TRIES = 3
+"""Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""
 POLL_S = 0.05
 ENTERABLE_DIR = 0o711
 """Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
@@ -96,6 +98,7 @@ class LocalCluster:
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()
         self._processes: dict[str, Tethered] = {}
+        self._ports: list[int] = []  # which our processes were told to listen on
         self._ended: Tethered | None = None  # the first of ours that ended before its time
         self._is_closing = False
         self.client: Master
@@ -184,7 +187,7 @@ class LocalCluster:
             self.is_ours = True
             settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
             env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
-            self._start_all(settings, env)
+            self._start_where_free(settings, env)
         self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
 
     def _joins_running(self) -> bool:
@@ -207,6 +210,23 @@ class LocalCluster:
         finally:
             lock.release()
 
+    def _start_where_free(self, settings: Settings, env: Mapping[str, str]) -> None:
+        """Start all; once more, on other ports, where another program took one between our look and the bind: our turn is our user's."""
+        outer = self._stack
+        for n in range(1, START_TRIES + 1):
+            try:
+                with ExitStack() as self._stack:
+                    self._start_all(settings, env)
+                    outer.push(self._stack.pop_all())
+                return
+            except ProtheonError:
+                if n == START_TRIES or not any(_is_taken(port) for port in self._ports):  # ours have ended: it is another's
+                    raise
+            finally:
+                self._stack = outer
+            self._processes.clear()
+            self._ended = None
+
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         scheduler_port, dashboard_port = _port(settings.scheduler_port), _port(settings.dashboard_port)
         scheduler, dashboard = f"tcp://{LOOPBACK}:{scheduler_port}", f"{LOOPBACK}:{dashboard_port}"
@@ -217,6 +237,7 @@ class LocalCluster:
             env,
         )
         port = _port(settings.broker_port)
+        self._ports = [scheduler_port, port]  # Dask takes another port for its dashboard by itself
         broker = self._run(
             "broker",
             [
@@ -379,12 +400,22 @@ class Tethered:
 def _port(wanted: int) -> int:
     """The wanted port on loopback if it is free, else any other."""
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            if sys.platform != "win32":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        if (found := _bound(port)) is not None:
+            return found
     raise ConfigError("no port is free on loopback")
+
+
+def _is_taken(port: int) -> bool:
+    return _bound(port) is None
+
+
+def _bound(wanted: int) -> int | None:
+    """The port that a socket gets on loopback for the moment of the look; None: it is taken."""
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])

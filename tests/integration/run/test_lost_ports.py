@@ -1,0 +1,96 @@
+"""A port that another program takes between the look at it and the bind is no error: the cluster starts on others."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError
+from protheon_dask.run import api, local
+from tests.fixtures.cluster import StartCluster
+
+PART = """
+import socket, sys, time
+if sys.argv[1:]:
+    listening = socket.socket()
+    try:
+        listening.bind(("127.0.0.1", int(sys.argv[1])))
+    except OSError:
+        sys.exit(2)
+    listening.listen()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def listening_program() -> Iterator[int]:
+    """A port on which another program listens."""
+    with socket.socket() as taken:
+        taken.bind((local.LOOPBACK, 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+class SmallCluster(local.LocalCluster):
+    """A scheduler and a broker that only listen; the broker's port is the first of broker_ports, whoever has it."""
+
+    broker_ports: list[int]
+
+    def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:  # as the real one
+        self._ports = [self.broker_ports.pop(0)]
+        self._run("scheduler", ["-c", PART], env)
+        self._run("broker", ["-c", PART, *map(str, self._ports)], env).first_line(30.0)
+
+
+@pytest.fixture
+def small_cluster(tmp_path: Path) -> SmallCluster:
+    effective = api.read_settings({"home": str(tmp_path), "exit_grace_s": 2})
+    database = local.Database("postgresql://nowhere", "", "--into")
+    return SmallCluster(effective, database, workers=1, force_own=True, on_event=print)
+
+
+def test_a_part_that_lost_its_port_is_started_on_another_with_all_others(small_cluster: SmallCluster) -> None:
+    with listening_program() as port, small_cluster._stack:
+        small_cluster.broker_ports = [port, local._port(0)]
+        small_cluster._start_where_free(small_cluster.settings, os.environ)
+        assert (small_cluster.broker_ports, [*small_cluster._processes]) == ([], ["scheduler", "broker"])
+        small_cluster.check()  # the first scheduler's end is not this one's
+        parts = [part.process for part in small_cluster._processes.values()]
+        assert [part.poll() for part in parts] == [None, None]
+        small_cluster._is_closing = True
+    assert None not in [part.poll() for part in parts]
+
+
+def test_whoever_takes_every_port_is_told_of(small_cluster: SmallCluster) -> None:
+    with listening_program() as port, small_cluster._stack:
+        small_cluster.broker_ports = [port] * local.START_TRIES
+        with pytest.raises(ConfigError, match="the broker ended with code 2"):
+            small_cluster._start_where_free(small_cluster.settings, os.environ)
+        assert small_cluster.broker_ports == []
+
+
+def test_another_failure_is_not_tried_again(small_cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening_program() as port, small_cluster._stack:
+        small_cluster.broker_ports = [port, local._port(0)]
+        monkeypatch.setattr(local, "_is_taken", lambda port: False)  # its fault is another
+        with pytest.raises(ConfigError, match="the broker ended with code 2"):
+            small_cluster._start_where_free(small_cluster.settings, os.environ)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["scheduler", "broker"])
+def test_a_real_cluster_starts_though_a_port_was_lost(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    free = local._port
+    with listening_program() as port:
+        answers = {"scheduler": [port], "broker": [free(0), free(0), port]}[lost]
+        monkeypatch.setattr(local, "_port", lambda wanted: answers.pop(0) if answers else free(wanted))
+        with start_cluster(workers=1) as cluster:
+            assert not answers
+            assert cluster.client.info().n_threads == 1
