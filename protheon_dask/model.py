@@ -12,6 +12,8 @@ from uuid import UUID
 
 INGEST = "ingest"
 """The handler of chunk tasks. Any other handler belongs to the general queue."""
+YOUR_PIPELINE = "--pipeline PIPELINE"
+"""In a command that a notice names: only the one who typed the pipeline's reference knows it, and puts it there."""
 
 
 class RunState(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,7 @@ from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved
 from protheon_dask.config import parse_reject_limit
 from protheon_dask.errors import ConfigError, InvariantError, ProtheonError
+from protheon_dask.model import YOUR_PIPELINE
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -94,6 +96,7 @@ def load(
         raise click.UsageError("--again keeps the rows of the old load, --replace deletes them first: give one of the two")
     if detach and workers is not None:
         raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
+    typed = f"--pipeline {shlex.quote(pipeline)}" + (f" --table {shlex.quote(table)}" if table else "")
     effective = effective_settings()
     places = [absolute(path) for path in paths]
     chosen = find(pipeline, table=table, paths=places)
@@ -112,18 +115,18 @@ def load(
                         "--detach needs a master that stays: the one that runs here ends with the command that started it; leave it out"
                     )
                 submitted = options.submit(master)
-                tell(submitted.notices, progress)
+                tell([for_pasting(notice, typed, flag_of(into)) for notice in submitted.notices], progress)
                 latest = master.get(submitted.run_id)
-        finish(latest, flag_of(into), quiet=quiet, as_json=as_json)
+        finish(latest, flag_of(into), quiet=quiet, as_json=as_json, pipeline=typed)
         return
 
     def ask(master: Master) -> tuple[int, Sequence[str]]:
         submitted = options.submit(master)
         return submitted.run_id, submitted.notices
 
-    final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into))
+    final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into), pipeline=typed)
     assert final is not None, "a submission is a run"
-    finish(final, flag_of(into), quiet=quiet, as_json=as_json)
+    finish(final, flag_of(into), quiet=quiet, as_json=as_json, pipeline=typed)
 
 
 def see_through(
@@ -134,11 +137,13 @@ def see_through(
     workers: int | None,
     quiet: bool,
     into: str,
+    pipeline: str = YOUR_PIPELINE,
 ) -> RunStatistics | None:
     """Ask the master that runs, or one that is started for this, for a run, and show it until it ends or pauses.
 
-    ask:  gives the run's number, or 0, and what the master had to say.
-    into: what the commands that are named for pasting must add.
+    ask:      gives the run's number, or 0, and what the master had to say.
+    into:     what the commands that are named for pasting must add.
+    pipeline: the option that names the pipeline as it was typed.
     Returns None where the master had no run to make; it has said why.
     """
     from protheon_dask.run import api
@@ -148,13 +153,13 @@ def see_through(
         if workers is not None and not cluster.is_ours:
             progress.note("--workers is left aside: the master that runs already has workers of its own")
         run_id, notices = ask(cluster.client)
-        tell(notices, progress)
+        tell([for_pasting(notice, pipeline, into) for notice in notices], progress)
         final = None
         if run_id:
             final = watch(cluster.client, run_id, progress, goes_on=not cluster.is_ours, database=into)
             for notice in final.notices:
                 if notice not in notices:
-                    progress.note(notice)  # found while the files were read
+                    progress.note(for_pasting(notice, pipeline, into))  # found while the files were read
         cluster.wait_others(progress.note)
     return final
 
@@ -181,6 +186,11 @@ class Options:
             replace=self.replace,
             checksum=self.checksum,
         )
+
+
+def for_pasting(notice: str, pipeline: str, into: str) -> str:
+    """A notice whose command names the pipeline as it was typed, and the same database."""
+    return notice.replace(YOUR_PIPELINE, f"{pipeline}{into}")
 
 
 def tell(notices: Sequence[str], progress: Display) -> None:
@@ -228,12 +238,12 @@ def committed(s: RunStatistics) -> str:
     return f"{figures.count(s.chunks_done)} of {figures.counted(s.chunks, 'chunk')} with {figures.counted(s.lines, 'line')}"
 
 
-def finish(final: RunStatistics, database: str, *, quiet: bool, as_json: bool) -> None:
+def finish(final: RunStatistics, database: str, *, quiet: bool, as_json: bool, pipeline: str = YOUR_PIPELINE) -> None:
     """Print how the run ended and leave with its exit code."""
     if as_json:
         output.emit_json(final.summary())
         if final.reason is not None:
             output.messages().print(f"run {final.run} is {final.state}: {final.reason}", markup=False, soft_wrap=True)
     elif not quiet:
-        output.emit_drawing(*summary(final, database))
+        output.emit_drawing(*summary(final, database, pipeline))
     click.get_current_context().exit(exits.of_state(final.state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -11,7 +12,7 @@ from rich.text import Text
 from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
 from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what
-from protheon_dask.model import RunState
+from protheon_dask.model import YOUR_PIPELINE, RunState
 from protheon_dask.policy import REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -23,6 +24,13 @@ ROW_COLUMNS = (
 )
 
 _LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/runs.py puts it; a run's picture has no field for it
+
+
+_REPLAY = re.compile(rf"protheon rejects replay (\d+) {YOUR_PIPELINE}$")
+"""Likewise: lines of a file that was skipped are still refused."""
+
+MAX_REPLAYS: Final = 3
+"""Commands that a summary names where its files were loaded by many runs; the notices name them all."""
 
 
 def headline(s: RunStatistics) -> Text:
@@ -67,8 +75,11 @@ def next_step(s: RunStatistics, database: str = "") -> str:
     return f"protheon runs resume {s.run}{' --reject-limit N|P%' if paused_at_limit(s) else ''}{database}"
 
 
-def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
-    """What a person reads at the end of a load. database: what the hints add to mean the same one (verbs.flag_of)."""
+def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE) -> list[RenderableType]:
+    """What a person reads at the end of a load.
+
+    database: what the hints add to mean the same one (verbs.flag_of). pipeline: the option that names it as it was typed.
+    """
     drawing: list[RenderableType] = [Padding(headline(s), (1, 0, 0, 2))]
     if s.skipped_files and s.skipped_files == s.files:
         loaders = sorted({int(found[1]) for notice in s.notices if (found := _LOADED_BY.search(notice))})
@@ -84,6 +95,8 @@ def summary(s: RunStatistics, database: str = "") -> list[RenderableType]:
     hints = []
     if s.rejected or s.rejected_parts:
         hints.append(f"protheon rejects show {s.run}{database}")
+    replays = dict.fromkeys(int(found[1]) for notice in s.notices if (found := _REPLAY.search(notice)))
+    hints += [f"protheon rejects replay {run} {pipeline}{database}" for run in list(replays)[:MAX_REPLAYS]]
     if s.dead_letters:
         hints.append(f"protheon dlq show {s.run}{database}")
     if s.state is RunState.INCOMPLETE and not hints:

@@ -14,7 +14,7 @@ import psycopg
 from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
 from protheon_dask.ledger import undo, verbs
 from protheon_dask.ledger.rows import rows, run
-from protheon_dask.model import ChunkManifest, Identity, Joined, RunState, Seen, SplitState
+from protheon_dask.model import YOUR_PIPELINE, ChunkManifest, Identity, Joined, RunState, Seen, SplitState
 from protheon_dask.policy import RejectLimit
 
 PAUSED_BY_HAND = "paused by hand"
@@ -69,6 +69,7 @@ class JoinedLoad:
     path: str
     joined: Joined
     notices: tuple[str, ...] = ()
+    is_again: bool = False  # another load of this identity was retired for it
 
 
 def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedLoad:
@@ -85,7 +86,7 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
         "options": new.options,
     }
     undo.refuse_being_undone(conn, identity, new.path)
-    found = rows(conn, "find_load", identity)
+    found, is_again = rows(conn, "find_load", identity), False
     if found and again and found[0]["owner_run_id"] != new.run_id:
         if RunState(found[0]["owner_state"]) in (RunState.QUEUED, RunState.RUNNING):
             raise ConfigError(
@@ -98,7 +99,7 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
                 f"wait for it, or cancel it: protheon runs cancel {replay['run_id']}"
             )
         run(conn, "retire_load", {"load_id": found[0]["id"], "now": None})
-        found = []
+        found, is_again = [], True
     if not found:
         made = rows(
             conn,
@@ -115,7 +116,7 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
                 "replay_of": None,
             },
         )
-        answer = JoinedLoad(made[0]["id"], new.path, Joined.NEW)
+        answer = JoinedLoad(made[0]["id"], new.path, Joined.NEW, is_again=is_again)
     else:
         answer = _join_existing(conn, new, found[0])
     run(conn, "join_load", {"run_id": new.run_id, "load_id": answer.load_id, "path": new.path, "joined": answer.joined})
@@ -127,7 +128,7 @@ def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, An
     if owner == new.run_id:
         return JoinedLoad(load_id, new.path, Joined.NEW, (f"{new.path}: the same file under another path: loaded once",))
     if load["finished"]:
-        return JoinedLoad(load_id, new.path, Joined.SKIPPED, (f"{new.path}: loaded already by run {owner}: skipped",))
+        return JoinedLoad(load_id, new.path, Joined.SKIPPED, _of_finished(conn, new, load))
     notices = []
     if load["code_hash"] != new.code_hash:
         notices.append(
@@ -144,6 +145,24 @@ def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, An
     of = "?" if load["n_chunks"] is None else load["n_chunks"]
     notices.insert(0, f"{new.path}: goes on: {load['n_succeeded']} of {of} chunks are loaded")
     return JoinedLoad(load_id, new.path, Joined.RESUMED, tuple(notices))
+
+
+def _of_finished(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a person who types a finished load again should know: their mended code changes nothing of it by itself."""
+    owner = load["owner_run_id"]
+    told = [f"{new.path}: loaded already by run {owner}: skipped"]
+    if load["code_hash"] != new.code_hash:
+        told.append(
+            f"{new.path}: the pipeline's code has changed since run {owner} loaded it, its version {new.pipeline_version!r} has not: "
+            "it stays as it is; a new version loads it anew"
+        )
+    [still_open] = rows(conn, "count_open_rejects", {"load_ids": [load["id"]]})
+    if still_open["n_lines"]:
+        told.append(
+            f"{new.path}: still refused of its lines: {still_open['n_lines']:,}; once their cause is mended, this loads them: "
+            f"protheon rejects replay {owner} {YOUR_PIPELINE}"
+        )
+    return tuple(told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ class RunDesk:
                     with conn.transaction():
                         joined.append(runs.join_load(conn, self._load(run_id, submission, item), again=submission.again))
                 notices += tuple(notice for load in joined for notice in load.notices)
+                if any(load.is_again for load in joined):
+                    notices += _twice(conn, _tables_of(submission))
                 runs.start_run(conn, run_id, notices)
         self._coordinator.wake()
         logger.info("run.submit", extra={"run_id": run_id, "files": len(found), "pipeline": submission.pipeline.name})
@@ -278,6 +280,16 @@ class RunDesk:
             max_line_bytes=settings.max_line_bytes,
             estimated_lines=item.estimated_lines,
         )
+
+
+def _twice(conn: Connection, tables: Sequence[Table]) -> tuple[str, ...]:
+    """Say into which tables the rows of a load that is loaded again come beside those of the load before."""
+    empty = targets.without_rows(conn, tables)
+    return tuple(
+        f"table {table.name} has no key: rows that are loaded again are there twice"
+        for table in tables
+        if not table.primary_key and table.name not in empty
+    )
 
 
 def _old_loads(conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> dict[Identity, list[int]]:

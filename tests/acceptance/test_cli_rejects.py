@@ -97,8 +97,14 @@ def test_raw_lines_are_exported_as_they_stood_edited_and_loaded(world: World, ty
 
 
 def test_replay_is_typed_until_nothing_is_left(world: World, type_: Type) -> None:
-    first = world.load(pipeline(world.directory, "typed", "bc"), marked(world.directory / "n.txt", "obc" * 50), reject_limit=ANY)
-    again = type_("rejects", "replay", first.run, "--pipeline", pipeline(world.directory, "typed", "c"), "--json")
+    source = marked(world.directory / "n.txt", "obc" * 50)
+    first = world.load(pipeline(world.directory, "typed", "bc"), source, reject_limit=ANY)
+    mended = pipeline(world.directory, "typed", "c")
+    skipped = type_("load", source, "--pipeline", mended)
+    assert "it stays as it is; a new version loads it anew" in skipped.err
+    assert f"protheon rejects replay {first.run} --pipeline {mended}" in skipped.err
+    assert f"see: protheon rejects replay {first.run} --pipeline {mended}" in skipped.out
+    again = type_("rejects", "replay", first.run, "--pipeline", mended, "--json")
     assert (again.code, again.json["state"], again.json["loaded"], again.json["rejected"]) == (0, "succeeded", 50, 50)
     listed = type_("rejects", "list", first.run, "--json", "--limit", 1_000).json
     assert [row["replayed_by"] for row in listed].count(None) == 50

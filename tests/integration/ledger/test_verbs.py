@@ -340,7 +340,20 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
 
     _, skipped = submit(scene.conn)
     assert skipped.joined is Joined.SKIPPED
-    assert f"run {owner}" in skipped.notices[0]
+    assert skipped.notices == (f"/a: loaded already by run {owner}: skipped",)
+
+    lines = "(load_id, task_id, attempt_no, line, byte_offset, part, reason, raw, raw_bytes)"
+    row = "load_id, task_id, 1, line, 0, part, 'odd', '', 0"
+    made = "(VALUES (1, NULL), (1, 'half'), (2, NULL)) AS made (line, part)"
+    scene.conn.execute(f"INSERT INTO protheon.reject {lines} SELECT {row} FROM protheon.chunk, {made} WHERE chunk_no = 1")
+    _, mended = submit(scene.conn, code_hash=b"mended")
+    assert mended.notices == (
+        skipped.notices[0],
+        f"/a: the pipeline's code has changed since run {owner} loaded it, its version '1' has not: it stays as it is; "
+        "a new version loads it anew",
+        "/a: still refused of its lines: 2; once their cause is mended, this loads them: "
+        f"protheon rejects replay {owner} --pipeline PIPELINE",
+    )
 
 
 def owner(scene: Scene) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -45,6 +46,18 @@ def test_a_run_whose_submission_fails_half_way_is_cancelled_with_the_reason(desk
     assert state == "cancelled"
     assert f"is being loaded by run {first.run_id}" in reason
     assert desk.submit(submission(tmp_path, "new", again=True)).loads[0].joined == "new"  # no queued run holds it
+
+
+def test_again_says_that_rows_without_a_key_are_there_twice(desk: RunDesk, ledger_database: str, tmp_path: Path) -> None:
+    first = submission(tmp_path, "one")
+    asked = replace(first, again=True, request_id="again")
+    told = "table public.numbers has no key: rows that are loaded again are there twice"
+    assert told not in desk.submit(replace(asked, request_id="first")).notices  # nothing was there before
+    ask(ledger_database, "UPDATE protheon.run SET state = 'cancelled', ended_at = now() RETURNING id")
+    assert told not in desk.submit(replace(asked, request_id="empty")).notices
+    ask(ledger_database, "UPDATE protheon.run SET state = 'cancelled', ended_at = now() RETURNING id")
+    ask(ledger_database, "INSERT INTO public.numbers VALUES (1) RETURNING n")
+    assert told in desk.submit(asked).notices
 
 
 def test_a_repeated_submission_waits_for_the_one_that_is_at_work(desk: RunDesk, ledger_database: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.database import distinct, is_number
+from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import summary
@@ -129,6 +130,17 @@ def test_a_load_that_skipped_everything_says_so_before_its_numbers() -> None:
     assert 0 < drawn.index("nothing was loaded: it was loaded by run 2, with these numbers") < drawn.index("8,750 lines")
     some = "\n".join(output.render(part, width=100, color=False) for part in summary(picture_of(files=2, skipped_files=1)))
     assert "nothing was loaded" not in some
+
+
+def test_a_skipped_file_whose_lines_are_refused_names_the_command_that_loads_them() -> None:
+    told = "/a.jsonl: still refused of its lines: 330; once their cause is mended, this loads them: "
+    notice = f"{told}protheon rejects replay 2 --pipeline PIPELINE"
+    skipped = picture_of(files=1, skipped_files=1, own_lines=0, notices=("/a.jsonl: loaded already by run 2: skipped", notice))
+    drawn = "\n".join(output.render(part, width=100, color=False) for part in summary(skipped, " --into x", "--pipeline 'o s.py:o'"))
+    assert "see: protheon rejects replay 2 --pipeline 'o s.py:o' --into x\n" in f"{drawn}\n"
+    unknown = "\n".join(output.render(part, width=100, color=False) for part in summary(skipped))
+    assert "see: protheon rejects replay 2 --pipeline PIPELINE\n" in f"{unknown}\n"
+    assert for_pasting(notice, "--pipeline orders.py:o", " --into x").endswith(" replay 2 --pipeline orders.py:o --into x")
 
 
 @pytest.mark.parametrize(("n_read", "more"), [(2, False), (3, False), (4, True)])
