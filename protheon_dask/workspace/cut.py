@@ -15,7 +15,6 @@ from itertools import accumulate
 LF = b"\n"
 CR = b"\r"
 BOM = b"\xef\xbb\xbf"
-BLANK = b" \t\r"
 
 BATCH_LINES = 2_000  # DESIGN 5: lines a batch
 BATCH_BYTES = 16 << 20  # DESIGN 5: raw bytes a batch, unless one line is longer
@@ -216,11 +215,6 @@ def nth_line_end(block: bytes, pos: int, end: int, n: int) -> int:
     for _ in range(n):
         pos = block.find(LF, pos, end) + 1
     return pos
-
-
-def is_blank(line: bytes) -> bool:
-    """Tell whether only spaces, tabs and CRs are in a line."""
-    return not line.strip(BLANK)
 
 
 class LineBatch:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protheon_dask.workspace import cut
-from protheon_dask.workspace.cut import BOM, Cut, Cutter, LineBatch, Lines, batches, count_lf, is_blank, nth_line_end
+from protheon_dask.workspace.cut import BOM, Cut, Cutter, LineBatch, Lines, batches, count_lf, nth_line_end
 
 TEXT = st.lists(st.sampled_from([b"\n", b"\r\n", b"a", b"{}", BOM, b" \t", b"x" * 40, b"\0", b"\xff"]), max_size=60).map(b"".join)
 SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=8)
@@ -131,11 +131,6 @@ def test_a_bom_belongs_to_line_1_alone() -> None:
     data = BOM + b"a\n" + BOM + b"b\n"
     assert LineBatch(data, 1, 0).lines == [b"a", BOM + b"b"]
     assert LineBatch(data, 5, 100).lines == [BOM + b"a", BOM + b"b"]
-
-
-@pytest.mark.parametrize(("line", "blank"), [(b"", True), (b" \t\r ", True), (b"\x0b", False), (b"\xc2\xa0", False), (b"x", False)])
-def test_blank_is_only_space_tab_and_cr(line: bytes, blank: bool) -> None:
-    assert is_blank(line) is blank
 
 
 @given(TEXT, SIZES, st.integers(1, 7), st.integers(1, 90), st.integers(1, 5), st.integers(0, 1000))
