@@ -87,12 +87,19 @@ class Pace:
         )
 
 
+def why(s: RunStatistics) -> str | None:
+    """Why the run is as it is. The reason of its end holds no more where others went on with its files."""
+    if not s.gone_on_by:
+        return s.reason
+    return f"its files were gone on with by run {', '.join(map(str, s.gone_on_by))}"
+
+
 def waits_for(s: RunStatistics) -> str | None:
     """What the run waits for, in words; None while it works."""
     if s.state.is_final:
         return None
-    if s.reason:
-        return s.reason
+    if reason := why(s):
+        return reason
     if s.state is RunState.QUEUED or s.files == 0:
         return "waiting for the sources to be identified"
     if s.chunks_running:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
-from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what
+from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what, why
 from protheon_dask.model import YOUR_PIPELINE, RunState
 from protheon_dask.policy import REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -36,7 +36,7 @@ MAX_REPLAYS: Final = 3
 def headline(s: RunStatistics) -> Text:
     """``run 3 · pgcr · a.jsonl.zst: succeeded``, and the reason where there is one."""
     text = Text.assemble(what(s), ": ", (str(s.state), STATE_STYLES.get(s.state, "bold")))
-    return text.append(f": {s.reason}") if s.reason else text
+    return text.append(f": {reason}") if (reason := why(s)) else text
 
 
 def rows_table(s: RunStatistics) -> Listing:
@@ -101,7 +101,7 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         hints.append(f"protheon dlq show {s.run}{database}")
     if s.state is RunState.INCOMPLETE and not hints:
         hints.append(f"protheon files {s.run}{database}")
-    if s.state is RunState.PAUSED:
+    if s.state is RunState.PAUSED and not s.gone_on_by:
         facts.append(f"to go on: {next_step(s, database)}")
     drawing += [Text(f"  {fact}") for fact in facts]
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]

@@ -50,6 +50,7 @@ class RunStatistics:
     raw_bytes: int
     wire_bytes: int
     stage_seconds: Mapping[str, float]  # by model.STAGES, over the run's own succeeded attempts
+    gone_on_by: tuple[int, ...] = ()  # runs that have all files which this one left unfinished: it is not it that goes on with them
 
     @property
     def lines_per_s(self) -> float:
@@ -101,7 +102,7 @@ class RunStatistics:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         values = dict(value)
         values["state"] = RunState(values["state"])
-        for name in ("paths", "notices"):
-            values[name] = tuple(values[name])
+        for name in ("paths", "notices", "gone_on_by"):
+            values[name] = tuple(values.get(name, ()))
         values["rows"] = tuple(TableCount(**count) for count in values["rows"])
         return cls(**values)

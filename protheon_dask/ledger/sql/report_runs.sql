@@ -5,6 +5,11 @@ SELECT run.id AS run, run.state, run.state_reason, run.pipeline_name, run.pipeli
        (SELECT count(DISTINCT load_id) FROM protheon.run_load WHERE run_load.run_id = run.id) AS files,
        (SELECT nullif(count(DISTINCT load.id), 0) FROM protheon.run_load JOIN protheon.load ON load.id = run_load.load_id
          WHERE run_load.run_id = run.id AND load.undo_started_at IS NOT NULL) AS undone,
+       coalesce(CASE WHEN run.state IN ('cancelled', 'paused', 'incomplete')  -- as run_statistics.gone_on_by
+                     THEN (SELECT array_agg(DISTINCT load.owner_run_id) FILTER (WHERE load.owner_run_id <> run.id AND run_load.joined NOT IN ('skipped', 'attached'))
+                             FROM protheon.run_load JOIN protheon.load ON load.id = run_load.load_id
+                            WHERE run_load.run_id = run.id
+                           HAVING bool_and(load.owner_run_id <> run.id OR load.finished_at IS NOT NULL)) END, '{}') AS gone_on_by,
        counted.chunks, counted.lines, counted.rejected
   FROM (SELECT * FROM protheon.run ORDER BY id DESC LIMIT %(limit)s) AS run
   CROSS JOIN LATERAL (

@@ -52,6 +52,10 @@ SELECT run.id AS run, run.state, run.state_reason AS reason, run.pipeline_name A
        cut.final_lines + greatest(files.estimated_open, cut.open_lines) AS estimated_lines,
        tasks.*,
        tasks.chunks_dead AS dead_letters,
+       coalesce(CASE WHEN run.state IN ('cancelled', 'paused', 'incomplete')  -- also in report_runs
+                     THEN (SELECT array_agg(DISTINCT load.owner_run_id) FILTER (WHERE load.owner_run_id <> run.id AND NOT joined.skipped AND NOT joined.attached)
+                             FROM joined JOIN protheon.load ON load.id = joined.id
+                           HAVING bool_and(load.owner_run_id <> run.id OR load.finished_at IS NOT NULL)) END, '{}') AS gone_on_by,
        (SELECT count(*) FROM protheon.attempt WHERE attempt.run_id = run.id AND attempt.attempt_no > 1) AS retries
   FROM protheon.run, files, cut, tasks
  WHERE run.id = %(run_id)s;

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from protheon_dask.errors import LeadershipLost, LeaseLost
-from protheon_dask.ledger import chunks, leadership, runs, verbs
+from protheon_dask.ledger import chunks, leadership, reports, runs, verbs
 from protheon_dask.model import (
     ChunkManifest,
     Cost,
@@ -30,6 +30,7 @@ from protheon_dask.model import (
     TableCount,
     Worker,
 )
+from protheon_dask.run.statistics import statistics_of
 
 LEASE_S = 60.0
 PIPELINE = {
@@ -330,8 +331,10 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
     with pytest.raises(LeaseLost):
         verbs.check_fence(scene.conn, running)
 
+    assert gone_on_by(scene, heir) == ()
     owner, resumed = submit(scene.conn)
     assert resumed.joined is Joined.RESUMED
+    assert (gone_on_by(scene, scene.run_id), gone_on_by(scene, owner)) == ((owner,), ())
     scene.now = datetime.now(UTC) + timedelta(seconds=1)  # replay wrote ready_at by the database's clock
     for task in (0, 1):
         verbs.complete(scene.conn, scene.held(1 - task, task=task), loaded(), StageClock())
@@ -354,6 +357,14 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
         "/a: still refused of its lines: 2; once their cause is mended, this loads them: "
         f"protheon rejects replay {owner} --pipeline PIPELINE",
     )
+
+
+def gone_on_by(scene: Scene, run_id: int) -> tuple[int, ...]:
+    """Runs that have this one's files, as `runs show` and `runs list` say it."""
+    listed = next(row["gone_on_by"] for row in reports.runs(scene.conn) if row["run"] == run_id)
+    shown = statistics_of(scene.conn, run_id).gone_on_by
+    assert shown == tuple(listed)
+    return shown
 
 
 def owner(scene: Scene) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import summary
-from protheon_dask.model import TableCount
+from protheon_dask.model import RunState, TableCount
 from tests.unit.cli.pictures import picture_of
 
 
@@ -130,6 +131,17 @@ def test_a_load_that_skipped_everything_says_so_before_its_numbers() -> None:
     assert 0 < drawn.index("nothing was loaded: it was loaded by run 2, with these numbers") < drawn.index("8,750 lines")
     some = "\n".join(output.render(part, width=100, color=False) for part in summary(picture_of(files=2, skipped_files=1)))
     assert "nothing was loaded" not in some
+
+
+@pytest.mark.parametrize("state", [RunState.CANCELLED, RunState.PAUSED, RunState.INCOMPLETE])
+def test_a_run_whose_files_another_went_on_with_says_so_and_no_more_how_to_go_on(state: RunState) -> None:
+    old = picture_of(state=state, reason="interrupted: type the same again to go on")
+    before, after = (
+        "\n".join(output.render(part, width=100, color=False) for part in summary(run)) for run in (old, replace(old, gone_on_by=(25,)))
+    )
+    assert f"{state}: interrupted: type the same again to go on" in before
+    assert f"{state}: its files were gone on with by run 25\n" in after
+    assert "to go on" not in after
 
 
 def test_a_skipped_file_whose_lines_are_refused_names_the_command_that_loads_them() -> None:
