@@ -232,7 +232,7 @@ def test_a_run_over_its_reject_limit_pauses_with_code_one(shell: Shell, tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C as a signal")
 @pytest.mark.usefixtures("first")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_load_says_how_to_go_on_leaves_nothing_running_and_goes_on(
     shell: Shell, tmp_path: Path, signum: signal.Signals
 ) -> None:

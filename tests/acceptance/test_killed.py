@@ -104,7 +104,7 @@ def test_a_command_that_is_killed_leaves_no_process_and_typing_it_again_goes_on(
     assert_goes_on(command, gate, loaded_before=3)
 
 
-@pytest.mark.parametrize("part", ["broker", "scheduler"])
+@pytest.mark.parametrize("part", ["broker", pytest.param("scheduler", marks=pytest.mark.slow)])
 def test_a_part_that_is_killed_ends_the_command_with_75_and_typing_it_again_goes_on(command: Command, gate: Gate, part: str) -> None:
     """Nothing of a cluster for one command is started again: the command says which part ended, and does not wait for ever."""
     process = command.type()
@@ -154,6 +154,7 @@ def test_the_same_command_typed_twice_at_the_same_moment_loads_once_and_both_end
     assert numbers(database, "twice") == list(range(2_000))
 
 
+@pytest.mark.slow
 def test_two_clusters_that_start_at_once_find_ports_of_their_own(database: str, postgres_url: str, tmp_path: Path) -> None:
     with fresh_database(postgres_url) as other:
         commands = []

@@ -73,7 +73,7 @@ def ledger_of(world: World) -> str:
     return str([world.ask(f"SELECT to_jsonb(t)::text FROM protheon.{name} AS t") for (name,) in tables])
 
 
-@pytest.mark.parametrize("how", [{}, {"ranges": False}, {"tells_size": False, "ranges": False}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"tells_size": False, "ranges": False}], ids=str)
 def test_a_file_of_a_web_server_is_loaded_once_whatever_its_server_can_do(
     world: World, web_server: WebServer, how: dict[str, bool]
 ) -> None:

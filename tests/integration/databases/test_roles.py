@@ -117,6 +117,7 @@ def assert_no_password(home: Path, admin: str) -> None:
     assert guilty == []
 
 
+@pytest.mark.slow  # on the newest server the same settings are a part of test_versions
 def test_no_setting_of_a_role_ends_a_load_or_changes_a_value(server: OwnServer, tmp_path: Path) -> None:
     url, admin = server.url("odd", "odd", PASSWORD), server.url("odd")
     server.execute(
