@@ -29,6 +29,7 @@ from protheon_dask.cli.verbs import (
     resolved,
     run_argument,
 )
+from protheon_dask.cli.verified import verified_drawing
 from protheon_dask.errors import ConfigError
 from protheon_dask.model import RunState
 from protheon_dask.policy import RejectLimit
@@ -36,7 +37,7 @@ from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
-    from protheon_dask.run.api import Master, TableCheck
+    from protheon_dask.run.api import Master
 
 LOOK_EVERY_S: Final = 0.5
 TELL_EVERY_S: Final = 5.0
@@ -178,21 +179,11 @@ def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) ->
     with opened(into) as url:
         found = api.verify_run(url, run, deep=deep, on_rows=told_rows())
     if as_json:
-        tables = {"tables": [asdict(table) for table in found.tables]} if deep else {}
-        verified = {"run": found.run_id, "verified": not found.findings, "checked": found.checked, "findings": found.findings}
-        output.emit_json({**verified, "notes": found.notes, **tables})
+        verified = {"run": found.run_id, "verified": not found.findings, "checked": found.checked, "differs": list(found.differs)}
+        told = {"findings": found.findings, "notes": found.notes}
+        output.emit_json({**verified, **told, **({"tables": [asdict(table) for table in found.tables]} if deep else {})})
     else:
-        mark, style = ("differs", "bold red") if found.findings else ("verified", "bold green")
-        drawing = [Text.assemble(f"run {found.run_id}: ", (mark, style))]
-        drawing += [Text.assemble("  ", ("ok  ", "green"), check) for check in found.checked]
-        drawing += [
-            Text.assemble("  ", ("ok  " if not found.findings else "    ", "green"), read_text(table))
-            for table in found.tables
-            if table.checked
-        ]
-        drawing += [Text.assemble("  ", ("note ", "dim"), note) for note in found.notes]
-        drawing += [Text.assemble("  ", ("not ", "red"), finding) for finding in found.findings]
-        output.emit_drawing(*drawing)
+        output.emit_drawing(*verified_drawing(found))
     click.get_current_context().exit(INCOMPLETE if found.findings else DONE)
 
 
@@ -207,12 +198,6 @@ def told_rows() -> Callable[[str, int], None]:
             output.messages().print(f"table {table}: {figures.counted(n_rows, 'row')} read", style="dim", markup=False)
 
     return tell
-
-
-def read_text(table: TableCheck) -> str:
-    """``table public.t: 50,000 rows in 3 chunks, values of 3 compared``."""
-    rows, chunks = figures.counted(table.n_rows, "row"), figures.counted(table.n_chunks, "chunk")
-    return f"table {table.table}: {rows} of {chunks} counted, values of {figures.count(table.n_summed)} compared"
 
 
 @runs.command("pause")

@@ -82,15 +82,15 @@ def dead_letters(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, task
     return list(rows(conn, "report_dead_letters", {"run_id": run_id, "limit": limit, "task_id": task_id}))
 
 
-def verify(conn: psycopg.Connection, run_id: int) -> list[str]:
-    """What does not add up in a run, in words; empty: every line of every file is accounted for once.
+def verify(conn: psycopg.Connection, run_id: int) -> list[tuple[int, str]]:
+    """What does not add up in a run: number of the check (LEDGER_CHECKS, from 1) and words; empty: each line is accounted for once.
 
     Proved from the ledger: manifests without a gap, one succeeded attempt for each chunk, lines and rows by their identities,
     as many reject rows as rejected lines, and nothing dead, cancelled, unfinished, damaged or changed; each replayed reject closed
     by one chunk that succeeded, and no line refused twice.
     """
     _must_exist(conn, run_id)
-    return [row["finding"] for name in ("verify_run", "verify_replays") for row in rows(conn, name, {"run_id": run_id})]
+    return [(row["check_no"], row["finding"]) for name in ("verify_run", "verify_replays") for row in rows(conn, name, {"run_id": run_id})]
 
 
 def undone(conn: psycopg.Connection, run_id: int) -> Report:

@@ -21,7 +21,7 @@ from protheon_dask.run.rejects import Exported, StillRefused, export, still_refu
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
-from protheon_dask.run.verify import TableCheck, Verification, verify
+from protheon_dask.run.verify import TableCheck, Verdict, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
 
 APPLICATION = "protheon-cli"
@@ -41,6 +41,7 @@ __all__ = [
     "export",
     "plan_undo",
     "read_settings",
+    "Verdict",
     "still_refused",
     "undo_load",
 ]

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from protheon_dask.errors import TargetRefused
 from protheon_dask.ledger import reports, runs
@@ -25,6 +26,8 @@ LEDGER_CHECKS = (
     "each replayed line is accounted for by one chunk of its replay, and no line is refused twice",
 )
 
+TABLE_CHECK = "rows that are in the tables, chunk by chunk"
+
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 NO_TIMEOUT = "SET LOCAL statement_timeout = 0"
 """Reading a large table takes as long as it takes; a time-out of the role is for others."""
@@ -37,12 +40,24 @@ MAX_STRAYS = 20
 """Chunks that no ledger knows, of one table, that are named one by one."""
 
 
+class Verdict(StrEnum):
+    """What is known of a table's rows."""
+
+    STANDS = "stands"
+    DIFFERS = "differs"
+    NOT_LOOKED_AT = "not looked at"
+
+
 @dataclass(frozen=True, slots=True)
 class TableCheck:
-    """What was found out about one table. checked: False: nothing could be, and notes say why."""
+    """What was found out about one table. checked: False: it could not be looked at; why_not says why."""
 
     table: str
     checked: bool
+    verdict: Verdict
+    findings: tuple[str, ...] = ()
+    why_not: str | None = None
+    lacks_provenance: bool = False  # that is why
     n_rows: int = 0  # of the run that are there
     n_chunks: int = 0  # whose rows were counted
     n_summed: int = 0  # of these: whose values were compared too
@@ -53,7 +68,9 @@ class TableCheck:
 class Verification:
     """What verify proved, and what it found; no finding: every line of every file is accounted for once.
 
-    notes: what is no fault and yet to be known: loads that were undone, what could not be checked.
+    differs: those of checked that do not hold, each with its findings.
+    notes:   what is no fault and yet to be known: loads that were undone, what could not be checked.
+    tables:  with deep only.
     """
 
     run_id: int
@@ -61,6 +78,7 @@ class Verification:
     checked: tuple[str, ...]
     notes: tuple[str, ...] = ()
     tables: tuple[TableCheck, ...] = ()
+    differs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,8 @@ def verify(
         for statement in (SNAPSHOT, NO_TIMEOUT, IN_UTF8):
             conn.execute(statement)
         number = run_id or runs.latest_run(conn)
-        words = _Words(reports.verify(conn, number))
+        of_ledger = reports.verify(conn, number)
+        words = _Words([finding for _, finding in of_ledger])
         for row in reports.undone(conn, number):
             of = f"load {row['load_id']} ({row['path']})"
             if row["undone_at"] is None:
@@ -116,8 +135,13 @@ def verify(
                 words.notes.append(f"{of}: undone at {row['undone_at']:%Y-%m-%d %H:%M:%S} UTC: it is left aside")
         tables = tuple(_look(conn, number, words, on_rows)) if deep else ()
         conn.execute("COMMIT")
-    checked = LEDGER_CHECKS + (("rows that are in the tables, chunk by chunk",) if any(table.checked for table in tables) else ())
-    return Verification(number, tuple(words.findings), checked, tuple(words.notes), tables)
+    differs: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for check_no, finding in of_ledger:
+        differs[LEDGER_CHECKS[check_no - 1]] += (finding,)
+    if of_tables := tuple(finding for table in tables if table.checked for finding in table.findings):
+        differs[TABLE_CHECK] = of_tables
+    checked = LEDGER_CHECKS + ((TABLE_CHECK,) if any(table.checked for table in tables) else ())
+    return Verification(number, tuple(words.findings), checked, tuple(words.notes), tables, dict(differs))
 
 
 def _look(conn: Connection, run_id: int, words: _Words, on_rows: Callable[[str, int], None]) -> Iterator[TableCheck]:
@@ -139,13 +163,16 @@ def _look(conn: Connection, run_id: int, words: _Words, on_rows: Callable[[str, 
         why_not = _why_not_checkable(table, str(pipeline["reference"]))
         if why_not is not None:
             words.notes.append(f"table {table.name}: not checkable: {why_not}")
-            yield TableCheck(table.name, checked=False)
+            lacks = table.on_conflict != "add"
+            yield TableCheck(table.name, False, Verdict.NOT_LOOKED_AT, why_not=why_not, lacks_provenance=lacks)
             continue
         by_line = names_lines(table, str(pipeline["reference"]))
         if (lost := _lost(conn, table, (LOAD_ID, LINE_NO) if by_line else (PROVENANCE,))) is not None:
             is_awaited = any(chunk.expected for chunk in chunks.values())
-            (words.findings if is_awaited else words.notes).append(f"table {table.name} {lost}: its rows cannot be looked for")
-            yield TableCheck(table.name, checked=False)
+            told = f"table {table.name} {lost}: its rows cannot be looked for"
+            (words.findings if is_awaited else words.notes).append(told)
+            verdict = Verdict.DIFFERS if is_awaited else Verdict.NOT_LOOKED_AT
+            yield TableCheck(table.name, False, verdict, (told,) if is_awaited else (), lost)
             continue
         yield _Look(conn, table, chunks, words, on_rows).check(by_line=by_line)
 
@@ -180,6 +207,7 @@ class _Look:
 
     def check(self, *, by_line: bool) -> TableCheck:
         """Read the table once and compare."""
+        n_before = len(self._words.findings)
         inserted, updated, unmarked = reports.rows_of_table(self._conn, self._name)
         what = self._comparable() if not unmarked else None
         if unmarked:
@@ -208,7 +236,17 @@ class _Look:
             self._note(f"{_rows(self._moved)} of this run may have been replaced by later chunks: their chunks were not compared")
         if what is not None:
             self._tell(what, n_summed)
-        return TableCheck(self._name, True, n_rows, len(self._chunks), n_summed, what.left_out if what else ())
+        findings = tuple(self._words.findings[n_before:])
+        return TableCheck(
+            self._name,
+            True,
+            Verdict.DIFFERS if findings else Verdict.STANDS,
+            findings,
+            n_rows=n_rows,
+            n_chunks=len(self._chunks),
+            n_summed=n_summed,
+            not_compared=what.left_out if what else (),
+        )
 
     def _comparable(self) -> Comparable | None:
         """None: the table was altered since; its rows can be counted, not compared."""

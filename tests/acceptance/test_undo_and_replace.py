@@ -263,4 +263,6 @@ def test_replays_are_verified_apart_and_taken_back_with_their_load(world: World,
         assert api.undo_load(world.url, run.loads[0].load_id).deleted_rows == {f"public.{name}": 299}
         assert conn.execute(f"SELECT count(*) FROM {name}".encode()).fetchone() == (0,)
         assert [deep(world, number) for number in (run.run_id, again.run_id)] == [(), ()]
+        [note, *_] = api.verify_run(world.url, again.run_id).notes
+        assert note.startswith(f"load {again.loads[0].load_id} (rejects of run {run.run_id}): undone at ")
     assert world.cluster.client.replay(run.run_id).run_id == 0

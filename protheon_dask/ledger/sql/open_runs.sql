@@ -8,10 +8,11 @@ SELECT run.id, run.state, run.reject_limit_lines, run.reject_limit_fraction,
              (load.split_state IN ('pending', 'splitting')
               OR EXISTS (SELECT FROM protheon.task WHERE task.load_id = load.id AND task.state IN ('ready', 'running')))) AS n_live_loads,
        count(DISTINCT load.id) FILTER (WHERE load.finished_at IS NULL) AS n_unfinished,
-       coalesce(array_agg(DISTINCT load.path || ': ' || load.split_message) FILTER (WHERE load.split_message IS NOT NULL), '{}') AS messages
+       coalesce(array_agg(DISTINCT coalesce('rejects of run ' || original.owner_run_id, load.path) || ': ' || load.split_message) FILTER (WHERE load.split_message IS NOT NULL), '{}') AS messages
   FROM protheon.run
   LEFT JOIN protheon.run_load ON run_load.run_id = run.id
   LEFT JOIN protheon.load ON load.id = run_load.load_id
+  LEFT JOIN protheon.load AS original ON original.id = load.replay_of
  WHERE run.ended_at IS NULL AND run.state <> 'queued'
  GROUP BY run.id
  ORDER BY run.id;

@@ -1,5 +1,6 @@
 -- verify_replays: what does not add up between the rejects of a run's loads and the replays that are said to account for them.
--- Params: run_id bigint   Returns: one row a finding, in words; none: each replayed line is accounted for by one chunk, and no line is refused twice
+-- Params: run_id bigint
+-- Returns: one row a finding (check_no: of run.verify.LEDGER_CHECKS, from 1; finding: in words); none: each replayed line is accounted for by one chunk, and no line is refused twice
 -- Index: run_load_pkey, load_replay_of, reject_load, reject_replay, chunk_load_id_first_line_key, task_pkey, attempt_pkey.
 WITH joined AS (
     SELECT load.* FROM protheon.load WHERE load.id IN (SELECT load_id FROM protheon.run_load WHERE run_id = %(run_id)s)
@@ -40,14 +41,14 @@ WITH joined AS (
      GROUP BY family.load_id, reject.line
     HAVING count(*) > 1
 )
-SELECT format('load %%s: %%s rejects are marked as replayed by run %%s, which has no chunk that accounts for them', load_id, n_lines, replayed_by)
+SELECT 6 AS check_no, format('load %%s: %%s rejects are marked as replayed by run %%s, which has no chunk that accounts for them', load_id, n_lines, replayed_by)
        AS finding
   FROM replayed
 UNION ALL
-SELECT format('chunk %%s of replay %%s: its %%s lines closed %%s rejects', chunk_no, load_id, n_lines, n_closed)
+SELECT 6, format('chunk %%s of replay %%s: its %%s lines closed %%s rejects', chunk_no, load_id, n_lines, n_closed)
   FROM chunks WHERE n_closed <> n_lines
 UNION ALL
-SELECT format('replay %%s: %%s of its rejects are of lines that it did not replay', load_id, n_lines) FROM strangers
+SELECT 6, format('replay %%s: %%s of its rejects are of lines that it did not replay', load_id, n_lines) FROM strangers
 UNION ALL
-SELECT format('load %%s: %%s lines are refused more than once, the first of them line %%s', load_id, count(*), min(line))
+SELECT 6, format('load %%s: %%s lines are refused more than once, the first of them line %%s', load_id, count(*), min(line))
   FROM twice GROUP BY load_id;

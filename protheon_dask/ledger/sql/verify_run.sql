@@ -1,5 +1,6 @@
 -- verify_run: what does not add up in a run's loads, from the ledger alone; those that were undone are left aside.
--- Params: run_id bigint   Returns: one row a finding, in words; none: every line of every file is accounted for once
+-- Params: run_id bigint
+-- Returns: one row a finding (check_no: of run.verify.LEDGER_CHECKS, from 1; finding: in words); none: every line of every file is accounted for once
 -- Index: run_load_pkey, task_load, chunk_load_id_chunk_no_key, attempt_pkey, reject_load, table_count_pkey.
 WITH joined AS (
     SELECT load.* FROM protheon.load
@@ -23,30 +24,30 @@ WITH joined AS (
       LEFT JOIN protheon.chunk ON chunk.task_id = task.id
       LEFT JOIN protheon.attempt ON attempt.task_id = task.id AND attempt.attempt_no = task.attempt_no
 )
-SELECT format('file %%s: %%s', path, CASE split_state
+SELECT 1 AS check_no, format('file %%s: %%s', coalesce('rejects of run ' || (SELECT original.owner_run_id FROM protheon.load AS original WHERE original.id = replay_of), path), CASE split_state
            WHEN 'pending' THEN 'it is not cut yet' WHEN 'splitting' THEN 'it is still being cut'
            ELSE coalesce(split_message, split_state) END) AS finding
   FROM joined WHERE split_state <> 'complete'
 UNION ALL
-SELECT format('load %%s: %%s chunks in the ledger, its source has %%s', joined.id, count(chunk.task_id), joined.n_chunks)
+SELECT 1, format('load %%s: %%s chunks in the ledger, its source has %%s', joined.id, count(chunk.task_id), joined.n_chunks)
   FROM joined LEFT JOIN protheon.chunk ON chunk.load_id = joined.id
  WHERE joined.n_chunks IS NOT NULL GROUP BY joined.id, joined.n_chunks HAVING count(chunk.task_id) <> joined.n_chunks
 UNION ALL
-SELECT format('load %%s: chunk %%s begins at line %%s, byte %%s; line %%s, byte %%s was to come', load_id, chunk_no, first_line, byte_offset, next_line, next_byte)
+SELECT 1, format('load %%s: chunk %%s begins at line %%s, byte %%s; line %%s, byte %%s was to come', load_id, chunk_no, first_line, byte_offset, next_line, next_byte)
   FROM manifest WHERE (chunk_no, first_line, byte_offset) IS DISTINCT FROM (next_no, next_line, next_byte)
 UNION ALL
-SELECT format('load %%s: %%s chunks are %%s', load_id, count(*), state) FROM work WHERE state <> 'succeeded' GROUP BY load_id, state
+SELECT 2, format('load %%s: %%s chunks are %%s', load_id, count(*), state) FROM work WHERE state <> 'succeeded' GROUP BY load_id, state
 UNION ALL
-SELECT format('chunk %%s of load %%s: %%s attempts succeeded where one must', chunk_no, load_id, successes)
+SELECT 2, format('chunk %%s of load %%s: %%s attempts succeeded where one must', chunk_no, load_id, successes)
   FROM work WHERE (state = 'succeeded') <> (successes = 1)
 UNION ALL
-SELECT format('chunk %%s of load %%s: %%s of %%s lines are accounted for', chunk_no, load_id, counted, n_lines)
+SELECT 3, format('chunk %%s of load %%s: %%s of %%s lines are accounted for', chunk_no, load_id, counted, n_lines)
   FROM work WHERE state = 'succeeded' AND (counted IS DISTINCT FROM n_lines OR lines IS DISTINCT FROM n_lines)
 UNION ALL
-SELECT format('chunk %%s of load %%s: %%s lines were rejected, %%s are kept', chunk_no, load_id, rejected, reject_rows)
+SELECT 5, format('chunk %%s of load %%s: %%s lines were rejected, %%s are kept', chunk_no, load_id, rejected, reject_rows)
   FROM work WHERE state = 'succeeded' AND (rejected, rejected_parts) IS DISTINCT FROM (reject_rows, part_rows)
 UNION ALL
-SELECT format('chunk %%s of load %%s: table %%s: %%s rows were offered, %%s are accounted for', chunk_no, load_id, counted.table_name,
+SELECT 4, format('chunk %%s of load %%s: table %%s: %%s rows were offered, %%s are accounted for', chunk_no, load_id, counted.table_name,
               counted.offered, counted.inserted + counted.updated + counted.ignored)
   FROM work JOIN protheon.table_count AS counted ON counted.task_id = work.task_id
  WHERE counted.offered <> counted.inserted + counted.updated + counted.ignored;

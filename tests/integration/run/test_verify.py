@@ -72,7 +72,9 @@ def test_a_chunk_whose_success_nobody_had_is_found(loaded: Bench) -> None:
 
 def test_a_lost_reject_is_found(loaded: Bench) -> None:
     loaded.conn.execute("DELETE FROM protheon.reject")
-    [finding] = findings(loaded)
+    verified = api.verify_run(loaded.url, loaded.run_id)
+    [finding] = verified.findings
+    assert verified.differs == {"each rejected line is kept": (finding,)}
     assert "chunk 3 of load" in finding
     assert "1 lines were rejected, 0 are kept" in finding
 

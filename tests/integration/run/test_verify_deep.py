@@ -110,10 +110,14 @@ def test_rows_that_are_not_as_they_were_loaded_are_found(loaded: Bench) -> None:
         loaded.conn.execute("DROP TABLE IF EXISTS deep; CREATE TABLE deep AS TABLE whole")
         assert verify(loaded).findings == ()
         loaded.conn.execute(damage.encode())
-        found = verify(loaded).findings
+        verified = verify(loaded)
+        found = verified.findings
         assert (name, len(found)) == (name, len(expected))
         for finding, words in zip(found, expected, strict=True):
             assert words.format(path=path) in finding
+        [table] = verified.tables
+        assert (table.verdict, table.findings, table.why_not is None) == ("differs", found, table.checked)
+        assert verified.differs == ({"rows that are in the tables, chunk by chunk": found} if table.checked else {})
     assert api.verify_run(loaded.url).findings == ()  # the ledger alone cannot know
 
 
@@ -137,7 +141,9 @@ def test_rows_are_counted_without_checksums_and_without_provenance_not_at_all(be
     found = verify(bench)
     assert found.findings == ()
     assert found.notes == ("table public.bare: not checkable: the pipeline keeps no provenance (provenance=True)",)
-    assert [table.checked for table in found.tables] == [False]
+    [table] = found.tables
+    assert (table.checked, table.verdict, table.lacks_provenance) == (False, "not looked at", True)
+    assert table.why_not == "the pipeline keeps no provenance (provenance=True)"
 
 
 def test_other_loads_into_the_same_table_are_none_of_this_runs_business(loaded: Bench) -> None:
