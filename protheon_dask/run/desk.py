@@ -223,6 +223,8 @@ class RunDesk:
     def _lost_rows(
         self, conn: Connection, submission: wire.Submission, tables: Sequence[Table], found: Sequence[_Found]
     ) -> tuple[str, ...]:
+            if submission.checksum:
+                notices += tuple(never_compared(conn, tables, submission.pipeline.reference))
         """Say which files count as loaded though a table that took their rows is gone or empty.
 
         Raises: ConfigError: such a file is loaded in part; going on would end as if all were there.

@@ -195,6 +195,20 @@ def _why_not_checkable(table: Table, reference: str) -> str | None:
     return None
 
 
+def never_compared(conn: Connection, tables: Sequence[Table], reference: str) -> list[str]:
+    """Of which tables checksums that are kept now can prove nothing, or nothing that matters, each with why; the tables exist."""
+    told = []
+    for table in tables:
+        what = comparable(conn, *describe(conn, [table]))
+        if (why_not := _why_not_checkable(table, reference)) is not None:
+            told.append(f"table {table.name}: its checksums can never be compared: {why_not}")
+        elif what.triggers:
+            told.append(f"table {table.name}: values are not compared: its triggers may change rows ({', '.join(what.triggers)})")
+        elif set(what.columns) <= set(table.primary_key):
+            told.append(f"table {table.name}: not compared: {', '.join(what.left_out)}")
+    return told
+
+
 class _Look:
     """One table against what the ledger says of it."""
 

@@ -67,3 +67,13 @@ def test_a_repeated_submission_waits_for_the_one_that_is_at_work(desk: RunDesk, 
     ask(ledger_database, "UPDATE protheon.run SET state = 'queued' WHERE id = %s RETURNING id", made.run_id)
     with pytest.raises(ConfigError, match="is being made by another call"):
         desk.submit(asked)
+
+
+def test_checksums_that_prove_nothing_are_told_before_they_are_taken(desk: RunDesk, tmp_path: Path) -> None:
+    bare = submission(tmp_path, "one")
+    told = "table public.numbers: its checksums can never be compared: the pipeline keeps no provenance (provenance=True)"
+    assert told not in desk.submit(bare).notices
+    assert told in desk.submit(replace(bare, checksum=True, request_id="summed")).notices
+    lines = pack(find("jsonl", table="public.documents", paths=[]), KEY)
+    asked = replace(bare, pipeline=lines, checksum=True, request_id="lines")
+    assert "table public.documents: not compared: doc" in desk.submit(asked).notices
