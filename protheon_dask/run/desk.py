@@ -31,6 +31,7 @@ from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import undo_load, undo_loads
 from protheon_dask.sink import targets
+from protheon_dask.run.verify import never_compared
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
 from protheon_dask.workspace.url import shown
