@@ -50,6 +50,7 @@ RUN_COLUMNS: Final = (
     Shown("chunks", "chunks", count_text, right=True, drop=5),
     Shown("lines", "lines", count_text, right=True),
     Shown("rejected", "rejects", count_text, right=True),
+    Shown("gone_on_by", "gone on by run", style="yellow"),
     Shown("undone", "undone", count_text, right=True, style="yellow"),
     Shown("seconds", "time", seconds_text, right=True, drop=3),
     Shown("submitted_at", "submitted", keep=True, drop=1),
