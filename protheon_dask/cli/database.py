@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from decimal import Decimal
 
 import click
@@ -93,7 +94,27 @@ def db_url(into: str | None, as_json: bool, show_password: bool) -> None:
     output.emit(shown)
     output.messages().print(f"from {database.origin}", style="dim", markup=False)
     if database.embedded:
-        output.messages().print("it runs while a command needs it; its port may differ each time", style="dim", markup=False)
+        output.messages().print(
+            "it runs while a command needs it, then this URL does not answer: `protheon db serve` keeps it up", style="dim", markup=False
+        )
+
+
+@db.command("serve")
+@database_option
+def db_serve(into: str | None) -> None:
+    """Keep the embedded PostgreSQL running until Ctrl-C, for psql and others; other commands use it meanwhile.
+
+    \b
+    Example:  protheon db serve
+              psql 'THE URL THAT IT PRINTS'
+    """
+    from protheon_dask.run import api
+
+    effective = effective_settings()
+    with suppress(KeyboardInterrupt), closing(api.serve_embedded(effective, resolved(effective, into))) as urls:
+        for url in urls:
+            output.emit(url)
+            output.messages().print("it answers until Ctrl-C ends it, for other commands too", style="dim", markup=False)
 
 
 @db.command("migrate")

@@ -132,6 +132,10 @@ class EmbeddedPostgres:
         except ProtheonError:
             return None
 
+    def is_running(self) -> bool:
+        """Tell whether a server runs on this directory, whoever started it, also one that has no connection to spare."""
+        return self._alive() is not None
+
     @contextmanager
     def _start_lock(self) -> Iterator[None]:
         """Keep other starters out. The system frees the lock of a process that dies."""

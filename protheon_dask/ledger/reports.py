@@ -137,11 +137,11 @@ def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()
     except psycopg.errors.ReadOnlySqlTransaction as exc:
-        raise ConfigError("protheon sql only reads: use psql for changes (protheon db url)") from exc
+        raise ConfigError("protheon sql only reads: use psql for changes (protheon db url, protheon db serve)") from exc
     except psycopg.Error as exc:
         if exc.sqlstate is None and isinstance(exc, psycopg.OperationalError):
             if conn.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:  # it answers, but a COPY never ends a pipeline
-                raise ConfigError("protheon sql takes no COPY: use psql for it (protheon db url)") from exc
+                raise ConfigError("protheon sql takes no COPY: use psql for it (protheon db url, protheon db serve)") from exc
             raise  # the connection, not the statement
         if exc.sqlstate is not None and not exc.sqlstate.startswith(OWN_SQL):
             raise

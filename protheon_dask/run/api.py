@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from protheon_dask.telemetry.statistics import RunStatistics
 APPLICATION = "protheon-cli"
 LIBPQ_VARIABLES = ("PGHOST", "PGSERVICE", "PGDATABASE")
 EMBEDDED_DIR = "postgres"
+SERVED_LOOK_S = 0.5
+"""Period of the look whether the server that is served still runs."""
 
 __all__ = [
     "Database",
@@ -90,12 +93,34 @@ def opened(effective: Effective, database: Database) -> Iterator[str]:
     if database.embedded_dir is None:
         yield database.url
         return
-    bin_dir = Path(effective.settings.postgres_bin) if effective.settings.postgres_bin else None
-    postgres = EmbeddedPostgres(database.embedded_dir, bin_dir)
+    postgres = _embedded_server(effective, database.embedded_dir)
     try:
         yield postgres.start()
     finally:
         postgres.stop()
+
+
+def serve_embedded(effective: Effective, database: Database) -> Generator[str]:
+    """Keep the embedded server running until the iterator is closed; its URL, and the new one where it was started anew.
+
+    One that another command started is used, and started anew when that command has ended it.
+    Raises: ConfigError: the database is not the embedded one.
+    """
+    if database.embedded_dir is None:
+        told = "runs without this command; `protheon db serve --database embedded` serves the embedded one"
+        raise ConfigError(f"the database is named by {database.origin} and {told}")
+    postgres = _embedded_server(effective, database.embedded_dir)
+    try:
+        while True:
+            yield postgres.start()
+            while postgres.is_running():
+                time.sleep(SERVED_LOOK_S)
+    finally:
+        postgres.stop()
+
+
+def _embedded_server(effective: Effective, directory: Path) -> EmbeddedPostgres:
+    return EmbeddedPostgres(directory, Path(effective.settings.postgres_bin) if effective.settings.postgres_bin else None)
 
 
 def local(

@@ -203,7 +203,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(shell: Shell, no_color: 
         (["load", __file__, "--pipeline", "no_such_module:x"], 2, "no module 'no_such_module' here"),
         (["sql", "selec 1"], 2, 'syntax error at or near "selec"'),
         (["sql", "select 1 / 0"], 2, "division by zero"),
-        (["sql", "delete from app.events"], 2, "protheon sql only reads: use psql for changes (protheon db url)"),
+        (["sql", "delete from app.events"], 2, "protheon sql only reads: use psql for changes (protheon db url, protheon db serve)"),
         (["runs", "--database", "postgresql://nobody@127.0.0.1:1/x"], 75, "try again later"),
         (["runs", "show", "999"], 2, "no run 999"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -30,6 +31,7 @@ print(server.start(), flush=True)
 sys.stdin.read()
 server.stop()
 """
+COMMAND = "import sys; from protheon_dask.cli.main import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -68,6 +70,26 @@ def own(data_dir: Path, env: dict[str, str] | None = None) -> tuple[subprocess.P
     owner = subprocess.Popen([sys.executable, "-c", OWNER, data_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     assert owner.stdout is not None
     return owner, owner.stdout.readline().strip()
+
+
+def test_db_serve_keeps_the_server_up_after_the_command_that_started_it(data_dir: Path) -> None:
+    (home := data_dir.parent / "home").mkdir()
+    data_dir = data_dir.rename(home / "postgres")
+    owner, first = own(data_dir)
+    env = {**os.environ, "PROTHEON_HOME": str(home)}
+    command = [sys.executable, "-c", COMMAND, "db", "serve", "--database", "embedded"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as serving:
+        assert serving.stdout is not None
+        assert serving.stdout.readline().strip() == first
+        close(owner)
+        served = serving.stdout.readline().strip()
+        assert ask(served, "SELECT 1") == 1
+        with EmbeddedPostgres(data_dir) as other:  # another command
+            assert other.start() == served
+        assert ask(served, "SELECT 1") == 1
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(GONE_S) == 0
+    assert not EmbeddedPostgres(data_dir).is_running()
 
 
 def close(owner: subprocess.Popen[str]) -> None:
