@@ -40,11 +40,11 @@ __all__ = [
     "TableCheck",
     "UndoneLoads",
     "UndonePlan",
+    "Verdict",
     "Verification",
     "export",
     "plan_undo",
     "read_settings",
-    "Verdict",
     "still_refused",
     "undo_load",
 ]

@@ -30,8 +30,8 @@ from protheon_dask.run.cutting import SPLIT_RETRY_S, Wanted
 from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import undo_load, undo_loads
-from protheon_dask.sink import targets
 from protheon_dask.run.verify import never_compared
+from protheon_dask.sink import targets
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
 from protheon_dask.workspace.url import shown
@@ -219,13 +219,13 @@ class RunDesk:
             notices = tuple(targets.ensure_tables(conn, tables))
             if submission.pipeline.reference == "jsonl":
                 notices += tuple(targets.create_path_view(conn, tables[0]))
+            if submission.checksum:
+                notices += tuple(never_compared(conn, tables, submission.pipeline.reference))
         return (*notices, *lost)
 
     def _lost_rows(
         self, conn: Connection, submission: wire.Submission, tables: Sequence[Table], found: Sequence[_Found]
     ) -> tuple[str, ...]:
-            if submission.checksum:
-                notices += tuple(never_compared(conn, tables, submission.pipeline.reference))
         """Say which files count as loaded though a table that took their rows is gone or empty.
 
         Raises: ConfigError: such a file is loaded in part; going on would end as if all were there.
