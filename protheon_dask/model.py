@@ -162,6 +162,27 @@ class TableCount:
     compared: int | None = None  # names the columns that the checksum is of, with their types
 
 
+REFUSALS_LOOKED = 100_000
+"""Rejects among which reasons are counted: a run may refuse millions, and its summary is not to wait for them."""
+MAX_REFUSALS = 10
+"""Reasons that a person reads; the rejects themselves have all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason for which lines, or parts of them, are still refused, with the first of them. Not an end: a replay may load them."""
+
+    n: int  # of those that were looked at
+    n_looked: int  # for all reasons together
+    path: str
+    line_no: int
+    part: str | None
+    reason: str  # of the first; the others differ in values and numbers
+    sqlstate: str | None
+    table: str | None
+    way_on: str | None = None  # what a person can do with the file where this line is no JSON
+
+
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
     """One line, or a part of one, that was refused. raw holds at most 64 KiB of raw_bytes."""

@@ -19,6 +19,7 @@ from protheon_dask.cli import figures, output
 from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import count_text, emit_list, read
+from protheon_dask.cli.summary import reasons
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -30,6 +31,7 @@ from protheon_dask.cli.verbs import (
     resolved,
     run_argument,
 )
+from protheon_dask.model import MAX_REFUSALS
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.exits import DONE, INCOMPLETE
@@ -73,6 +75,12 @@ def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -
     Example:  protheon rejects list 3 --json
     """
     rows = read("rejects", run, into, limit=limit + 1)
+    if rows and not as_json:
+        from protheon_dask.run import api
+
+        with opened(into) as url:
+            told = reasons(api.refusals(url, run), MAX_REFUSALS)
+        output.emit_drawing(*(Text(line, style="yellow") for line in told), *([Text("")] if told else []))
     emit_list(rows, REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
     if not as_json:
         tell_next(rows, run, into)

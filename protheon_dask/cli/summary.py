@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from posixpath import basename
 from typing import Final
 
 from rich.console import RenderableType
@@ -12,7 +14,7 @@ from rich.text import Text
 from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
 from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what, why
-from protheon_dask.model import YOUR_PIPELINE, RunState
+from protheon_dask.model import REFUSALS_LOOKED, YOUR_PIPELINE, Refusal, RunState
 from protheon_dask.policy import REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -29,6 +31,10 @@ _LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/r
 _REPLAY = re.compile(rf"protheon rejects replay (\d+) {YOUR_PIPELINE}$")
 """Likewise: lines of a file that was skipped are still refused."""
 
+REASONS: Final = 3
+"""Reasons of refused lines that a summary names; `protheon rejects list` has more."""
+REASON_CHARACTERS: Final = 200
+"""Of a reason in a summary: two lines of a terminal."""
 MAX_REPLAYS: Final = 3
 """Commands that a summary names where its files were loaded by many runs; the notices name them all."""
 
@@ -63,6 +69,29 @@ def speed_sentence(s: RunStatistics) -> str:
         f"{figures.rate(s.rows_per_s)} rows/s",
     ]
     return SEPARATOR.join(parts)
+
+
+def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:
+    """``2,640 x column 'price' cannot take ..; first at line 2 of orders.jsonl``, the commonest first."""
+    told = []
+    for item in refusals[:limit]:
+        reason = item.reason if len(item.reason) <= REASON_CHARACTERS else f"{item.reason[:REASON_CHARACTERS]} .."
+        part = f" (part {item.part})" if item.part else ""
+        told.append(f"{figures.count(item.n)} x {reason}{part}; first at line {figures.count(item.line_no)} of {basename(item.path)}")
+    rest = refusals[0].n_looked - sum(item.n for item in refusals[:limit]) if refusals else 0
+    if rest:
+        told.append(f"{figures.count(rest)} x for other reasons")
+    if refusals and refusals[0].n_looked >= REFUSALS_LOOKED:
+        told.append(f"so of {figures.count(refusals[0].n_looked)} rejects; there may be more")
+    return told
+
+
+def no_json(s: RunStatistics) -> str | None:
+    """A way on where most lines are no JSON: a file of another kind, by mistake."""
+    found = [item for item in s.refusals if item.way_on]
+    if not found or 2 * sum(item.n for item in found) < min(s.lines, found[0].n_looked):
+        return None
+    return f"most lines are no JSON: {min(found, key=lambda item: item.line_no).way_on}"
 
 
 def paused_at_limit(s: RunStatistics) -> bool:
@@ -104,5 +133,8 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
     if s.state is RunState.PAUSED and not s.gone_on_by:
         facts.append(f"to go on: {next_step(s, database)}")
     drawing += [Text(f"  {fact}") for fact in facts]
+    drawing += [Text(f"  {reason}", style="yellow") for reason in reasons(s.refusals, REASONS)]
+    if way_on := no_json(s):
+        drawing.append(Text(f"  {way_on}", style="bold"))
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
     return drawing

@@ -12,6 +12,7 @@ from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.ledger.replays import FETCH_ROWS
 from protheon_dask.ledger.rows import rows
 from protheon_dask.ledger.statements import statement
+from protheon_dask.model import REFUSALS_LOOKED
 
 LIMIT = 1_000
 """Rows of a report that was not asked for more: a run may have millions of chunks."""
@@ -60,6 +61,11 @@ def rejects(conn: psycopg.Connection, run_id: int, limit: int | None = LIMIT, re
     """Refused lines of the run's files, those that were not replayed first, in the order of files and lines, or the one with this id."""
     _must_exist(conn, run_id)
     return list(rows(conn, "report_rejects", {**_REJECTS, "run_id": run_id, "limit": limit, "reject_id": reject_id}))
+
+
+def refusals(conn: psycopg.Connection, run_id: int, limit: int) -> Report:
+    """Why lines of the run's files are still refused, the commonest reason first, among the first REFUSALS_LOOKED rejects."""
+    return list(rows(conn, "report_refusals", {"run_id": run_id, "look": REFUSALS_LOOKED, "limit": limit}))
 
 
 def stream_rejects(conn: psycopg.Connection, run_id: int, *, replayed: bool) -> Iterator[dict[str, Any]]:

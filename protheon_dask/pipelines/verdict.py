@@ -15,6 +15,11 @@ BLANK: Final = b" \t\r"
 REASON_CHARACTERS: Final = 500
 """Longest reason that is kept; chosen so that a page of rejects stays readable and 50,000 of them small."""
 
+SHORT_BYTES: Final = 60
+"""A line that begins with a bracket and ends before this is likelier the first of many than a document that was cut."""
+JSON_WANTED: Final = re.compile(r"JSON|Expected `|Input data was truncated|DecodeError")
+"""In a reason: msgspec or Python's json read the line. Only a hint hangs on it."""
+
 VANISHED: Final = "vanished: the pipeline gave neither a row nor a verdict"
 
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -73,6 +78,32 @@ def _cause(text: str, line: bytes) -> str | None:
     if HALF_PAIR.search(line):
         return "half of a surrogate pair, which is no character"
     return "the line ends before its JSON does" if place is None else None
+
+
+def no_json_way_on(line: bytes, reason: str) -> str | None:
+    """What a person can do with a file whose lines are like this one, if it was refused for being no JSON."""
+    if not JSON_WANTED.search(reason):
+        return None
+    try:
+        msgspec.json.decode(line)
+    except DECODE_ERRORS:
+        return way_on(line)
+    return None
+
+
+def way_on(line: bytes) -> str:
+    """What a person can do with a file whose lines are like this one, which is no JSON."""
+    text = line.strip(BLANK)
+    if text[:1] in (b"[", b"{") and len(text) < SHORT_BYTES:
+        way = "'.[]'" if text.startswith(b"[") else "."
+        return f"this looks like JSON over many lines: make it one object a line, for example with jq -c {way} FILE"
+    for separator, called in ((b"\t", "tabs"), (b";", "semicolons"), (b",", "commas")):
+        if text.count(separator) >= 2:
+            return (
+                f"this looks like columns with {called} between them: psql's \\copy or DuckDB reads CSV; "
+                f"here, write a pipeline that takes bytes (docs/pipelines.md, Bytes)"
+            )
+    return "JSON is read one object a line; for other text write a pipeline that takes bytes (docs/pipelines.md, Bytes)"
 
 
 def reason_of(error: BaseException, code: CodeType | None) -> str:

@@ -15,10 +15,11 @@ from protheon_dask.ledger.connect import opened as connection
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, check_current
 from protheon_dask.ledger.migrate import migrate as migrate_ledger
+from protheon_dask.model import Refusal
 from protheon_dask.run import settings as rim
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
-from protheon_dask.run.rejects import Exported, StillRefused, export, still_refused
+from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
@@ -164,7 +165,14 @@ def run_statistics(url: str, run_id: int | None = None) -> RunStatistics:
     """A run in numbers; None is the latest."""
     with connection(url, application=APPLICATION) as conn:
         check_current(conn)
-        return statistics_of(conn, run_id or runs.latest_run(conn))
+        return with_refusals(conn, statistics_of(conn, run_id or runs.latest_run(conn)))
+
+
+def refusals(url: str, run_id: int | None = None) -> tuple[Refusal, ...]:
+    """Why lines of a run are still refused; None is the latest."""
+    with connection(url, application=APPLICATION) as conn:
+        check_current(conn)
+        return refusals_of(conn, run_id or runs.latest_run(conn))
 
 
 def verify_run(

@@ -27,11 +27,13 @@ from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.cutting import SPLIT_RETRY_S, Wanted
+from protheon_dask.run.rejects import with_refusals
 from protheon_dask.run.replay import ReplayDesk
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.run.undo import undo_load, undo_loads
 from protheon_dask.run.verify import never_compared
 from protheon_dask.sink import targets
+from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
 from protheon_dask.workspace.url import shown
@@ -102,7 +104,7 @@ class RunDesk:
 
     def get(self, run_id: int) -> wire.RunView:
         with self._connected() as conn:
-            return self._view(conn, run_id or runs.latest_run(conn))
+            return self._view(conn, run_id or runs.latest_run(conn), with_refusals)
 
     def list(self, limit: int) -> Iterable[wire.RunView]:
         with self._connected() as conn:
@@ -192,8 +194,10 @@ class RunDesk:
                 logger.exception("run.left_queued", extra={"run_id": run_id, "reason": reason})
             raise
 
-    def _view(self, conn: Connection, run_id: int) -> wire.RunView:
-        statistics = statistics_of(conn, run_id)
+    def _view(
+        self, conn: Connection, run_id: int, more: Callable[[Connection, RunStatistics], RunStatistics] = lambda _, known: known
+    ) -> wire.RunView:
+        statistics = more(conn, statistics_of(conn, run_id))
         if statistics.state is RunState.RUNNING:
             waiting_for, waiting_since_at = self._coordinator.waiting_for, self._coordinator.waiting_since_at
             if waiting_for is None and (wait := self._coordinator.cutting.source_wait(run_id)) is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from protheon_dask.ledger import replays, reports, runs
-from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
+from protheon_dask.model import MAX_REFUSALS, Refusal, RunState
+from protheon_dask.pipelines.verdict import no_json_way_on
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace.cut import LF
 
 APPLICATION = "protheon-rejects"
@@ -46,6 +49,33 @@ def still_refused(url: str, run_id: int | None = None) -> StillRefused:
         found = replays.originals(conn, number)
         n_lines, n_parts = replays.count_open(conn, [original.load_id for original in found])
         return StillRefused(number, tuple(original.path for original in found), n_lines, n_parts)
+
+
+def refusals_of(conn: Connection, run_id: int, limit: int = MAX_REFUSALS) -> tuple[Refusal, ...]:
+    """Why lines of a run's files are still refused, the commonest reasons first."""
+    found = reports.refusals(conn, run_id, limit)
+    return tuple(
+        Refusal(
+            n=row["n"],
+            n_looked=row["n_looked"],
+            path=row["path"],
+            line_no=row["line"],
+            part=row["part"],
+            reason=row["reason"],
+            sqlstate=row["sqlstate"],
+            table=row["table_name"],
+            way_on=no_json_way_on(row["raw"], row["reason"]) if row["raw_bytes"] <= len(row["raw"]) and row["part"] is None else None,
+        )
+        for row in found
+    )
+
+
+def with_refusals(conn: Connection, statistics: RunStatistics) -> RunStatistics:
+    """The picture of a run that has ended or paused, with its reasons; while it runs they are not asked for again and again."""
+    is_settled = statistics.state.is_final or statistics.state is RunState.PAUSED
+    if not is_settled or not (statistics.rejected or statistics.rejected_parts):
+        return statistics
+    return replace(statistics, refusals=refusals_of(conn, statistics.run))
 
 
 def export(url: str, run_id: int | None, counted: Exported, *, everything: bool, raw: bool) -> Iterator[bytes]:

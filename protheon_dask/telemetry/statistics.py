@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from protheon_dask.model import RunState, TableCount
+from protheon_dask.model import Refusal, RunState, TableCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class RunStatistics:
     wire_bytes: int
     stage_seconds: Mapping[str, float]  # by model.STAGES, over the run's own succeeded attempts
     gone_on_by: tuple[int, ...] = ()  # runs that have all files which this one left unfinished: it is not it that goes on with them
+
+    refusals: tuple[Refusal, ...] = ()  # once it has ended or paused: why lines are still refused, the commonest reasons
 
     @property
     def lines_per_s(self) -> float:
@@ -105,4 +107,5 @@ class RunStatistics:
         for name in ("paths", "notices", "gone_on_by"):
             values[name] = tuple(values.get(name, ()))
         values["rows"] = tuple(TableCount(**count) for count in values["rows"])
+        values["refusals"] = tuple(Refusal(**refusal) for refusal in values.get("refusals", ()))
         return cls(**values)

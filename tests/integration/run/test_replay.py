@@ -103,6 +103,37 @@ def test_each_chunk_of_a_replay_closes_the_rejects_of_its_lines_as_it_commits(de
     assert desk.findings(desk.bench.run_id) == desk.findings(submitted.run_id) == []
 
 
+def test_reasons_that_differ_in_values_are_one_with_its_first_line(desk: Desk) -> None:
+    reasons = [
+        "column 'price' (integer) cannot take 'ab': 3 digits",
+        "column 'price' (integer) cannot take \"it's\": 12.5 digits",
+        "column 'weight' (integer) cannot take 'ab': 3 digits",
+        "Expected `int`, got `str` - at `$.items[3].n`",
+        "Expected `int`, got `str` - at `$.items[14].n`",
+        "column 'price' (integer) cannot take 'c': 1 digits",
+        "KeyError: 'a'",
+        "KeyError: 'b'",
+    ]
+    for n, reason in enumerate(reasons):
+        desk.bench.ask("UPDATE protheon.reject SET reason = %s WHERE line = %s RETURNING 1", reason, 1 + 5 * n)
+    found = api.refusals(desk.bench.url, desk.bench.run_id)
+    assert [(item.n, item.line_no, item.reason) for item in found] == [
+        (3, 1, reasons[0]),
+        (2, 16, reasons[3]),
+        (1, 11, reasons[2]),
+        (1, 31, reasons[6]),
+        (1, 36, reasons[7]),
+    ]
+    assert {item.n_looked for item in found} == {8}
+    assert {item.way_on for item in found if item.line_no != 16} == {None}  # no one wanted JSON there
+    assert "bytes" in (found[1].way_on or "")
+    runs.end_run(desk.bench.conn, desk.bench.run_id, RunState.INCOMPLETE, None)
+    assert api.run_statistics(desk.bench.url, desk.bench.run_id).refusals == found
+    replay = desk.replay()
+    assert desk.runs.get(replay).statistics["refusals"] == ()
+    assert api.run_statistics(desk.bench.url, desk.bench.run_id).refusals == ()
+
+
 def test_a_repeated_submission_is_the_same_replay(desk: Desk) -> None:
     first = desk.submit(request_id="r")
     assert desk.submit(request_id="r").run_id == first.run_id

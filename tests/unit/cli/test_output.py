@@ -16,8 +16,8 @@ from protheon_dask.cli.database import distinct, is_number
 from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import emit_list
-from protheon_dask.cli.summary import summary
-from protheon_dask.model import RunState, TableCount
+from protheon_dask.cli.summary import reasons, summary
+from protheon_dask.model import Refusal, RunState, TableCount
 from tests.unit.cli.pictures import picture_of
 
 
@@ -153,6 +153,32 @@ def test_a_skipped_file_whose_lines_are_refused_names_the_command_that_loads_the
     unknown = "\n".join(output.render(part, width=100, color=False) for part in summary(skipped))
     assert "see: protheon rejects replay 2 --pipeline PIPELINE\n" in f"{unknown}\n"
     assert for_pasting(notice, "--pipeline orders.py:o", " --into x").endswith(" replay 2 --pipeline orders.py:o --into x")
+
+
+def refusal(n: int, line_no: int = 2, reason: str = "column 'price' (integer) cannot take 'a'", **more: Any) -> Refusal:
+    of = {"path": "/data/orders.jsonl", "part": None, "sqlstate": "22P02", "table": "public.t", **more}
+    return Refusal(n=n, n_looked=8_750, line_no=line_no, reason=reason, **of)
+
+
+def test_a_summary_tells_the_commonest_reasons_for_which_lines_are_refused() -> None:
+    found = (refusal(2_640), refusal(30, reason="x" * 300), refusal(9, line_no=1_234, part="b"), refusal(1))
+    drawn = [output.render(part, width=300, color=False) for part in summary(picture_of(refusals=found))]
+    told = [" ".join(text.split()) for text in drawn if " x " in text]
+    assert told == [
+        "2,640 x column 'price' (integer) cannot take 'a'; first at line 2 of orders.jsonl",
+        f"30 x {'x' * 200} ..; first at line 2 of orders.jsonl",
+        "9 x column 'price' (integer) cannot take 'a' (part b); first at line 1,234 of orders.jsonl",
+        "6,071 x for other reasons",
+    ]
+    assert reasons((refusal(8_750),), 10) == ["8,750 x column 'price' (integer) cannot take 'a'; first at line 2 of orders.jsonl"]
+    assert reasons((), 10) == []
+
+
+@pytest.mark.parametrize(("n", "is_told"), [(4_374, False), (4_375, True)])
+def test_a_file_of_another_kind_is_called_that(n: int, is_told: bool) -> None:
+    found = (refusal(n, line_no=2, way_on="not JSON"), refusal(1, line_no=1, way_on="this looks like columns with commas"))
+    drawn = "\n".join(output.render(part, width=300, color=False) for part in summary(picture_of(refusals=found[: 1 + is_told])))
+    assert ("most lines are no JSON: this looks like columns with commas" in drawn) is is_told
 
 
 @pytest.mark.parametrize(("n_read", "more"), [(2, False), (3, False), (4, True)])

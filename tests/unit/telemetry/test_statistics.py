@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protheon_dask.model import STAGES, RunState, TableCount
+from protheon_dask.model import STAGES, Refusal, RunState, TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
 
 BASE = RunStatistics(
@@ -47,6 +47,7 @@ BASE = RunStatistics(
     raw_bytes=10_000_000,
     wire_bytes=1_000_000,
     stage_seconds=dict.fromkeys(STAGES, 0.5),
+    refusals=(Refusal(2, 3, "/a.zst", 7, None, "odd", None, None, "make it even"),),
 )
 
 
@@ -55,6 +56,7 @@ def test_it_survives_the_way_over_json() -> None:
     assert again == BASE
     assert isinstance(again.state, RunState)
     assert isinstance(again.rows[0], TableCount)
+    assert isinstance(again.refusals[0], Refusal)
 
 
 def test_speeds_are_of_the_runs_own_share() -> None:
