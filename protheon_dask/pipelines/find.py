@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from protheon_dask.errors import ConfigError, NotFound, ProtheonError
+from protheon_dask.errors import ConfigError, MissingSetting, NotFound, ProtheonError
 from protheon_dask.pipelines.jsonl import default_table, jsonl
 from protheon_dask.pipelines.pgcr import pgcr
 from protheon_dask.pipelines.pipeline import Pipeline
@@ -73,6 +73,8 @@ def _of_entry_point(name: str) -> Pipeline:
 def _load(point: EntryPoint) -> object:
     try:
         return point.load()
+    except ModuleNotFoundError as error:
+        raise _lacks(f"pipeline {point.name} of {point.value}", error) from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"pipeline {point.name} of {point.value} cannot be imported: {error}") from error
 
@@ -96,13 +98,22 @@ def _checked(found: object, reference: str) -> Pipeline:
     return found
 
 
+def _lacks(what: str, error: ModuleNotFoundError) -> ConfigError:
+    """The error of an author's module that imports what is not here: a library, or a neighbour that was left behind."""
+    library = (error.name or "").partition(".")[0]
+    if not library or library in sys.modules:  # raised by hand, or a package that is here lacks this part
+        return ConfigError(f"{what} cannot be imported: {error}")
+    told = "beside it and not installed here; of a library, install its package, here and where the workers run"
+    return MissingSetting(f"{what} imports {error.name}, which is not {told}: pip install {library}")
+
+
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise NotFound(f"no module {name!r} here: it is not installed and not in {Path.cwd()}") from error
-        raise ConfigError(f"module {name} cannot be imported: {error}") from error
+        raise _lacks(f"module {name}", error) from error
     except ProtheonError:
         raise
     except Exception as error:  # the author's module may fail in any way; the operator must act
@@ -125,6 +136,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except ProtheonError:
         raise
+    except ModuleNotFoundError as error:
+        raise _lacks(path.name, error) from error
     except Exception as error:  # the author's file may fail in any way; the operator must act
         raise ConfigError(f"{path.name} cannot be run: {type(error).__name__}: {error}") from error
     return module

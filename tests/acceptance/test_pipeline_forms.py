@@ -42,6 +42,7 @@ def of_language(found: Sequence[tuple[str, str]], language: str) -> list[str]:
     return [text for name, text in found if name == language]
 
 
+PAGE = (ROOT / "docs/pipelines.md").read_text()
 DOCS, README = blocks("docs/pipelines.md"), blocks("README.md", "A pipeline in ten lines")
 FILES = {FILE_NAME.match(text)[1]: text for text in of_language(DOCS + README, "python")}  # type: ignore[index]  # a block without a name fails here
 REJECTS, DIFFERS, *WRONG = of_language(DOCS, "text")
@@ -136,6 +137,15 @@ class Reading:
 def reading(no: int) -> Reading:
     celsius = None if no % 10 == 0 else -999.0 if no % 97 == 0 else 20 + no % 64 / 8
     return Reading(no % 7, START + timedelta(minutes=no), celsius)
+
+
+@pytest.mark.parametrize("form", ["by_pandas", "by_polars", "by_arrow"])
+def test_frames_refuse_the_number_in_a_string_with_the_reason_that_is_told(run: Loader, url: str, form: str) -> None:
+    done = run(form, SHOWN.encode().splitlines())
+    assert (done.loaded, done.filtered, done.rejected) == (1, 1, 3)
+    told = rejects(url, done.run)
+    assert [f"line {line}: {told[line]}" for line in (3, 4)] == REJECTS.splitlines()
+    assert f"`{told[5]}`" in PAGE
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from protheon_dask.errors import ConfigError, NotFound
+from protheon_dask.errors import ConfigError, MissingSetting, NotFound
 from protheon_dask.pipelines.find import find
 from protheon_dask.pipelines.fingerprint import code_hash
 from protheon_dask.pipelines.jsonl import jsonl
@@ -118,6 +118,13 @@ def test_what_is_not_there_is_said_with_what_is(folder: Path, reference: str, me
 
 def test_what_is_there_and_wrong_is_the_operators(folder: Path) -> None:
     (folder / "broken.py").write_text("1/0\n")
+    (folder / "lacking.py").write_text("import not_there_at_all.part")
+    for reference, name in (("lacking.py", r"lacking\.py"), ("lacking:any", "module lacking")):
+        with pytest.raises(MissingSetting, match=f"^{name} imports not_there_at_all, which is not .*: pip install not_there_at_all$"):
+            find(reference)
+    (folder / "partless.py").write_text("import protheon_dask.not_there")
+    with pytest.raises(ConfigError, match=r"^partless\.py cannot be imported: No module named 'protheon_dask\.not_there'$"):
+        find("partless.py")
     with pytest.raises(ConfigError, match=r"broken\.py cannot be run: ZeroDivisionError"):
         find("broken.py")
     with pytest.raises(ConfigError, match="cannot be imported: ZeroDivisionError"):
