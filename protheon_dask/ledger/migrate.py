@@ -10,7 +10,7 @@ from importlib import resources
 import psycopg
 from psycopg import sql
 
-from protheon_dask.errors import ConfigError, MigrationPending
+from protheon_dask.errors import ConfigError, MigrationPending, NotFound
 from protheon_dask.ledger.connect import Connection, check_writable, connect, place_of, translated
 from protheon_dask.ledger.rows import rows
 from protheon_dask.postgres import NO_TIMEOUTS
@@ -101,9 +101,14 @@ def check_not_newer(version: int) -> None:
         )
 
 
-def check_current(conn: psycopg.Connection) -> None:
-    """Refuse to work on a ledger that is older or newer than this version."""
+def check_current(conn: psycopg.Connection, *, for_runs: bool = True) -> None:
+    """Refuse to work on a ledger that is older or newer than this version.
+
+    for_runs: a person asks for runs: where Protheon never was there are none, and a ledger made by hand would not change that.
+    """
     version = applied(conn)
+    if for_runs and not version:
+        raise NotFound("there are no runs in this database yet: start one with `protheon load PATH`, or name the database of your load")
     check_not_newer(version)
     newest = migrations()[-1][0]
     if version < newest:

@@ -116,7 +116,7 @@ class Coordinator:
         self._ephemeral = ephemeral
         conn = connect(self._url, application="protheon-coordinator")
         with translated(self._url):
-            check_current(conn)
+            check_current(conn, for_runs=False)
             check_writable(conn, self._url)
             check_direct(conn, self._url)
             self.leadership = leadership.take(conn, self._broker_uuid)
