@@ -23,6 +23,7 @@ from protheon_dask.model import RunState
 from protheon_dask.pipelines.sample import write_sample
 from protheon_dask.pipelines.scaffold.make import Origin, scaffold
 from protheon_dask.pipelines.scaffold.names import SQL_RESERVED
+from protheon_dask.run import api
 from tests.acceptance.conftest import World
 from tests.fixtures import pgcr_reports, public_lines
 from tests.unit.pipelines.test_scaffold import DOCUMENTS, dumped
@@ -184,10 +185,11 @@ def test_the_real_reports_are_loaded_whole(world: World) -> None:
 def test_typing_the_load_again_and_with_again_changes_nothing(world: World) -> None:
     data = store(world.directory / "shop.jsonl.zst", [{"id": n, "items": [{"sku": f"s{i}"} for i in range(3)]} for n in range(50)])
     pipeline = str(written(world, data, "--table", "lab.shop"))
-    for again in (False, True):
-        final = world.load(pipeline, data, again=again)
-        assert (final.loaded, final.rejected) == (50, 0)
+    loading = [world.load(pipeline, data, again=again) for again in (False, True)]
+    assert [(final.loaded, final.rejected) for final in loading] == [(50, 0)] * 2
     assert world.ask("SELECT count(*) FROM lab.shop_items") == [(150,)]
+    looked_at = [(table.verdict, table.n_rows) for table in api.verify_run(world.url, loading[0].run, deep=True).tables]
+    assert looked_at == [("stands", 50), ("stands", 150)]
 
 
 def test_texts_with_nul_and_numbers_of_any_size_find_a_column(world: World) -> None:

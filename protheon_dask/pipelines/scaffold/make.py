@@ -62,7 +62,7 @@ def scaffold(lines: Sequence[bytes], origin: Origin, *, table: str, name: str | 
     if all(isinstance(node, LeftOut) for node in nodes):
         raise ConfigError(f"{origin.name}: its lines are empty objects, or have no key that a field can have; load them with jsonl")
     plan = Planner(table, function, chosen, sample.n_lines, origin.name).plan(nodes)
-    text = render(plan, _doc(sample, origin, function), _key_comment(sample, chosen))
+    text = render(plan, _doc(sample, origin, function), [*_key_comment(sample, chosen), PROVENANCE_COMMENT])
     n_rows, rejections = call(text, sample.lines)
     return Scaffold(
         text, function, sample.n_lines, n_rows, len(rejections), rejections[0] if rejections else "", tuple(_notes(sample, chosen))
@@ -157,6 +157,11 @@ def _doc(sample: Sample, origin: Origin, function: str) -> list[str]:
     if sample.n_others:
         doc += ["", f"{sample.n_others:,} sampled lines are no objects and become rejects."]
     return doc
+
+
+PROVENANCE_COMMENT: Final = (
+    "Provenance: each row keeps the number of its chunk (8 bytes). `protheon undo` and `protheon runs verify --deep` find rows by it."
+)
 
 
 def _key_comment(sample: Sample, key: Key) -> list[str]:

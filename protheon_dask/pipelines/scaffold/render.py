@@ -63,6 +63,7 @@ def _row(row: RowClass, *, is_decoder: bool) -> Iterator[str]:
     if key:
         options.append(f"primary_key={literal(key[0]) if len(key) == 1 else '(' + ', '.join(map(literal, key)) + ')'}")
         options.append('on_conflict="ignore"')
+    options.append("provenance=True")
     attrs = [Attr(c.name, c.name if c.key is None else c.key, c.annotation, c.default) for c in row.columns]
     rename = _rename(attrs) if is_decoder else ""
     if is_decoder:

@@ -130,7 +130,7 @@ def test_a_field_that_any_line_lacks_is_optional() -> None:
 def test_the_key_is_what_is_called_so_and_is_never_twice() -> None:
     documents = [{"shop": n % 3, "url": f"u{n}", "meta": {"id": n}, "user_id": n % 50} for n in range(100)]
     result = made(documents)
-    assert 'primary_key="meta_id", on_conflict="ignore"' in result.text
+    assert 'primary_key="meta_id", on_conflict="ignore", provenance=True' in " ".join(result.text.split())
     assert "# Key meta.id: unique in 100 of 100 lines." in result.text
     assert "# Unique as well: url." in result.text
 
