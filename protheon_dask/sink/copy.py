@@ -27,6 +27,7 @@ from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_enco
 RANGED_OIDS: Final = frozenset({20, 21, 23, 26, 700})
 """Types for which a whole number may be too large: bigint, smallint, integer, oid, real."""
 JSONB: Final = 3802
+TIMESTAMP, TIMESTAMPTZ = 1114, 1184
 TEXT_OIDS: Final = frozenset({TEXT, 1043, 114, JSONB})
 
 NOT_NULL, OUT_OF_RANGE, NOT_TEXT, WRONG_TYPE, WRONG_SHAPE = "23502", "22003", "22021", "22P02", "22023"
@@ -159,7 +160,8 @@ def _fault(column: TargetColumn, encode: Encode, value: Any) -> tuple[str, str] 
     try:
         data = encode(value)
     except ENCODE_ERRORS as exc:
-        return clean(f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {exc}"), _sqlstate(column, value, exc)
+        why = _zone_fault(column, value) or exc
+        return clean(f"column {column.name!r} ({column.type}) cannot take {_shown(value)}: {why}"), _sqlstate(column, value, exc)
     if column.wire_oid in TEXT_OIDS and not column.is_array and b"\0" in bytes(data):
         return f"column {column.name!r} ({column.type}) cannot take a NUL character", NOT_TEXT
     if column.wire_oid == JSONB and not column.is_array and b"\\u0000" in data and ESCAPED_NUL.search(data):
@@ -178,6 +180,24 @@ def _sqlstate(column: TargetColumn, value: Any, exc: Exception) -> str:
     return WRONG_TYPE
 
 
+def _zone_fault(column: TargetColumn, value: Any) -> str | None:
+    """What is wrong with the zone of a time that its column does not take: Python speaks of naive and aware ones."""
+    if column.wire_oid not in (TIMESTAMP, TIMESTAMPTZ):
+        return None
+    if isinstance(value, list | tuple):
+        return next((fault for one in value if (fault := _zone_fault(column, one))), None)
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime.datetime) or (value.tzinfo is None) == (column.wire_oid == TIMESTAMP):
+        return None
+    if value.tzinfo is None:
+        return "it has no zone: write 2026-01-01T10:00:00Z or ..+01:00"
+    return "it has a zone, and the column keeps none: leave it out, or make the column timestamp with time zone"
+
+
 def _is_integral(value: Any, in_lists: bool) -> bool:
     """Tell whether a value is an int, or, where that may be, nested lists of nothing else."""
     if isinstance(value, list | tuple):
@@ -186,6 +206,8 @@ def _is_integral(value: Any, in_lists: bool) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"  # Python refuses to print those of more than 4,300 digits
     if isinstance(value, str | bytes | bytearray):

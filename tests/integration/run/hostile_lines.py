@@ -363,7 +363,12 @@ CASES: Final = [
     case(b'"r":1e300', BDSLPQA="22003 cannot take", J="="),
     case(b'"at":"2024-05-01T12:00:00Z"', BDSLPQA="= 2024-05-01 12:00:00+00", J="="),
     case(b'"at":"2024-05-01T14:00:00+02:00"', BDSLPQA="= 2024-05-01 12:00:00+00", J="="),
-    case(b'"at":"2024-05-01T12:00:00"', BDLPQA="22P02 cannot take", S="22023 cannot take", J="="),
+    case(
+        b'"at":"2024-05-01T12:00:00"',
+        BDLPQA="22P02 cannot take '2024-05-01T12:00:00': it has no zone: ",
+        S="22023 cannot take 2024-05-01T12:00:00: it has no zone: ",
+        J="=",
+    ),
     case(b'"at":"2024-05-01"', BDLPQA="22P02 cannot take", S="- Invalid RFC3339 encoded datetime - at `$.at`", J="="),
     case(b'"at":"0000-01-01T00:00:00Z"', BDLPQA="22P02 cannot take", S="- Invalid RFC3339 encoded datetime - at `$.at`", J="="),
     case(b'"at":"10000-01-01T00:00:00Z"', BDLPQA="22P02 cannot take", S="- Invalid RFC3339 encoded datetime - at `$.at`", J="="),
