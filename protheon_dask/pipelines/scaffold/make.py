@@ -17,10 +17,9 @@ from protheon_dask.pipelines.scaffold.observe import MAX_KEYS, Sample, observe
 from protheon_dask.pipelines.scaffold.plan import Planner
 from protheon_dask.pipelines.scaffold.render import render
 from protheon_dask.pipelines.scaffold.shape import Decider, LeftOut, share
-from protheon_dask.pipelines.verdict import BLANK
+from protheon_dask.pipelines.verdict import way_on
 
 MODULE: Final = "protheon_scaffold_check"
-SHOWN_BYTES: Final = 60
 TAKEN: Final = frozenset({"line", "clean", "dt", "msgspec", "protheon"})
 """Names that the file has for other things."""
 
@@ -118,21 +117,7 @@ def _refuse_what_is_no_object(sample: Sample, name: str) -> None:
             f"{name}: its lines are JSON {kinds}, and scaffold reads JSON objects. Load them as they are (protheon load FILE), "
             f"or write a pipeline that takes bytes or list (docs/pipelines.md)"
         )
-    raise ConfigError(f"{name}: {sample.n_refused:,} of {n:,} lines are no JSON ({sample.first_reason}); {_way_on(sample.first_refused)}")
-
-
-def _way_on(line: bytes) -> str:
-    text = line.strip(BLANK)
-    if text[:1] in (b"[", b"{") and len(text) < SHOWN_BYTES:
-        way = "'.[]'" if text.startswith(b"[") else "."
-        return f"this looks like JSON over many lines: make it one object a line, for example with jq -c {way} FILE"
-    for separator, called in ((b"\t", "tabs"), (b";", "semicolons"), (b",", "commas")):
-        if text.count(separator) >= 2:
-            return (
-                f"this looks like columns with {called} between them: psql's \\copy or DuckDB reads CSV; "
-                f"here, write a pipeline that takes bytes (docs/pipelines.md, Bytes)"
-            )
-    return "scaffold reads JSON objects, one a line; for other text write a pipeline that takes bytes (docs/pipelines.md, Bytes)"
+    raise ConfigError(f"{name}: {sample.n_refused:,} of {n:,} lines are no JSON ({sample.first_reason}); {way_on(sample.first_refused)}")
 
 
 def _doc(sample: Sample, origin: Origin, function: str) -> list[str]:
