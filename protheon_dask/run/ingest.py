@@ -65,15 +65,20 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
 
     Raises: what BrokerClient.fetch_chunk raises; LeaseLost as soon as the lease is lost.
     """
-    chunk = work.chunk
-    started_s = time.perf_counter()
+    chunk, clock = work.chunk, work.clock
+    started_s, waited_before_s = time.perf_counter(), clock.seconds["wait"]
+
+    def wait(seconds: float) -> None:
+        """Wait for a broker that is away, or cuts the chunk again: charged apart, it says nothing of the link."""
+        began_s = time.perf_counter()
+        work.attempt.wait(seconds)
+        clock.add("wait", time.perf_counter() - began_s)
+
     spool = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115  # closed by the caller
     wanted = WantedChunk(work.claimed.lease.task_id, chunk.generation, chunk.stored_bytes, chunk.stored_xxh3)
     deadline_s = work.settings.lease_s + chunk.stored_bytes / SLOWEST_LINK_BYTES_PER_S
-    work.clock.wire_bytes += broker.fetch_chunk(
-        wanted, spool, deadline_s=deadline_s, wait=work.attempt.wait, on_bytes=work.attempt.progress
-    )
-    work.clock.add("fetch", time.perf_counter() - started_s)
+    clock.wire_bytes += broker.fetch_chunk(wanted, spool, deadline_s=deadline_s, wait=wait, on_bytes=work.attempt.progress)
+    clock.add("fetch", time.perf_counter() - started_s - (clock.seconds["wait"] - waited_before_s))
     return spool
 
 
