@@ -28,7 +28,18 @@ from protheon_dask.cli.undo import undo
 from protheon_dask.run.exits import DONE, INTERNAL
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Root(click.Group):
+    """A verb typed without its noun is told the nouns that have it."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        groups = {name: group for name, group in self.commands.items() if isinstance(group, click.Group)}
+        if args and args[0] not in self.commands and (nouns := [name for name, group in groups.items() if args[0] in group.commands]):
+            meant = " or ".join(f"`protheon {noun} {args[0]}`" for noun in nouns)
+            raise click.UsageError(f"No such command {args[0]!r}; did you mean {meant}?", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="protheon", message="%(prog)s %(version)s")
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="A TOML file of settings."

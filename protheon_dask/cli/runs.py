@@ -169,8 +169,8 @@ def changes(url: str, run: int | None) -> Iterator[RunStatistics]:
 def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) -> None:
     """Prove from the ledger that every line and every row is accounted for. Exit code 1: something differs.
 
-    With --deep, each table that keeps provenance is read once, and its rows are counted by chunk; of loads made with
-    --checksum their values are compared as well.
+    Left out, RUN is the latest. With --deep, each table that keeps provenance is read once, and its rows are counted by
+    chunk; of loads made with --checksum their values are compared as well.
 
     \b
     Example:  protheon runs verify --deep

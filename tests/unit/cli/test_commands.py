@@ -32,6 +32,12 @@ def test_every_command_has_a_help_with_an_example(names: tuple[str, ...], comman
     assert f"protheon {names[0]}" in text
 
 
+def test_the_help_of_verify_says_which_run_it_takes() -> None:
+    runs = protheon.commands["runs"]
+    assert isinstance(runs, click.Group)
+    assert "Left out, RUN is the latest." in (runs.commands["verify"].help or "")
+
+
 def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {

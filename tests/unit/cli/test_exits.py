@@ -103,6 +103,8 @@ def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be
         (["demo", "--lines", "3"], "--lines"),
         (["--config", "/no/such.toml", "config"], "/no/such.toml"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["verify", "--deep"], "No such command 'verify'; did you mean `protheon runs verify`?"),
+        (["show", "3"], "did you mean `protheon runs show` or `protheon rejects show` or `protheon dlq show`?"),
     ],
 )
 def test_wrong_usage_is_two_and_one_line_on_stderr(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from protheon_dask.cli.output import render
 from protheon_dask.cli.verified import verified_drawing
 from protheon_dask.run.api import TableCheck, Verdict, Verification
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "inputs.md"
 LINES, ROWS = "each chunk has one attempt that succeeded", "rows that are in the tables, chunk by chunk"
 STANDS = TableCheck("public.a", True, Verdict.STANDS, n_rows=25, n_chunks=3, n_summed=3)
 LOST = "table public.d: chunk 2 of /data/x.jsonl (lines 11 to 20): 10 rows were loaded, 9 are there: 1 is missing"
@@ -28,6 +31,7 @@ def test_the_headline_says_which_tables_were_not_looked_at_and_the_last_line_wha
     assert lines[0] == "run 3: verified by the ledger; 2 tables were not looked at"
     assert lines[-1] == "to have rows looked at: declare their tables with provenance=True (8 bytes a row) before they are loaded"
     assert shown(BARE)[0] == "run 3: verified by the ledger; 1 table was not looked at"
+    assert shown(*[BARE] * 5)[0] in DOCUMENT.read_text()
     assert shown(STANDS, BARE)[0] == "run 3: verified by the ledger; 1 of 2 tables was not looked at"
     assert "provenance" not in "\n".join(shown(STANDS, SUMS))
     assert [shown(STANDS)[0], shown()[0]] == ["run 3: verified"] * 2
