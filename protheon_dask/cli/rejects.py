@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from protheon_dask.run.exits import DONE, INCOMPLETE
 if TYPE_CHECKING:
     from protheon_dask.run.api import Master
 
+all_option = click.option("--all", "everything", is_flag=True, help="Those that were replayed, too.")
+
 RAW_SHOWN: Final = 300  # characters of a line that `rejects show` prints
 
 REJECT_COLUMNS: Final = (
@@ -66,15 +69,16 @@ def rejects() -> None:
 @rejects.command("list")
 @run_argument
 @limit_option(100)
+@all_option
 @database_option
 @json_option
-def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -> None:
-    """List the rejects of a run's files: those that are still refused first, then those that were replayed, and by which run.
+def rejects_list(run: int | None, limit: int, everything: bool, into: str | None, as_json: bool) -> None:
+    """List what is still refused of a run's files; with --all then what was replayed, and by which run.
 
     \b
     Example:  protheon rejects list 3 --json
     """
-    rows = read("rejects", run, into, limit=limit + 1)
+    rows = read("rejects", run, into, limit=limit + 1, replayed=everything)
     if rows and not as_json:
         from protheon_dask.run import api
 
@@ -84,21 +88,24 @@ def rejects_list(run: int | None, limit: int, into: str | None, as_json: bool) -
     emit_list(rows, REJECT_COLUMNS, "no rejects", as_json=as_json, limit=limit)
     if not as_json:
         tell_next(rows, run, into)
+        tell_replayed(run, into, everything=everything)
 
 
 @rejects.command("show")
 @run_argument
 @click.option("--id", "reject_id", type=click.IntRange(min=1), help="One reject by its number.")
 @limit_option(10)
+@all_option
 @database_option
 @json_option
-def rejects_show(run: int | None, reject_id: int | None, limit: int, into: str | None, as_json: bool) -> None:
-    """Show rejects with their lines, in the order of the list.
+def rejects_show(run: int | None, reject_id: int | None, limit: int, everything: bool, into: str | None, as_json: bool) -> None:
+    """Show rejects with their files and lines, in the order of the list.
 
     \b
     Example:  protheon rejects show --id 7
     """
-    rows = read("rejects", run, into, limit=limit, **({} if reject_id is None else {"reject_id": reject_id}))
+    chosen: dict[str, Any] = {"replayed": everything} if reject_id is None else {"reject_id": reject_id}
+    rows = read("rejects", run, into, limit=limit, **chosen)
     if as_json:
         output.emit_json(rows)
     elif not rows:
@@ -107,6 +114,16 @@ def rejects_show(run: int | None, reject_id: int | None, limit: int, into: str |
         output.emit_drawing(*reject_card(row))
     if not as_json:
         tell_next(rows, run, into)
+        tell_replayed(run, into, everything=everything or reject_id is not None)
+
+
+def tell_replayed(run: int | None, into: str | None, *, everything: bool) -> None:
+    """Say what is left out because it was replayed, and how to see it."""
+    if everything or not (found := read("replayed", run, into)):
+        return
+    by = ", ".join(str(row["run_id"]) for row in found)
+    told = f"{figures.count(sum(row['n'] for row in found))} were replayed by run {by} (--all shows them)"
+    output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
 def tell_next(rows: Sequence[Mapping[str, Any]], run: int | None, into: str | None) -> None:
@@ -121,11 +138,12 @@ def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:
     raw = bytes(row["raw"])
     text = raw[:RAW_SHOWN].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
     more = row["raw_bytes"] - len(raw[:RAW_SHOWN])
-    where = f"reject {row['id']}: load {row['load_id']}, line {figures.count(row['line'])}, byte {figures.count(row['byte_offset'])}"
+    where = f"reject {row['id']}: line {figures.count(row['line'])} of {row['path']}, "
+    where += f"byte {figures.count(row['byte_offset'])}, load {row['load_id']}"
     facts = [row["reason"]]
     facts += [f"part {row['part']}"] if row["part"] else []
-    facts += [f"table {row['table_name']}"] if row["table_name"] else []
-    facts += [f"SQLSTATE {row['sqlstate']}"] if row["sqlstate"] else []
+    facts += [f"table {row['table_name']}"] if row["table_name"] and not names(row["reason"], row["table_name"]) else []
+    facts += [f"SQLSTATE {row['sqlstate']}"] if row["sqlstate"] and not names(row["reason"], row["sqlstate"]) else []
     facts += [f"replayed by run {row['replayed_by']}"] if row["replayed_by"] else []
     tail = f" .. {figures.count(more)} more bytes" if more > 0 else ""
     return [
@@ -135,10 +153,15 @@ def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:
     ]
 
 
+def names(reason: str, word: str) -> bool:
+    """Does the reason say this name already?"""
+    return re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", reason) is not None
+
+
 @rejects.command("export")
 @run_argument
 @click.option("--output", "-o", "target", default="-", metavar="FILE|-", help="Where to; .zst and .gz compress. Left out: stdout.")
-@click.option("--all", "everything", is_flag=True, help="Those that were replayed, too.")
+@all_option
 @click.option("--raw", is_flag=True, help="The lines alone as they stood in their files, to be edited and loaded.")
 @database_option
 def rejects_export(run: int | None, target: str, everything: bool, raw: bool, into: str | None) -> None:

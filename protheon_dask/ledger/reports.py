@@ -57,10 +57,22 @@ def attempts(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Repor
     return list(rows(conn, "report_attempts", {"run_id": run_id, "limit": limit}))
 
 
-def rejects(conn: psycopg.Connection, run_id: int, limit: int | None = LIMIT, reject_id: int | None = None) -> Report:
-    """Refused lines of the run's files, those that were not replayed first, in the order of files and lines, or the one with this id."""
+def rejects(
+    conn: psycopg.Connection, run_id: int, limit: int | None = LIMIT, reject_id: int | None = None, *, replayed: bool = True
+) -> Report:
+    """Refused lines of the run's files, those that were not replayed first, in the order of files and lines, or the one with this id.
+
+    replayed False: only what is still refused.
+    """
     _must_exist(conn, run_id)
-    return list(rows(conn, "report_rejects", {**_REJECTS, "run_id": run_id, "limit": limit, "reject_id": reject_id}))
+    params = {**_REJECTS, "run_id": run_id, "limit": limit, "reject_id": reject_id, "replayed": replayed}
+    return list(rows(conn, "report_rejects", params))
+
+
+def replayed(conn: psycopg.Connection, run_id: int) -> Report:
+    """How many rejects of the run's files which replay took up: (run_id, n), the latest replay first."""
+    _must_exist(conn, run_id)
+    return list(rows(conn, "count_replayed", {"run_id": run_id}))
 
 
 def refusals(conn: psycopg.Connection, run_id: int, limit: int) -> Report:

@@ -146,6 +146,7 @@ REPORTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "chunks": reports.chunks,
     "attempts": reports.attempts,
     "rejects": reports.rejects,
+    "replayed": reports.replayed,
     "dead_letters": reports.dead_letters,
 }
 

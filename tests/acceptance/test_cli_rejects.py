@@ -106,10 +106,20 @@ def test_replay_is_typed_until_nothing_is_left(world: World, type_: Type) -> Non
     assert f"see: protheon rejects replay {first.run} --pipeline {mended}" in skipped.out
     again = type_("rejects", "replay", first.run, "--pipeline", mended, "--json")
     assert (again.code, again.json["state"], again.json["loaded"], again.json["rejected"]) == (0, "succeeded", 50, 50)
-    listed = type_("rejects", "list", first.run, "--json", "--limit", 1_000).json
+    still = type_("rejects", "list", first.run, "--json", "--limit", 1_000).json
+    assert [row["replayed_by"] for row in still] == [None] * 50
+    assert len(type_("rejects", "show", first.run, "--json", "--limit", 1_000).json) == 50
+    for verb in ("list", "show"):
+        told = type_("rejects", verb, first.run)
+        assert f"100 were replayed by run {again.json['run']} (--all shows them)" in told.err
+        assert ("replayed by" in told.out, "50 x mark c; first at line 3 of n.txt" in told.out) == (False, verb == "list")
+        assert "(--all shows them)" not in type_("rejects", verb, first.run, "--all").err
+    listed = type_("rejects", "list", first.run, "--json", "--all", "--limit", 1_000).json
+    [closed] = type_("rejects", "show", first.run, "--id", listed[-1]["id"], "--json").json
+    assert closed["replayed_by"] == again.json["run"]
     assert [row["replayed_by"] for row in listed].count(None) == 50
     assert [row["replayed_by"] for row in listed][:50] == [None] * 50  # what is left comes first
-    table = type_("rejects", first.run, "--limit", 60)
+    table = type_("rejects", first.run, "--all", "--limit", 60)
     assert "replayed by" in table.out
     assert f"once their cause is mended: protheon rejects replay {first.run}" in table.err
     everything = lines_of(type_("rejects", "export", first.run, "--all").out.encode())

@@ -126,6 +126,7 @@ def test_sample_tells_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
     row = {
         "id": 7,
+        "path": "/data/a.zst",
         "load_id": 2,
         "line": 1_667,
         "byte_offset": 11_000,
@@ -138,7 +139,7 @@ def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
         "replayed_by": 9,
     }
     text = "\n".join(render(part, width=100, color=False) for part in reject_card(row))
-    assert "reject 7: load 2, line 1,667, byte 11,000" in text
+    assert "reject 7: line 1,667 of /data/a.zst, byte 11,000, load 2" in text
     assert "broken JSON; table pgcr.instance; SQLSTATE 22P02" in text
     assert "{[bold]\\xff\\x00 .. 4,991 more bytes" in text
 
