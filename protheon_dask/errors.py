@@ -35,6 +35,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+ITEM = "\n  - "
+"""Before each of several reasons in a message, which is then shown with one a line; other line breaks are not kept."""
+
 
 class Acts(Enum):
     """Who must act next."""

@@ -12,7 +12,7 @@ from typing import Final
 import click
 import platformdirs
 
-from protheon_dask.errors import ProtheonError
+from protheon_dask.errors import ITEM, ProtheonError
 from protheon_dask.model import RunState
 from protheon_dask.run.exits import DONE, INCOMPLETE, INTERNAL, INTERRUPTED, TRY_LATER, USAGE, exit_code
 
@@ -40,7 +40,7 @@ def code_of(error: BaseException) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """What a person reads of an error: one line, without its traceback."""
+    """What a person reads of an error, without its traceback: one line, and one for each of several reasons."""
     match error:
         case KeyboardInterrupt() | click.Abort():
             return f"interrupted; {GO_ON}"
@@ -50,7 +50,7 @@ def message_of(error: BaseException) -> str:
             text = f"{name}: {reason or type(error).__name__}"
         case _:
             text = str(error) or type(error).__name__
-    text = " ".join(text.split())
+    text = ITEM.join(" ".join(part.split()) for part in text.split(ITEM))
     code = code_of(error)
     if code == INTERNAL:
         return f"{type(error).__name__}: {text}; this is a defect of Protheon"

@@ -13,6 +13,7 @@ from rich.text import Text
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.verbs import database_option, flag_of, json_option, opened
 from protheon_dask.errors import ConfigError
+from protheon_dask.run.exits import INCOMPLETE
 
 if TYPE_CHECKING:
     from protheon_dask.run.api import UndonePlan
@@ -46,8 +47,9 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
     with opened(into) as url:
         plan = api.plan_undo(url, load)
         plan.refuse()
-        if plan.undone_at is None and not yes:
-            ask(plan)
+        if plan.undone_at is None and not yes and not confirmed(plan):
+            output.messages().print(f"nothing {'more ' if plan.began_at is not None else ''}was deleted", markup=False)
+            click.get_current_context().exit(INCOMPLETE)
         undone = api.undo_load(url, load, told_rows())
     missing = {table: n - undone.deleted_rows.get(table, 0) for table, n in plan.rows.items()}
     if as_json:
@@ -68,8 +70,8 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
     output.emit_drawing(*drawing)
 
 
-def ask(plan: UndonePlan) -> None:
-    """Say what would be deleted, and have the person confirm. Raises ConfigError where nobody can be asked; click.Abort."""
+def confirmed(plan: UndonePlan) -> bool:
+    """Say what would be deleted, and ask. Raises ConfigError where nobody can be asked; click.Abort on Ctrl-C."""
     goes_on = "; its undo was begun, and goes on" if plan.began_at is not None else ""
     words = [f"{plan.name}{goes_on}", *(f"  {figures.counted(n_rows, 'row')} of {table}" for table, n_rows in plan.rows.items())]
     if plan.replay_ids:
@@ -77,7 +79,7 @@ def ask(plan: UndonePlan) -> None:
     output.messages().print("\n".join(words), markup=False, soft_wrap=True)
     if not sys.stdin.isatty():
         raise ConfigError("these rows would be deleted for good, and nobody is there to be asked: add --yes")
-    click.confirm("Delete these rows?", abort=True, err=True)
+    return click.confirm("Delete these rows?", err=True)
 
 
 def told_rows() -> Callable[[str, int], None]:

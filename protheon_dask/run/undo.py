@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
+from protheon_dask.errors import ITEM, ConfigError, LedgerUnavailable, NotFound
 from protheon_dask.ledger import undo as ledger
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.connect import Connection, opened
@@ -51,7 +51,8 @@ class UndonePlan:
         """Raises: ConfigError with every reason, if there is one. Nothing was changed, unless an undo was interrupted before."""
         if self.refusals:
             how = "its undo, which was begun, cannot go on" if self.began_at else "cannot be undone"
-            raise ConfigError(f"{self.name}: {how}: {'; '.join(self.refusals)}")
+            reasons = f" {self.refusals[0]}" if len(self.refusals) == 1 else ITEM + ITEM.join(self.refusals)
+            raise ConfigError(f"{self.name}: {how}:{reasons}")
 
 
 @dataclass(frozen=True, slots=True)

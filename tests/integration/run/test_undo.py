@@ -63,7 +63,9 @@ def refusal(bench: Bench, load_id: int) -> str:
     with pytest.raises(ConfigError) as refused:
         api.undo_load(bench.url, load_id)
     assert bench.ask("SELECT id, retired_at, undo_started_at FROM protheon.load ORDER BY id") == before
-    assert "; ".join(api.plan_undo(bench.url, load_id).refusals) in str(refused.value)
+    reasons = api.plan_undo(bench.url, load_id).refusals
+    mark = ": " if len(reasons) == 1 else "\n  - "
+    assert all(f"{mark}{reason}" in str(refused.value) for reason in reasons)
     return str(refused.value)
 
 

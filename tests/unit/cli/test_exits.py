@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from protheon_dask.errors import (
     SourceDamaged,
 )
 from protheon_dask.model import RunState
+from protheon_dask.run.api import UndonePlan
 
 CODES: list[tuple[BaseException, int]] = [
     (ConfigError("the table is bad"), 2),
@@ -46,6 +49,38 @@ CODES: list[tuple[BaseException, int]] = [
 def test_each_error_has_the_exit_code_of_who_must_act(error: BaseException, code: int) -> None:
     assert exits.code_of(error) == code
     assert "\n" not in exits.message_of(error)
+
+
+def test_each_of_several_reasons_has_a_line_of_its_own() -> None:
+    plan = UndonePlan((4,), ("/data/a",), (), {}, ("table a: one\n  reason", "table b: another"), None, None)
+    with pytest.raises(ConfigError) as refused:
+        plan.refuse()
+    assert exits.message_of(refused.value).splitlines() == [
+        "load 4 (/data/a): cannot be undone:",
+        "  - table a: one reason",
+        "  - table b: another",
+    ]
+    with pytest.raises(ConfigError, match=r"^load 4 \(/data/a\): cannot be undone: the one$"):
+        replace(plan, refusals=("the one",)).refuse()
+
+
+@pytest.mark.parametrize(("answer", "code", "word"), [(False, 1, "nothing was deleted"), (click.Abort(), 130, "interrupted")])
+def test_an_undo_that_is_answered_with_no_deletes_nothing(
+    answer: bool | click.Abort, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def confirm(*_: object, **__: object) -> bool:
+        if isinstance(answer, click.Abort):
+            raise answer
+        return answer
+
+    plan = UndonePlan((4,), ("/data/a",), (), {"public.t": 3}, (), None, None)
+    monkeypatch.setattr("protheon_dask.cli.undo.opened", lambda _: nullcontext("postgresql://nowhere"))
+    monkeypatch.setattr("protheon_dask.run.api.plan_undo", lambda *_: plan)
+    monkeypatch.setattr("protheon_dask.run.api.undo_load", lambda *_: pytest.fail("rows were deleted"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.confirm", confirm)
+    assert main(["undo", "4"]) == code
+    assert word in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
