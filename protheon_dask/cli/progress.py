@@ -16,6 +16,7 @@ from protheon_dask.telemetry.statistics import RunStatistics
 WINDOW_S: Final = 10.0  # a rate looks back this far at least
 WINDOW_STEPS: Final = 4  # and over so many commits, so that large chunks do not make it jump between nothing and all
 LONGEST_BAR: Final = 60
+MOST_COUNTED: Final = 1_000  # chunks of others before a run's own, as run_statistics.sql counts them
 SEPARATOR: Final = "  ·  "
 
 STATE_STYLES: Final = {
@@ -107,7 +108,10 @@ def waits_for(s: RunStatistics) -> str | None:
     if s.files_done + s.attached_files >= s.files and s.attached_files:
         return "waiting for another run that loads the same files"
     if s.chunks_ready:
-        return "waiting for a worker to take a chunk"
+        if not s.behind:
+            return "waiting for a worker to take a chunk"
+        most = " or more" if s.chunks_before >= MOST_COUNTED else ""
+        return f"behind run {', '.join(map(str, s.behind))}: {figures.counted(s.chunks_before, 'chunk')}{most} before its own"
     if not s.split_done:
         return "waiting for the first chunks to be cut" if not s.chunks else "waiting for more chunks to be cut"
     return "finishing: indexes and statistics"

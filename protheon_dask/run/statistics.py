@@ -17,5 +17,5 @@ def statistics_of(conn: Connection, run_id: int) -> RunStatistics:
     stages = {stage: float(row.pop(f"{stage}_s")) for stage in STAGES}
     tables = tuple(TableCount(**count) for count in reports.row_counts(conn, run_id))
     row.update(state=RunState(row["state"]), paths=tuple(row["paths"]), notices=tuple(row["notices"]))
-    row["gone_on_by"] = tuple(row["gone_on_by"])
+    row.update(gone_on_by=tuple(row["gone_on_by"]), behind=tuple(row["behind"]))
     return RunStatistics(**row, rows=tables, stage_seconds=stages)

@@ -53,6 +53,8 @@ class RunStatistics:
     gone_on_by: tuple[int, ...] = ()  # runs that have all files which this one left unfinished: it is not it that goes on with them
 
     refusals: tuple[Refusal, ...] = ()  # once it has ended or paused: why lines are still refused, the commonest reasons
+    behind: tuple[int, ...] = ()  # while none of its chunks was taken up: runs whose chunks are taken before its first one
+    chunks_before: int = 0  # these chunks, counted up to 1,000
 
     @property
     def lines_per_s(self) -> float:
@@ -104,7 +106,7 @@ class RunStatistics:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         values = dict(value)
         values["state"] = RunState(values["state"])
-        for name in ("paths", "notices", "gone_on_by"):
+        for name in ("paths", "notices", "gone_on_by", "behind"):
             values[name] = tuple(values.get(name, ()))
         values["rows"] = tuple(TableCount(**count) for count in values["rows"])
         values["refusals"] = tuple(Refusal(**refusal) for refusal in values.get("refusals", ()))

@@ -1,6 +1,6 @@
 -- run_statistics: one run in numbers: committed work over its loads, and its own share.
 -- Params: run_id bigint, now timestamptz?   Returns: one row (see telemetry.statistics.RunStatistics), or none
--- Index: run_load_pkey, task_load, attempt_pkey, attempt_run, dead_letter_open.
+-- Index: run_load_pkey, task_load, attempt_pkey, attempt_run, dead_letter_open, load_owner.
 WITH joined AS (
     SELECT load.id, bool_or(run_load.joined = 'skipped') AS skipped, bool_or(run_load.joined = 'attached') AS attached
       FROM protheon.run_load JOIN protheon.load ON load.id = run_load.load_id
@@ -56,6 +56,17 @@ SELECT run.id AS run, run.state, run.state_reason AS reason, run.pipeline_name A
                      THEN (SELECT array_agg(DISTINCT load.owner_run_id) FILTER (WHERE load.owner_run_id <> run.id AND NOT joined.skipped AND NOT joined.attached)
                              FROM joined JOIN protheon.load ON load.id = joined.id
                            HAVING bool_and(load.owner_run_id <> run.id OR load.finished_at IS NOT NULL)) END, '{}') AS gone_on_by,
-       (SELECT count(*) FROM protheon.attempt WHERE attempt.run_id = run.id AND attempt.attempt_no > 1) AS retries
-  FROM protheon.run, files, cut, tasks
+       (SELECT count(*) FROM protheon.attempt WHERE attempt.run_id = run.id AND attempt.attempt_no > 1) AS retries,
+       coalesce(ahead.runs, '{}') AS behind, coalesce(ahead.chunks, 0) AS chunks_before
+  FROM protheon.run CROSS JOIN files CROSS JOIN cut CROSS JOIN tasks CROSS JOIN LATERAL (
+       -- chunks of other runs that are taken before its first one; up to 1,000, for this is asked twice a second
+       SELECT array_agg(DISTINCT chunk.run_id) AS runs, count(*) AS chunks
+         FROM (SELECT other.id AS run_id
+                 FROM protheon.run AS other JOIN protheon.load ON load.owner_run_id = other.id AND load.finished_at IS NULL
+                 CROSS JOIN LATERAL (  -- OFFSET: else the planner may walk the key of all tasks there ever were
+                      SELECT task.id FROM protheon.task WHERE task.load_id = load.id AND task.state IN ('ready', 'running') OFFSET 0) AS its
+                WHERE run.state = 'running' AND tasks.chunks_ready > 0 AND tasks.chunks_running = 0
+                  AND other.id <> run.id AND other.state = 'running'
+                  AND its.id < (SELECT min(own.id) FROM joined JOIN protheon.task AS own ON own.load_id = joined.id WHERE own.state = 'ready')
+                LIMIT 1000) AS chunk) AS ahead
  WHERE run.id = %(run_id)s;

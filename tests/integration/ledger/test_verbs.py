@@ -308,6 +308,26 @@ def test_a_completion_that_does_not_add_up_is_refused_by_the_schema(scene: Scene
     assert scene.state() == ("running", 1)
 
 
+def test_a_run_knows_the_chunks_of_others_that_are_taken_before_its_own(scene: Scene) -> None:
+    def behind(run_id: int) -> tuple[tuple[int, ...], int]:
+        shown = statistics_of(scene.conn, run_id)
+        return shown.behind, shown.chunks_before
+
+    small, joined = submit(scene.conn, b"e" * 16)
+    assert behind(small) == ((), 0)  # nothing is cut yet
+    scene.task_ids.append(verbs.enqueue(scene.conn, scene.epoch, joined.load_id, manifest(1)))
+    scene.conn.execute("UPDATE protheon.task SET ready_at = %s", (scene.now,))
+    assert (behind(small), behind(scene.run_id)) == (((scene.run_id,), 2), ((), 0))
+    verbs.complete(scene.conn, scene.held(0), loaded(), StageClock())
+    assert behind(small) == ((scene.run_id,), 1)
+    scene.held(0, task=1)
+    assert behind(small) == ((scene.run_id,), 1)  # a chunk that is loading is before it, too
+    runs.pause_run(scene.conn, scene.run_id, "by hand")
+    assert behind(small) == ((), 0)
+    scene.held(0, task=2)
+    assert behind(small) == ((), 0)
+
+
 def test_a_lost_commit_is_resolved_from_the_ledger(scene: Scene) -> None:
     lease = scene.held(0)
     assert verbs.resolve(scene.conn, lease) == verbs.Resolved(committed=False, still_ours=True)
