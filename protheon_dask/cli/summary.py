@@ -31,6 +31,10 @@ _LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/r
 _REPLAY = re.compile(rf"protheon rejects replay (\d+) {YOUR_PIPELINE}$")
 """Likewise: lines of a file that was skipped are still refused."""
 
+_LOST = re.compile(
+    r"counts as loaded, but table (.+), into which run \d+ put .* of it, is (gone|empty) now: --again "
+)  # as run/desk.py puts it
+
 REASONS: Final = 3
 """Reasons of refused lines that a summary names; `protheon rejects list` has more."""
 REASON_CHARACTERS: Final = 200
@@ -114,6 +118,8 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         loaders = sorted({int(found[1]) for notice in s.notices if (found := _LOADED_BY.search(notice))})
         by = f"by run {', '.join(map(str, loaders))}" if loaders else "before"
         drawing.append(Text(f"  nothing was loaded: it was loaded {by}, with these numbers", style="bold"))
+    lost = dict.fromkeys(found.groups() for notice in s.notices if (found := _LOST.search(notice)))
+    drawing += [Text(f"  but table {table} is {state} now: load once more with --again", style="bold") for table, state in lost]
     if s.rows:
         drawing.append(Padding(rows_table(s), (1, 0, 1, 2)))
     facts = [lines_sentence(s), speed_sentence(s)]

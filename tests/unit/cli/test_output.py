@@ -130,6 +130,13 @@ def test_a_load_that_skipped_everything_says_so_before_its_numbers() -> None:
     skipped = picture_of(files=1, skipped_files=1, own_lines=0, notices=(notice,))
     drawn = "\n".join(output.render(part, width=100, color=False) for part in summary(skipped))
     assert 0 < drawn.index("nothing was loaded: it was loaded by run 2, with these numbers") < drawn.index("8,750 lines")
+    lost = [
+        f"/data/{name}: counts as loaded, but table public.T 1, into which run 2 put 8,747 rows of it, is gone now: "
+        "--again loads it once more"
+        for name in "ab"
+    ]
+    found = "\n".join(output.render(part, width=100, color=True) for part in summary(picture_of(notices=(*lost, notice))))
+    assert found.count("\x1b[1m  but table public.T 1 is gone now: load once more with --again\x1b[0m") == 1
     some = "\n".join(output.render(part, width=100, color=False) for part in summary(picture_of(files=2, skipped_files=1)))
     assert "nothing was loaded" not in some
 
