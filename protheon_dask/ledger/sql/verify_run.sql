@@ -24,10 +24,11 @@ WITH joined AS (
       LEFT JOIN protheon.chunk ON chunk.task_id = task.id
       LEFT JOIN protheon.attempt ON attempt.task_id = task.id AND attempt.attempt_no = task.attempt_no
 )
-SELECT 1 AS check_no, format('file %%s: %%s', coalesce('rejects of run ' || (SELECT original.owner_run_id FROM protheon.load AS original WHERE original.id = replay_of), path), CASE split_state
+SELECT 1 AS check_no, format('file %%s: %%s', coalesce('rejects of run ' || original.owner_run_id, joined.path), CASE joined.split_state
            WHEN 'pending' THEN 'it is not cut yet' WHEN 'splitting' THEN 'it is still being cut'
-           ELSE coalesce(split_message, split_state) END) AS finding
-  FROM joined WHERE split_state <> 'complete'
+           ELSE coalesce(joined.split_message, joined.split_state) END) AS finding
+  FROM joined LEFT JOIN protheon.load AS original ON original.id = joined.replay_of
+ WHERE joined.split_state <> 'complete'
 UNION ALL
 SELECT 1, format('load %%s: %%s chunks in the ledger, its source has %%s', joined.id, count(chunk.task_id), joined.n_chunks)
   FROM joined LEFT JOIN protheon.chunk ON chunk.load_id = joined.id

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from protheon_dask.ledger import runs
 from protheon_dask.run import api
 from tests.integration.run.conftest import Bench
 
@@ -135,3 +136,21 @@ def test_attempts_before_the_one_that_succeeded_are_no_finding(bench: Bench) -> 
     assert bench.load_all(worker) == ["succeeded"] * 3
     assert [ending[1] for ending in bench.endings(0)] == ["expired", "succeeded"]
     assert findings(bench) == []
+
+
+def test_a_replay_has_a_name_for_people_in_the_place_of_its_spools_path(bench: Bench) -> None:
+    bench.submit("1\n")
+    first = (bench.run_id, bench.load_id)
+    bench.submit("2\n", body="raise MemoryError")
+    assert bench.load_all(bench.worker()) != ["succeeded"]
+    bench.conn.execute("UPDATE protheon.load SET replay_of = %s, split_message = 'is gone' WHERE id = %s", (first[1], bench.load_id))
+    bench.conn.execute("UPDATE protheon.load SET split_state = 'damaged' WHERE id = %s", (bench.load_id,))
+    bench.conn.execute("UPDATE protheon.task SET state = 'dead' WHERE load_id = %s", (bench.load_id,))
+    bench.conn.execute(
+        "INSERT INTO protheon.dead_letter (task_id, attempt_no, reason, died_at) VALUES (%s, 1, 'x', now())", (bench.task_ids[0],)
+    )
+    name = f"rejects of run {first[0]}"
+    assert f"file {name}: is gone" in findings(bench)
+    assert [row["path"] for row in api.report(bench.url, "dead_letters", bench.run_id)] == [name]
+    [messages] = [run.messages for run in runs.open_runs(bench.conn) if run.run_id == bench.run_id]
+    assert list(messages) == [f"{name}: is gone"]
