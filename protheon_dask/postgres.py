@@ -6,6 +6,7 @@ CONNECT_WORDS (DECISIONS 10), and what is not recognised counts as an outage.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -36,6 +37,9 @@ For this transaction only, so a pooler may stand between. transaction_timeout ca
 TLS: Final = "TLS"
 """Stands where an SQLSTATE would: client and server do not agree on TLS."""
 
+NO_PASSWORD: Final = "password"
+"""Likewise: the server asks for a password, and libpq found none."""
+
 CONNECT_WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("failed to resolve host", ""),  # told by its number, see refused_at_connect
     ("could not translate host name", "08001"),
@@ -47,7 +51,7 @@ CONNECT_WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("pg_hba.conf rejects", "28000"),
     ("is not permitted to log in", "28000"),
     ("authentication failed", "28P01"),
-    ("no password supplied", "28P01"),
+    ("no password supplied", NO_PASSWORD),
     ("no such user", "28P01"),  # PgBouncer
     ("no such database", "3D000"),  # PgBouncer
     ("permission denied for database", "42501"),
@@ -75,6 +79,7 @@ ADVICE: Final[Mapping[str, tuple[str, str]]] = {
         "have pg_hba.conf allow this host, database and role, with the TLS that it asks for",
     ),
     "28P01": ("PostgreSQL does not know this role by this password", "check role and password of the URL"),
+    NO_PASSWORD: ("PostgreSQL asks for this role's password", "put it into ~/.pgpass or PGPASSWORD, or into the URL"),
     "3D000": ("PostgreSQL has no such database or role", "create it, or correct the URL"),
     "42501": ("the database role lacks a right", "grant it, or use another role"),
     "25006": (
@@ -213,7 +218,11 @@ def _is_operational(exc: ServerError) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(_QUESTION.sub(". ", text).split())
+
+
+_QUESTION: Final = re.compile(r"(?<=\w)\n\t(?=[A-Z])")
+"""libpq's hint (Is the server running ..) on a line of its own, after words without a full stop."""
 
 
 def _last_words(text: str) -> str:

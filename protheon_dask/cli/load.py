@@ -63,7 +63,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
 )
-@click.option("--detach", is_flag=True, help="Submit to a running master and return at once.")
+@click.option("--detach", is_flag=True, hidden=True, help="Submit to a running master and return at once.")  # until a master can stand
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @json_option
 def load(

@@ -46,7 +46,7 @@ class Root(click.Group):
 )
 @click.pass_context
 def protheon(ctx: click.Context, config_file: Path | None) -> None:
-    """Compressed line files into PostgreSQL, on every machine you have, exactly once.
+    """Compressed line files into PostgreSQL, on every core of this machine, each line exactly once.
 
     \b
     Begin:    protheon demo

@@ -35,6 +35,9 @@ _LOST = re.compile(
     r"counts as loaded, but table (.+), into which run \d+ put .* of it, is (gone|empty) now: --again "
 )  # as run/desk.py puts it
 
+PERCENT: Final = re.compile(r"(?<=\d) (?=%)")
+"""The space that a full line may break at, so that the sign begins the next one; rich breaks at a no-break space too."""
+
 REASONS: Final = 3
 """Reasons of refused lines that a summary names; `protheon rejects list` has more."""
 REASON_CHARACTERS: Final = 200
@@ -46,7 +49,7 @@ MAX_REPLAYS: Final = 3
 def headline(s: RunStatistics) -> Text:
     """``run 3 · pgcr · a.jsonl.zst: succeeded``, and the reason where there is one."""
     text = Text.assemble(what(s), ": ", (str(s.state), STATE_STYLES.get(s.state, "bold")))
-    return text.append(f": {reason}") if (reason := why(s)) else text
+    return text.append(f": {PERCENT.sub('', reason)}") if (reason := why(s)) else text
 
 
 def rows_table(s: RunStatistics) -> Listing:

@@ -62,8 +62,13 @@ def resolve(paths: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for path in paths:
-        with _foreign(path):
-            names = _resolve_url(path) if is_url(path) else _resolve_local(path)
+        try:
+            with _foreign(path):
+                names = _resolve_url(path) if is_url(path) else _resolve_local(path)
+        except NotFound as exc:
+            if is_web(path) and set("*[") & set(path.partition("?")[0].partition("://")[2].partition("/")[2]):  # [ is of a host too
+                raise NotFound(f"{exc}; web servers have no globs: name each file") from exc
+            raise
         if not names and not is_url(path) and _local(path).is_dir():
             only = "; hidden files and those of directories below are left out" if any(_local(path).iterdir()) else ""
             raise NotFound(f"{path}: the directory {'has no files' if only else 'is empty'} on host {socket.gethostname()}{only}")

@@ -123,6 +123,17 @@ def test_a_refusal_is_the_operators_and_a_failure_the_clocks(web_server: WebServ
         assert str(status) in str(caught.value)
 
 
+def test_a_glob_of_a_web_server_is_told_that_there_are_none(web_server: WebServer) -> None:
+    web_server.add("/a/1.jsonl", b"1\n")
+    web_server.add("/a/[x].jsonl", b"2\n")
+    assert resolve([web_server.url("/a/[x].jsonl")]) == [web_server.url("/a/[x].jsonl")]  # a name that exists is no glob
+    with pytest.raises(NotFound, match="web servers have no globs: name each file"):
+        resolve([web_server.url("/a/*.jsonl")])
+    with pytest.raises(NotFound) as plain:
+        resolve([web_server.url("/a/2.jsonl?x=*")])
+    assert "globs" not in str(plain.value)
+
+
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused

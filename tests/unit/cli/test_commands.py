@@ -85,6 +85,12 @@ def test_no_verb_is_list(argv: list[str], verb: str, rest: list[str]) -> None:
     assert (context._protected_args, context.args) == ([verb], rest)
 
 
+def test_help_promises_nothing_that_this_version_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, words in ((["--help"], "machine you have"), (["load", "--help"], "--detach")):
+        assert main(argv) == 0
+        assert words not in capsys.readouterr().out
+
+
 def test_a_number_after_runs_shows_that_run() -> None:
     group = protheon.commands["runs"]
     assert isinstance(group, NounGroup)

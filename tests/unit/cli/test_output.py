@@ -174,6 +174,13 @@ def test_a_reject_names_its_file_and_says_table_and_state_once() -> None:
     assert "; table shop.t; SQLSTATE 23514" in "".join(output.render(part, width=200, color=False) for part in unsaid)
 
 
+@pytest.mark.parametrize("width", range(60, 90))
+def test_a_percent_sign_stays_with_its_number(width: int) -> None:
+    paused = picture_of(state=RunState.PAUSED, reason="reject limit of 50 %: 6,000 of 10,000 lines")
+    drawn = output.render(summary(paused)[0], width=width, color=False)
+    assert not [line for line in drawn.splitlines() if line.strip().startswith("%")]
+
+
 def refusal(n: int, line_no: int = 2, reason: str = "column 'price' (integer) cannot take 'a'", **more: Any) -> Refusal:
     of = {"path": "/data/orders.jsonl", "part": None, "sqlstate": "22P02", "table": "public.t", **more}
     return Refusal(n=n, n_looked=8_750, line_no=line_no, reason=reason, **of)

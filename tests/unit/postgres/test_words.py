@@ -64,6 +64,7 @@ def test_two_transactions_that_met_are_no_outage() -> None:
         ("the database system is starting up", LedgerUnavailable, "starting, recovering or stopping"),
         ("the database system is not yet accepting connections", LedgerUnavailable, "starting, recovering or stopping"),
         ("the database system is shutting down", LedgerUnavailable, "starting, recovering or stopping"),
+        ("fe_sendauth: no password supplied", ConfigError, "put it into ~/.pgpass or PGPASSWORD"),
         ("something new", LedgerUnavailable, "does not answer"),
         ("SSL error: unexpected eof while reading", LedgerUnavailable, "does not answer"),
         ("SSL error: certificate verify failed", ConfigError, "do not agree on TLS"),
@@ -79,3 +80,10 @@ def test_what_a_server_says_at_connect_is_told_with_what_to_do(said: str, error:
 
 def test_every_word_at_connect_has_its_advice() -> None:
     assert {state for _, state in CONNECT_WORDS if state} <= ADVICE.keys()
+
+
+def test_libpqs_hint_is_a_sentence_of_its_own() -> None:
+    said = 'connection to server at "::1", port 1 failed: Connection refused\n\tIs the server running on that host?\n'
+    assert str(refused_at_connect(psycopg.OperationalError(said), PLACE)).endswith(
+        "Connection refused. Is the server running on that host?"
+    )
