@@ -167,7 +167,7 @@ def changes(url: str, run: int | None) -> Iterator[RunStatistics]:
 @json_option
 @click.option("--deep", is_flag=True, help="Read the tables too: are the rows there, as they were sent?")
 def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) -> None:
-    """Prove from the ledger that every line and every row is accounted for. Exit code 1: something differs.
+    """Prove from the ledger that every line and every row of a run is accounted for. Exit code 1: something differs.
 
     Left out, RUN is the latest. With --deep, each table that keeps provenance is read once, and its rows are counted by
     chunk; of loads made with --checksum their values are compared as well.
