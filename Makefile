@@ -5,6 +5,8 @@ comma  := ,
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Two files of tests at a time, each process with a PostgreSQL of its own: the tests of whole clusters mostly wait.
+PARALLEL := -n 2 --dist loadfile
 
 export UV_PYTHON_DOWNLOADS := never
 # Without bytecode each new process spends seconds on importing pandas.
@@ -45,7 +47,7 @@ check: lint ## lint, types, arrows, unit tests: under a minute
 	$(PYTEST) -q tests/unit tests/arch
 
 test: lint ## all tests but the slow ones
-	$(PYTEST) -q -m "not slow"
+	$(PYTEST) -q -m "not slow" $(PARALLEL)
 
 test-all: lint ## every test, and many more examples of each property
 	$(PYTEST) -q --hypothesis-profile=thorough

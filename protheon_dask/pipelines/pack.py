@@ -173,7 +173,8 @@ def _goes_by_value(cls: type) -> bool:
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
     with _REGISTRY:
         before = set(cloudpickle.list_registry_pickle_by_value())
-        mine = [module for module in modules if module.__name__ not in before]
+        # by name: a file that another thread imports meanwhile is there twice, and the registry knows names
+        mine = {module.__name__: module for module in modules if module.__name__ not in before}.values()
         for module in mine:
             cloudpickle.register_pickle_by_value(module)
         try:

@@ -219,8 +219,9 @@ class LocalCluster:
                     self._start_all(settings, env)
                     outer.push(self._stack.pop_all())
                 return
-            except ProtheonError:
-                if n == START_TRIES or not any(_is_taken(port) for port in self._ports):  # ours have ended: it is another's
+            except ProtheonError as exc:
+                # ours have ended: a port that is taken is another's; one that a connection had may be free by now
+                if n == START_TRIES or not (isinstance(exc, BrokerUnavailable) or any(_is_taken(port) for port in self._ports)):
                     raise
             finally:
                 self._stack = outer

@@ -53,7 +53,7 @@ def refused(url: str, whose: type[ProtheonError]) -> str:
     ("database", "role", "password", "query", "words"),
     [
         ("postgres", "loader", "wr0ng", "", "does not know this role by this password"),
-        ("postgres", "loader", None, "", "does not know this role by this password"),
+        ("postgres", "loader", None, "", "asks for this role's password"),
         ("postgres", "nobody_knows", PASSWORD, "", "does not know this role by this password"),
         ("not_there", "loader", PASSWORD, "", "has no such database or role"),
         ("postgres", "stranger", PASSWORD, "", "does not let this role in from here"),

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from protheon_dask.errors import ConfigError, MissingSetting, NotFound
@@ -19,6 +21,7 @@ from protheon_dask.pipelines.find import find
 from protheon_dask.pipelines.fingerprint import code_hash
 from protheon_dask.pipelines.jsonl import jsonl
 from protheon_dask.pipelines.pack import MAX_OBJECT_BYTES, PackedPipeline, pack, unpack
+from protheon_dask.pipelines.pack import _by_value as by_value
 from protheon_dask.pipelines.pgcr import pgcr
 from protheon_dask.pipelines.pipeline import ChunkContext
 
@@ -253,3 +256,15 @@ def test_the_code_hash_covers_built_in_pipelines() -> None:
     hashes = {code_hash(pgcr), code_hash(jsonl("a"))}
     assert len(hashes) == 2
     assert code_hash(jsonl("b")) in hashes
+
+
+def test_a_module_that_is_there_twice_is_registered_once_while_it_is_packed() -> None:
+    """Two threads that find one file at the same moment make two modules of one name; the registry of cloudpickle knows names."""
+    twins = [ModuleType("protheon_file_twins"), ModuleType("protheon_file_twins")]
+    sys.modules["protheon_file_twins"] = twins[0]
+    try:
+        with by_value(twins):
+            assert "protheon_file_twins" in cloudpickle.list_registry_pickle_by_value()
+    finally:
+        del sys.modules["protheon_file_twins"]
+    assert "protheon_file_twins" not in cloudpickle.list_registry_pickle_by_value()
