@@ -106,7 +106,7 @@ def load_chunk(url: str, stored: bytes, raw_xxh3: bytes, n_lines: int, settings:
             if batch is None:
                 break
             with watch.stage("transform"):
-                rows = transformer.transform(lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines))
+                rows = transformer.transform(lines, batch.line_nos)
             with watch.stage("copy"):
                 loader.load(rows)
         with watch.stage("merge"):

@@ -112,7 +112,7 @@ def load(url: str, pipeline: Pipeline, stored: bytes, raw_xxh3: bytes, settings:
             with watch.stage("read"):
                 lines = batch.lines
             with watch.stage("transform"):
-                rows = transformer.transform(lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines))
+                rows = transformer.transform(lines, batch.line_nos)
             with watch.stage("copy"):
                 loader.load(rows)
         with watch.stage("merge"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -99,6 +100,19 @@ def emit_json(value: Any) -> None:
 def messages() -> Console:
     """The console on stderr: progress and messages. Honours NO_COLOR."""
     return Console(file=sys.stderr, stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def told_rows(verb: str, every_s: float) -> Callable[[str, int], None]:
+    """A function that tells on stderr, at most once in every_s, how many rows of which table have been deleted or read."""
+    last_at = monotonic()
+
+    def tell(table: str, n_rows: int) -> None:
+        nonlocal last_at
+        if monotonic() - last_at > every_s:
+            last_at = monotonic()
+            messages().print(f"table {table}: {figures.counted(n_rows, 'row')} {verb}", style="dim", markup=False)
+
+    return tell
 
 
 def render(drawing: RenderableType, *, width: int | None, color: bool) -> str:

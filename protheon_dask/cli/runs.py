@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -178,7 +178,7 @@ def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) ->
     from protheon_dask.run import api
 
     with opened(into) as url:
-        found = api.verify_run(url, run, deep=deep, on_rows=told_rows())
+        found = api.verify_run(url, run, deep=deep, on_rows=output.told_rows("read", TELL_EVERY_S))
     if as_json:
         verified = {"run": found.run_id, "verified": not found.findings, "checked": found.checked, "differs": list(found.differs)}
         told = {"findings": found.findings, "notes": found.notes}
@@ -186,19 +186,6 @@ def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) ->
     else:
         output.emit_drawing(*verified_drawing(found))
     click.get_current_context().exit(INCOMPLETE if found.findings else DONE)
-
-
-def told_rows() -> Callable[[str, int], None]:
-    """Tell on stderr how far a long table is read, now and then."""
-    last_at = time.monotonic()
-
-    def tell(table: str, n_rows: int) -> None:
-        nonlocal last_at
-        if time.monotonic() - last_at > TELL_EVERY_S:
-            last_at = time.monotonic()
-            output.messages().print(f"table {table}: {figures.counted(n_rows, 'row')} read", style="dim", markup=False)
-
-    return tell
 
 
 @runs.command("pause")

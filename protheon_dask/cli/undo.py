@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -50,7 +48,7 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
         if plan.undone_at is None and not yes and not confirmed(plan):
             output.messages().print(f"nothing {'more ' if plan.began_at is not None else ''}was deleted", markup=False)
             click.get_current_context().exit(INCOMPLETE)
-        undone = api.undo_load(url, load, told_rows())
+        undone = api.undo_load(url, load, output.told_rows("deleted", TELL_EVERY_S))
     missing = {table: n - undone.deleted_rows.get(table, 0) for table, n in plan.rows.items()}
     if as_json:
         told = {"deleted_rows": undone.deleted_rows, "missing_rows": {table: n for table, n in missing.items() if n > 0}}
@@ -80,16 +78,3 @@ def confirmed(plan: UndonePlan) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("these rows would be deleted for good, and nobody is there to be asked: add --yes")
     return click.confirm("Delete these rows?", err=True)
-
-
-def told_rows() -> Callable[[str, int], None]:
-    """Tell on stderr how many rows are deleted, now and then."""
-    last_at = time.monotonic()
-
-    def tell(table: str, n_rows: int) -> None:
-        nonlocal last_at
-        if time.monotonic() - last_at > TELL_EVERY_S:
-            last_at = time.monotonic()
-            output.messages().print(f"table {table}: {figures.counted(n_rows, 'row')} deleted", style="dim", markup=False)
-
-    return tell

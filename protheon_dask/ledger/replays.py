@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from protheon_dask.errors import InvariantError
 from protheon_dask.ledger.migrate import ADVISORY_CLASS
 from protheon_dask.ledger.rows import rows, run
-from protheon_dask.ledger.runs import NewLoad
+from protheon_dask.ledger.runs import NewLoad, insert_load, lock_source
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import Identity, Joined, RunState
 from protheon_dask.postgres import NO_TIMEOUTS
@@ -135,26 +135,7 @@ def begin(conn: psycopg.Connection, new: NewLoad, replay_of: int, shown_path: st
     shown_path: what people see in the place of the file's path.
     Raises:    InvariantError: one of them is replayed already; roll back. The caller has the turn, so nobody else can have.
     """
-    [source] = rows(conn, "find_source", {"size_bytes": new.identity.size_bytes, "digest": new.identity.digest})
-    [made] = rows(
-        conn,
-        "insert_load",
-        {
-            "source_id": source["id"],
-            "pipeline_name": new.pipeline_name,
-            "pipeline_version": new.pipeline_version,
-            "options": new.options,
-            "run_id": new.run_id,
-            "path": new.path,
-            "code_hash": new.code_hash,
-            "chunk_lines": new.chunk_lines,
-            "max_chunk_bytes": new.max_chunk_bytes,
-            "max_line_bytes": new.max_line_bytes,
-            "estimated_lines": new.estimated_lines,
-            "replay_of": replay_of,
-        },
-    )
-    load_id: int = made["id"]
+    load_id = insert_load(conn, new, lock_source(conn, new.identity), replay_of)
     for start in range(0, len(reject_ids), HOLD_ROWS):
         some = list(reject_ids[start : start + HOLD_ROWS])
         held = rows(conn, "hold_rejects", {"load_id": load_id, "first_line": start + 1, "reject_ids": some})

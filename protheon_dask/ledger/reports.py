@@ -8,9 +8,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from protheon_dask.errors import ConfigError, NotFound
+from protheon_dask.errors import ConfigError
 from protheon_dask.ledger.replays import FETCH_ROWS
 from protheon_dask.ledger.rows import rows
+from protheon_dask.ledger.runs import existing_run
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import REFUSALS_LOOKED
 
@@ -41,19 +42,19 @@ def runs(conn: psycopg.Connection, limit: int = 20) -> Report:
 
 def files(conn: psycopg.Connection, run_id: int) -> Report:
     """The run's loads with their state and counts."""
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return list(rows(conn, "report_files", {"run_id": run_id}))
 
 
 def chunks(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Report:
     """The run's chunks with the state of their tasks, in the order of files and lines."""
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return list(rows(conn, "report_chunks", {"run_id": run_id, "limit": limit}))
 
 
 def attempts(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Report:
     """Attempts at the run's chunks, newest first."""
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return list(rows(conn, "report_attempts", {"run_id": run_id, "limit": limit}))
 
 
@@ -64,14 +65,14 @@ def rejects(
 
     replayed False: only what is still refused.
     """
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     params = {**_REJECTS, "run_id": run_id, "limit": limit, "reject_id": reject_id, "replayed": replayed}
     return list(rows(conn, "report_rejects", params))
 
 
 def replayed(conn: psycopg.Connection, run_id: int) -> Report:
     """How many rejects of the run's files which replay took up: (run_id, n), the latest replay first."""
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return list(rows(conn, "count_replayed", {"run_id": run_id}))
 
 
@@ -85,7 +86,7 @@ def stream_rejects(conn: psycopg.Connection, run_id: int, *, replayed: bool) -> 
 
     The caller is in a transaction.
     """
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     with conn.cursor("rejects", row_factory=dict_row) as cursor:
         cursor.itersize = FETCH_ROWS
         yield from cursor.execute(statement("report_rejects"), {**_REJECTS, "run_id": run_id, "replayed": replayed})
@@ -96,7 +97,7 @@ _REJECTS: dict[str, Any] = {"limit": None, "reject_id": None, "replayed": True}
 
 def dead_letters(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, task_id: int | None = None) -> Report:
     """Tasks of the run's loads that gave up, and were not replayed, with the error of their last attempt."""
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return list(rows(conn, "report_dead_letters", {"run_id": run_id, "limit": limit, "task_id": task_id}))
 
 
@@ -107,7 +108,7 @@ def verify(conn: psycopg.Connection, run_id: int) -> list[tuple[int, str]]:
     as many reject rows as rejected lines, and nothing dead, cancelled, unfinished, damaged or changed; each replayed reject closed
     by one chunk that succeeded, and no line refused twice.
     """
-    _must_exist(conn, run_id)
+    existing_run(conn, run_id)
     return [(row["check_no"], row["finding"]) for name in ("verify_run", "verify_replays") for row in rows(conn, name, {"run_id": run_id})]
 
 
@@ -165,8 +166,3 @@ def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any
             raise
         text = exc.diag.message_primary or str(exc)
         raise ConfigError(f"{text} (SQLSTATE {exc.sqlstate})" if exc.sqlstate else text) from exc
-
-
-def _must_exist(conn: psycopg.Connection, run_id: int) -> None:
-    if not rows(conn, "run_exists", {"run_id": run_id}):
-        raise NotFound(f"there is no run {run_id}: `protheon runs` lists them")

@@ -14,7 +14,7 @@ import psycopg
 from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
 from protheon_dask.ledger import undo, verbs
 from protheon_dask.ledger.rows import rows, run
-from protheon_dask.model import YOUR_PIPELINE, ChunkManifest, Identity, Joined, RunState, Seen, SplitState
+from protheon_dask.model import YOUR_PIPELINE, ChunkManifest, Identity, Joined, Lease, RunState, Seen, SplitState
 from protheon_dask.policy import RejectLimit
 
 PAUSED_BY_HAND = "paused by hand"
@@ -78,9 +78,9 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
     Guarantee: two submissions of one source take turns (its row is locked until the caller's transaction ends), so a source
     is loaded once however often it is asked for. With again a load that this run did not make is retired first.
     """
-    [source] = rows(conn, "find_source", {"size_bytes": new.identity.size_bytes, "digest": new.identity.digest})
+    source_id = lock_source(conn, new.identity)
     identity = {
-        "source_id": source["id"],
+        "source_id": source_id,
         "pipeline_name": new.pipeline_name,
         "pipeline_version": new.pipeline_version,
         "options": new.options,
@@ -101,26 +101,37 @@ def join_load(conn: psycopg.Connection, new: NewLoad, *, again: bool) -> JoinedL
         run(conn, "retire_load", {"load_id": found[0]["id"], "now": None})
         found, is_again = [], True
     if not found:
-        made = rows(
-            conn,
-            "insert_load",
-            {
-                **identity,
-                "run_id": new.run_id,
-                "path": new.path,
-                "code_hash": new.code_hash,
-                "chunk_lines": new.chunk_lines,
-                "max_chunk_bytes": new.max_chunk_bytes,
-                "max_line_bytes": new.max_line_bytes,
-                "estimated_lines": new.estimated_lines,
-                "replay_of": None,
-            },
-        )
-        answer = JoinedLoad(made[0]["id"], new.path, Joined.NEW, is_again=is_again)
+        answer = JoinedLoad(insert_load(conn, new, source_id, None), new.path, Joined.NEW, is_again=is_again)
     else:
         answer = _join_existing(conn, new, found[0])
     run(conn, "join_load", {"run_id": new.run_id, "load_id": answer.load_id, "path": new.path, "joined": answer.joined})
     return answer
+
+
+def lock_source(conn: psycopg.Connection, identity: Identity) -> int:
+    """The number of a source, new or known; who asks for the same one waits until the caller's transaction ends."""
+    [source] = rows(conn, "find_source", {"size_bytes": identity.size_bytes, "digest": identity.digest})
+    return int(source["id"])
+
+
+def insert_load(conn: psycopg.Connection, new: NewLoad, source_id: int, replay_of: int | None) -> int:
+    """Make a load of a source, of which replay_of may be the load whose rejects it replays; return its number."""
+    columns = {
+        "source_id": source_id,
+        "pipeline_name": new.pipeline_name,
+        "pipeline_version": new.pipeline_version,
+        "options": new.options,
+        "run_id": new.run_id,
+        "path": new.path,
+        "code_hash": new.code_hash,
+        "chunk_lines": new.chunk_lines,
+        "max_chunk_bytes": new.max_chunk_bytes,
+        "max_line_bytes": new.max_line_bytes,
+        "estimated_lines": new.estimated_lines,
+        "replay_of": replay_of,
+    }
+    [made] = rows(conn, "insert_load", columns)
+    return int(made["id"])
 
 
 def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, Any]) -> JoinedLoad:
@@ -200,9 +211,13 @@ def start_run(conn: psycopg.Connection, run_id: int, notices: Sequence[str]) -> 
     run(conn, "start_run", {"run_id": run_id, "notices": list(notices)})
 
 
-def pause_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
-    """Stop dispatching a running run; what runs now runs on. False: it was not running."""
-    return bool(rows(conn, "pause_run", {"run_id": run_id, "reason": reason}))
+def pause_run(conn: psycopg.Connection, run_id: int, reason: str, *, by: Lease | None = None) -> bool:
+    """Stop dispatching a running run; what runs now runs on. False: it was not running, or is resumed since.
+
+    by: the attempt that met what stands in the way. One from before the run was resumed does not pause it again.
+    """
+    task_id, attempt_no = (by.task_id, by.attempt_no) if by is not None else (None, None)
+    return bool(rows(conn, "pause_run", {"run_id": run_id, "reason": reason, "task_id": task_id, "attempt_no": attempt_no}))
 
 
 def resume_run(conn: psycopg.Connection, run_id: int, limit: RejectLimit | None, *, ephemeral: bool) -> bool:
@@ -391,6 +406,14 @@ def latest_run(conn: psycopg.Connection) -> int:
     if row["id"] is None:
         raise NotFound("there is no run yet: start one with `protheon load PATH`, or try `protheon demo`")
     return int(row["id"])
+
+
+def existing_run(conn: psycopg.Connection, run_id: int | None = None) -> int:
+    """The number of a run that there is; None is the latest. Raises NotFound."""
+    number = run_id or latest_run(conn)
+    if not rows(conn, "run_exists", {"run_id": number}):
+        raise NotFound(f"there is no run {number}: `protheon runs` lists them")
+    return number
 
 
 def limit_of(conn: psycopg.Connection, run_id: int) -> RejectLimit:

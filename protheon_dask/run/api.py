@@ -205,8 +205,7 @@ def pause_run(url: str, run_id: int | None = None, reason: str = "") -> RunStati
     """Pause a run in the ledger, without a master; idempotent."""
     with connection(url, application=APPLICATION) as conn:
         check_current(conn)
-        number = run_id or runs.latest_run(conn)
-        statistics_of(conn, number)  # NotFound before anything is written
+        number = runs.existing_run(conn, run_id)  # NotFound before anything is written
         runs.pause_run(conn, number, reason or runs.PAUSED_BY_HAND)
         return statistics_of(conn, number)
 
@@ -215,8 +214,7 @@ def cancel_run(url: str, run_id: int | None = None) -> RunStatistics:
     """Cancel a run in the ledger, without a master; idempotent."""
     with connection(url, application=APPLICATION) as conn:
         check_current(conn)
-        number = run_id or runs.latest_run(conn)
-        statistics_of(conn, number)  # NotFound before anything is written
+        number = runs.existing_run(conn, run_id)  # NotFound before anything is written
         with conn.transaction():
             runs.cancel_run(conn, number, "cancelled by hand")
         return statistics_of(conn, number)

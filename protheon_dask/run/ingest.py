@@ -252,7 +252,7 @@ def _places(conn: Connection, work: ChunkWork, batch: cut.LineBatch) -> Sequence
 def _as_in_source(batch: cut.LineBatch, places: Sequence[Place] | None) -> tuple[Sequence[bytes], Sequence[int]]:
     """The lines as the pipeline gets them, with their numbers in the source."""
     if places is None:
-        return batch.lines, range(batch.first_line_no, batch.first_line_no + batch.n_lines)
+        return batch.lines, batch.line_nos
     lines = batch.lines
     if batch.first_line_no == 1 and places[0].line_no > 1:  # the mark at its beginning is its own: a BOM is line 1's alone
         lines = [batch.raw_line(0).removesuffix(cut.CR), *lines[1:]]

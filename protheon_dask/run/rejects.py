@@ -14,7 +14,6 @@ from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.model import MAX_REFUSALS, Refusal, RunState
 from protheon_dask.pipelines.verdict import no_json_way_on
-from protheon_dask.run.statistics import statistics_of
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace.cut import LF
 
@@ -44,8 +43,7 @@ def still_refused(url: str, run_id: int | None = None) -> StillRefused:
     """How much is left to replay of a run; None is the latest. Raises NotFound, MigrationPending, LedgerUnavailable."""
     with opened(url, application=APPLICATION) as conn:
         check_current(conn)
-        number = run_id or runs.latest_run(conn)
-        statistics_of(conn, number)  # NotFound
+        number = runs.existing_run(conn, run_id)
         found = replays.originals(conn, number)
         n_lines, n_parts = replays.count_open(conn, [original.load_id for original in found])
         return StillRefused(number, tuple(original.path for original in found), n_lines, n_parts)

@@ -16,7 +16,6 @@ from protheon_dask.ledger.replays import LiveReplay, Original
 from protheon_dask.model import Identity, Joined
 from protheon_dask.pipelines.pack import PackedPipeline
 from protheon_dask.policy import auto_chunk_lines
-from protheon_dask.run.statistics import statistics_of
 from protheon_dask.workspace.cut import LF
 from protheon_dask.workspace.source import identify
 from protheon_dask.workspace.spool import LongLines, SpoolStore, SpoolWriter
@@ -53,8 +52,7 @@ class ReplayDesk:
         Guarantee: all or nothing, and each line waits in one replay at most, however many are submitted at the same moment. Parts
                    of lines are not replayed: their lines are loaded, and would be once more. Memory is a line and 8 bytes a line.
         """
-        run_id = replay.run_id or runs.latest_run(conn)
-        statistics_of(conn, run_id)  # NotFound
+        run_id = runs.existing_run(conn, replay.run_id)
         found = replays.originals(conn, run_id)
         load_ids = [original.load_id for original in found]
         for load_id in load_ids:

@@ -151,9 +151,7 @@ def _look(conn: Connection, run_id: int, words: _Words, on_rows: Callable[[str, 
     by_table: dict[str, dict[int, _Chunk]] = defaultdict(dict)
     for row in reports.rows_by_chunk(conn, run_id):
         task_id, table = row.pop("task_id"), row.pop("table_name")
-        chunk = _Chunk(
-            **{name: row[name] for name in ("load_id", "named_load_id", "path", "undone", "state", "chunk_no", "first_line", "n_lines")}
-        )
+        chunk = _Chunk(**{name: row[name] for name in OF_CHUNK})
         known.setdefault(task_id, chunk)
         if table is not None:
             by_table[table][task_id] = _Chunk(**row)
@@ -190,7 +188,7 @@ def _lost(conn: Connection, table: Table, needed: Sequence[str]) -> str | None:
 def _why_not_checkable(table: Table, reference: str) -> str | None:
     if table.on_conflict == "add":
         return "its rows are sums of many chunks (on_conflict='add')"
-    if not table.provenance and reference != "jsonl":
+    if not table.provenance and not names_lines(table, reference):
         return "the pipeline keeps no provenance (provenance=True)"
     return None
 

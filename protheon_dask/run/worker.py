@@ -218,7 +218,7 @@ class WorkerProcess:
             spent, policy = verbs.spent(conn, lease.task_id), self.settings.retry_policy
             end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
             if failed.pause is not None and claimed.run_id is not None:
-                runs.pause_run(conn, claimed.run_id, failed.pause)
+                runs.pause_run(conn, claimed.run_id, failed.pause, by=lease)
         if failed.error_class == ChecksumMismatch.__name__:
             return CORRUPT
         if failed.error_class == LedgerUnavailable.__name__ and is_outage(failed.sqlstate):

@@ -324,10 +324,20 @@ def has_foreign_key(conn: Connection, table: sql.Identifier, key: ForeignKey) ->
     return conn.execute(HAS_FOREIGN_KEY, params).fetchone() is not None
 
 
-def identifier_of(name: str) -> sql.Identifier:
-    """A name as Table reads it: ``schema.table``, or a table of ``public``."""
+def split_name(name: str) -> tuple[str, str]:
+    """Schema and relation of a name as Table reads it: ``schema.table``, or a table of ``public``."""
     schema, dot, relation = name.partition(".")
-    return sql.Identifier(schema, relation) if dot else sql.Identifier("public", name)
+    return (schema, relation) if dot else ("public", name)
+
+
+def identifier_of(name: str) -> sql.Identifier:
+    """A table by its name as Table reads it."""
+    return sql.Identifier(*split_name(name))
+
+
+def column_list(names: Iterable[str]) -> sql.Composed:
+    """Names of columns with commas between."""
+    return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
 def sent_columns(table: Table) -> list[str]:

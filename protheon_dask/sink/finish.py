@@ -12,7 +12,7 @@ from psycopg import sql
 
 from protheon_dask.pipelines.table import ForeignKey, Table
 from protheon_dask.postgres import NO_TIMEOUTS, is_passing, reason_of, translate
-from protheon_dask.sink.catalog import Connection, has_foreign_key, has_index, identifier_of
+from protheon_dask.sink.catalog import Connection, column_list, has_foreign_key, has_index, identifier_of
 from protheon_dask.sink.targets import ADVISORY_CLASS, LOCK_FINISH
 
 ORPHAN_CHECK: Final = "SELECT set_config('client_connection_check_interval', '5s', true)"
@@ -129,7 +129,7 @@ def _take_turns(conn: Connection) -> None:
 def _make_index(conn: Connection, table: Table, columns: tuple[str, ...]) -> None:
     name = identifier_of(table.name)
     if not has_index(conn, name, columns):
-        conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(name, _list(columns)))
+        conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(name, column_list(columns)))
 
 
 def _make_foreign_key(conn: Connection, table: Table, key: ForeignKey) -> None:
@@ -137,12 +137,8 @@ def _make_foreign_key(conn: Connection, table: Table, key: ForeignKey) -> None:
     if not has_foreign_key(conn, name, key):
         # Deferrable: the next load may bring rows before those that they refer to, in the order of the pipeline's tables.
         statement = sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({}) DEFERRABLE")
-        conn.execute(statement.format(name, _list(key.columns), identifier_of(key.other_table), _list(key.other_columns)))
+        conn.execute(statement.format(name, column_list(key.columns), identifier_of(key.other_table), column_list(key.other_columns)))
 
 
 def _names(columns: Sequence[str]) -> str:
     return ", ".join(columns)
-
-
-def _list(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, columns))

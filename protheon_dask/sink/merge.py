@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from psycopg import sql
 
 from protheon_dask.pipelines.table import PROVENANCE, Table
-from protheon_dask.sink.catalog import Target
+from protheon_dask.sink.catalog import Target, column_list
 
 ROW_NO: Final = "_protheon_row"
 """The staging table's own column: rows of the chunk counted from 1 in the order of their lines."""
@@ -60,8 +59,8 @@ def merge_statement(target: Target, staging: sql.Identifier, server_version: int
         offered=_offered(table, names, staging),
         looked=_looked(target) if by_look or _chooses(table) else sql.SQL("SELECT * FROM offered"),
         target=target.identifier,
-        columns=_list(names),
-        keys=_list(table.primary_key),
+        columns=column_list(names),
+        keys=column_list(table.primary_key),
         action=_action(table, [name for name in names if name not in table.primary_key]),
         is_new=_is_new(target, server_version),
         n_looked_new=sql.SQL("(SELECT count(*) FROM looked WHERE _protheon_is_there IS NULL)" if by_look else "0"),
@@ -88,13 +87,9 @@ def _same_key(table: Table) -> sql.Composed:
     return sql.SQL(" AND ").join(sql.SQL("t.{0} = o.{0}").format(sql.Identifier(name)) for name in table.primary_key)
 
 
-def _list(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
-
-
 def _offered(table: Table, names: list[str], staging: sql.Identifier) -> sql.Composed:
     """One row of each key: the first, the last, the newest (of equals the first), or all added up."""
-    keys = _list(table.primary_key)
+    keys = column_list(table.primary_key)
     if table.on_conflict == "add":
         folds = [
             sql.Identifier(name)
@@ -106,7 +101,7 @@ def _offered(table: Table, names: list[str], staging: sql.Identifier) -> sql.Com
     order = sql.Identifier(ROW_NO) + sql.SQL(" DESC" if table.on_conflict == "update" and table.newer_by is None else "")
     if table.newer_by is not None:
         order = sql.SQL("{} DESC NULLS LAST, ").format(sql.Identifier(table.newer_by)) + order
-    return sql.SQL("SELECT DISTINCT ON ({0}) {1} FROM {2} ORDER BY {0}, {3}").format(keys, _list(names), staging, order)
+    return sql.SQL("SELECT DISTINCT ON ({0}) {1} FROM {2} ORDER BY {0}, {3}").format(keys, column_list(names), staging, order)
 
 
 def _chooses(table: Table) -> bool:

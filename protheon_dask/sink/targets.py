@@ -9,13 +9,14 @@ import psycopg
 from psycopg import sql
 
 from protheon_dask.errors import ConfigError, TargetRefused
-from protheon_dask.pipelines.table import PROVENANCE, Column, ForeignKey, Table
+from protheon_dask.pipelines.table import PROVENANCE, Column, Table
 from protheon_dask.postgres import NO_TIMEOUTS, reason_of, translate
 from protheon_dask.sink.catalog import (
     CatalogColumn,
     Connection,
     Relation,
     Target,
+    column_list,
     describe,
     has_foreign_key,
     has_index,
@@ -24,6 +25,7 @@ from protheon_dask.sink.catalog import (
     read_relation,
     read_unique_indexes,
     sent_columns,
+    split_name,
 )
 
 ADVISORY_CLASS, LOCK_TARGETS, LOCK_FINISH = 0x50524F, 3, 4
@@ -231,7 +233,11 @@ def _check_finish(conn: Connection, table: Table) -> None:
     """
     name = sql.Identifier(table.schema, table.relation)
     indexes = [index for index in table.indexes if not has_index(conn, name, index)]
-    keys = [key for key in table.foreign_keys if read_relation(conn, *_parts(key)) is None or not has_foreign_key(conn, name, key)]
+    keys = [
+        key
+        for key in table.foreign_keys
+        if read_relation(conn, *split_name(key.other_table)) is None or not has_foreign_key(conn, name, key)
+    ]
     if not indexes and not keys:
         return
     relation = read_relation(conn, table.schema, table.relation)
@@ -249,14 +255,14 @@ def _check_finish(conn: Connection, table: Table) -> None:
             conn.execute(like.format(trial, name))
             for index in indexes:
                 what = f"index ({', '.join(index)})"
-                conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(trial, _list(index)))
+                conn.execute(sql.SQL("CREATE INDEX ON {} ({})").format(trial, column_list(index)))
             for key in keys:
                 what = f"foreign key ({', '.join(key.columns)}) to {key.other_table} ({', '.join(key.other_columns)})"
-                if read_relation(conn, *_parts(key)) is None:
+                if read_relation(conn, *split_name(key.other_table)) is None:
                     raise TargetRefused(f"table {table.name}: its {what} cannot be made: there is no table {key.other_table}")
                 conn.execute(like.format(other, identifier_of(key.other_table)))
                 statement = sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})")
-                conn.execute(statement.format(trial, _list(key.columns), other, _list(key.other_columns)))
+                conn.execute(statement.format(trial, column_list(key.columns), other, column_list(key.other_columns)))
                 conn.execute(sql.SQL("DROP TABLE {} CASCADE").format(other))
             raise psycopg.Rollback(tried)
     except psycopg.errors.InsufficientPrivilege:
@@ -264,16 +270,6 @@ def _check_finish(conn: Connection, table: Table) -> None:
     except psycopg.ProgrammingError as exc:
         reason = reason_of(exc).replace("protheon_trial_other", "its table").replace("protheon_trial", table.relation)
         raise TargetRefused(f"table {table.name}: its {what} cannot be made: {reason}") from exc
-
-
-def _parts(key: ForeignKey) -> tuple[str, str]:
-    """Schema and name of the table that a foreign key refers to."""
-    schema, dot, relation = key.other_table.partition(".")
-    return (schema, relation) if dot else ("public", schema)
-
-
-def _list(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
 def _declared_columns(conn: Connection, table: Table, number: int) -> list[CatalogColumn]:
@@ -344,7 +340,7 @@ def _check_keys(conn: Connection, table: Table, relation: Relation) -> None:
     if table.primary_key and not any(index.can_arbitrate or table.on_conflict == "error" for index in over_key):
         raise TargetRefused(
             f"table {table.name} has no unique index on ({key}) that is valid, whole and not deferrable (its unique indexes: {names}); "
-            f"ALTER TABLE {name} ADD PRIMARY KEY ({_list(table.primary_key).as_string(conn)})"
+            f"ALTER TABLE {name} ADD PRIMARY KEY ({column_list(table.primary_key).as_string(conn)})"
         )
     others = (*relation.exclusions, *relation.part_keys)
     if table.shared and (len(indexes) != 1 or others):

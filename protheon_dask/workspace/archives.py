@@ -334,6 +334,37 @@ def open_archive(fileobj: BinaryIO, restart: Restart | None = None, before_wide:
     return kind(fileobj, start, before_wide)
 
 
+class ForwardReader:
+    """Spans of a decompressed source in ascending order, in one pass as far as no later start saves some of it.
+
+    before_wide: as open_archive's. Memory is one block and what the archive keeps.
+    """
+
+    def __init__(self, source: BinaryIO, before_wide: Callable[[int], None]) -> None:
+        self._source, self._before_wide = source, before_wide
+        self._archive: Archive | None = None
+        self._blocks: Iterator[bytes] = iter(())
+        self._block = b""
+
+    def read(self, start: Restart, begin: int, n_bytes: int) -> Iterator[memoryview]:
+        """Yield n_bytes from the offset begin on, less at the end of the source; start is a start before begin."""
+        if self._archive is None or start[1] > self._archive.raw_offset:
+            self._archive = open_archive(self._source, start, self._before_wide)
+            self._blocks, self._block = iter(self._archive), b""
+        end = begin + n_bytes
+        while True:
+            offset = self._archive.raw_offset - len(self._block)  # of the block
+            if begin < self._archive.raw_offset:
+                yield memoryview(self._block)[begin - offset : end - offset]
+                begin = min(end, self._archive.raw_offset)
+            if begin == end:
+                return
+            block = next(self._blocks, None)
+            if block is None:
+                return
+            self._block = block
+
+
 def sniff(head: bytes) -> Format:
     """Tell the format of a source from its first bytes; what is none of the others is plain."""
     if head.startswith(_ZSTD_MAGIC) or _is_skippable(head[:4]):

@@ -238,6 +238,11 @@ class LineBatch:
         return len(self.data)
 
     @property
+    def line_nos(self) -> range:
+        """The numbers of the lines in the source."""
+        return range(self.first_line_no, self.first_line_no + self.n_lines)
+
+    @property
     def lines(self) -> list[bytes]:
         """The lines as a pipeline gets them: without LF, one CR before it, and line 1 without BOM."""
         if self._lines is None:

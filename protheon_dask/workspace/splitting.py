@@ -13,7 +13,7 @@ import xxhash
 
 from protheon_dask.errors import ConfigError, SourceChanged, SourceDamaged, SourceUnavailable
 from protheon_dask.model import ChunkManifest, Identity
-from protheon_dask.workspace.archives import BLOCK_BYTES, Archive, Restart, open_archive
+from protheon_dask.workspace.archives import BLOCK_BYTES, Archive, ForwardReader, Restart, open_archive
 from protheon_dask.workspace.chunkfile import ChunkWriter, chunk_path
 from protheon_dask.workspace.cut import LF, Cut, Cutter, Lines, Step
 from protheon_dask.workspace.source import identify_open, open_source, stat
@@ -289,7 +289,7 @@ def _cut_again(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
     wanted = sorted((manifest for manifest in job.wanted if not manifest.oversized), key=lambda manifest: manifest.byte_offset)
     with open_source(job.path) as source:
         _check_identity(job, source)
-        reader = _ForwardReader(source, credit)
+        reader = ForwardReader(source, credit.wait_wide)
         for manifest in wanted:
             new = replace(manifest, generation=manifest.generation + 1)
             with ChunkWriter(chunk_path(Path(job.directory), job.load_id, new.first_line, new.generation)) as writer:
@@ -308,34 +308,6 @@ def _cut_again(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
                     )
                 yield ChunkCut(replace(new, stored_xxh3=writer.commit(), stored_bytes=writer.stored_bytes))
     yield SplitEnded(len(wanted), sum(manifest.n_lines for manifest in wanted), sum(manifest.raw_bytes for manifest in wanted))
-
-
-class _ForwardReader:
-    """Spans of a decompressed source in ascending order, in one pass as far as no later start saves some of it."""
-
-    def __init__(self, source: BinaryIO, credit: Credit) -> None:
-        self._source, self._credit = source, credit
-        self._archive: Archive | None = None
-        self._blocks: Iterator[bytes] = iter(())
-        self._block = b""
-
-    def read(self, start: Restart, begin: int, n_bytes: int) -> Iterator[memoryview]:
-        """Yield n_bytes from the offset begin on, less at the end of the source; start is a start before begin."""
-        if self._archive is None or start[1] > self._archive.raw_offset:
-            self._archive = open_archive(self._source, start, self._credit.wait_wide)
-            self._blocks, self._block = iter(self._archive), b""
-        end = begin + n_bytes
-        while True:
-            offset = self._archive.raw_offset - len(self._block)  # of the block
-            if begin < self._archive.raw_offset:
-                yield memoryview(self._block)[begin - offset : end - offset]
-                begin = min(end, self._archive.raw_offset)
-            if begin == end:
-                return
-            block = next(self._blocks, None)
-            if block is None:
-                return
-            self._block = block
 
 
 def _check_identity(job: SplitJob, source: BinaryIO) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from protheon_dask.errors import SourceChanged, SourceDamaged
 from protheon_dask.model import Identity
-from protheon_dask.workspace.archives import BLOCK_BYTES, Archive, Restart, open_archive
+from protheon_dask.workspace.archives import BLOCK_BYTES, ForwardReader, Restart
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkWriter
 from protheon_dask.workspace.cut import LF
 from protheon_dask.workspace.source import identify_open, open_source
@@ -128,9 +128,7 @@ class LongLines:
         except BaseException:
             self._source.close()
             raise
-        self._archive: Archive | None = None
-        self._blocks: Iterator[bytes] = iter(())
-        self._block = b""
+        self._reader = ForwardReader(self._source, self._wait_wide)
 
     def read(self, start: Restart, begin: int, head: bytes, n_bytes: int) -> Iterator[bytes]:
         """Yield the line of n_bytes at the offset begin, which starts with head, in pieces and without its LF.
@@ -141,7 +139,7 @@ class LongLines:
         """
         with SpooledTemporaryFile(max_size=SCRATCH_BYTES) as scratch:
             try:
-                for piece in self._span(start, begin, begin + n_bytes):
+                for piece in self._reader.read(start, begin, n_bytes):
                     scratch.write(piece)
             except SourceDamaged as exc:
                 raise SourceChanged(f"{shown(self._path)}: it was whole when it was cut; now: {exc}") from exc
@@ -158,7 +156,7 @@ class LongLines:
                 yield block
 
     def close(self) -> None:
-        self._archive = None
+        del self._reader  # and with it the window, before another may have one
         self._source.close()
         if self._is_wide:
             self._is_wide = False
@@ -167,19 +165,3 @@ class LongLines:
     def _wait_wide(self, _window_bytes: int) -> None:
         if not self._is_wide:
             self._is_wide = LongLines._wide.acquire()
-
-    def _span(self, start: Restart, begin: int, end: int) -> Iterator[memoryview]:
-        if self._archive is None or start[1] > self._archive.raw_offset:
-            self._archive = open_archive(self._source, start, self._wait_wide)
-            self._blocks, self._block = iter(self._archive), b""
-        while True:
-            offset = self._archive.raw_offset - len(self._block)  # of the block
-            if begin < self._archive.raw_offset:
-                yield memoryview(self._block)[begin - offset : end - offset]
-                begin = min(end, self._archive.raw_offset)
-            if begin == end:
-                return
-            block = next(self._blocks, None)
-            if block is None:
-                return
-            self._block = block

@@ -205,6 +205,18 @@ def test_nothing_is_claimed_before_it_is_due_or_while_its_run_is_paused(scene: S
     assert verbs.pick_ready(scene.conn, [], 10, now=scene.now) == []
 
 
+def test_an_attempt_of_before_a_run_was_resumed_does_not_pause_it_again(scene: Scene) -> None:
+    """Two attempts meet a missing table; one pauses the run, a person mends it and resumes, and only then the other says so too."""
+    early = scene.held(0)
+    assert runs.pause_run(scene.conn, scene.run_id, "no table", by=early)
+    assert runs.resume_run(scene.conn, scene.run_id, None, ephemeral=False)
+    assert not runs.pause_run(scene.conn, scene.run_id, "no table", by=early)
+    scene.now = datetime.now(UTC) + timedelta(seconds=1)
+    assert runs.pause_run(scene.conn, scene.run_id, "no table", by=scene.held(0, task=1))
+    assert runs.resume_run(scene.conn, scene.run_id, None, ephemeral=False)
+    assert runs.pause_run(scene.conn, scene.run_id, "by hand")
+
+
 def test_retries_are_picked_first_and_dispatched_tasks_not_again(scene: Scene) -> None:
     second = scene.held(0, task=1)
     verbs.release(scene.conn, second, failed(), Outcome.FAILED, 0.0, now=scene.now)

@@ -50,8 +50,8 @@ def test_a_later_start_is_taken_and_an_earlier_one_left(tmp_path: Path) -> None:
     source = LongLines(str(path), identify(str(path)))
     start = (len(stored[0]), OFFSETS[2])
     assert b"".join(source.read(start, OFFSETS[2], LINES[2][:HEAD], len(LINES[2]))) == LINES[2]
-    assert source._archive is not None
-    assert source._archive.restart == start
+    assert source._reader._archive is not None
+    assert source._reader._archive.restart == start
     assert read(source, 4) == LINES[4]
     source.close()
 
