@@ -81,6 +81,16 @@ class RunServiceStub:
                 request_serializer=protheon_dot_v1_dot_run__pb2.UndoRequest.SerializeToString,
                 response_deserializer=protheon_dot_v1_dot_run__pb2.UndoResponse.FromString,
                 _registered_method=True)
+        self.ReplayDeadLetters = channel.unary_unary(
+                '/protheon.v1.RunService/ReplayDeadLetters',
+                request_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
+                _registered_method=True)
+        self.PurgeDeadLetters = channel.unary_unary(
+                '/protheon.v1.RunService/PurgeDeadLetters',
+                request_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/protheon.v1.RunService/Info',
                 request_serializer=protheon_dot_v1_dot_run__pb2.InfoRequest.SerializeToString,
@@ -151,6 +161,20 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplayDeadLetters(self, request, context):
+        """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeDeadLetters(self, request, context):
+        """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -204,6 +228,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.Undo,
                     request_deserializer=protheon_dot_v1_dot_run__pb2.UndoRequest.FromString,
                     response_serializer=protheon_dot_v1_dot_run__pb2.UndoResponse.SerializeToString,
+            ),
+            'ReplayDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayDeadLetters,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.SerializeToString,
+            ),
+            'PurgeDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeDeadLetters,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -455,6 +489,60 @@ class RunService:
             '/protheon.v1.RunService/Undo',
             protheon_dot_v1_dot_run__pb2.UndoRequest.SerializeToString,
             protheon_dot_v1_dot_run__pb2.UndoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/ReplayDeadLetters',
+            protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.RunService/PurgeDeadLetters',
+            protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

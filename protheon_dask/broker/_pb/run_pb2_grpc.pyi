@@ -48,6 +48,10 @@ class RunServiceStub:
     """Send what is still refused of a run through a pipeline again, as a run of its own."""
     Undo: _grpc.UnaryUnaryMultiCallable[_run_pb2.UndoRequest, _run_pb2.UndoResponse]
     """Delete the rows of a load where no other load can depend on them."""
+    ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]
+    """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on."""
+    PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]
+    """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
     Info: _grpc.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]
 
 @_typing.type_check_only
@@ -69,6 +73,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """Send what is still refused of a run through a pipeline again, as a run of its own."""
     Undo: _aio.UnaryUnaryMultiCallable[_run_pb2.UndoRequest, _run_pb2.UndoResponse]  # type: ignore[assignment]
     """Delete the rows of a load where no other load can depend on them."""
+    ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]  # type: ignore[assignment]
+    """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on."""
+    PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]  # type: ignore[assignment]
+    """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
     Info: _aio.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]  # type: ignore[assignment]
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -141,6 +149,22 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.UndoResponse, _abc.Awaitable[_run_pb2.UndoResponse]]:
         """Delete the rows of a load where no other load can depend on them."""
+
+    @_abc_1.abstractmethod
+    def ReplayDeadLetters(
+        self,
+        request: _run_pb2.DeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.DeadLettersResponse, _abc.Awaitable[_run_pb2.DeadLettersResponse]]:
+        """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on."""
+
+    @_abc_1.abstractmethod
+    def PurgeDeadLetters(
+        self,
+        request: _run_pb2.DeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.DeadLettersResponse, _abc.Awaitable[_run_pb2.DeadLettersResponse]]:
+        """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
 
     @_abc_1.abstractmethod
     def Info(
