@@ -46,7 +46,7 @@ OWN_STATES: Final = ("22", "23502", "23505", "23514", "54", "XX000")
 
 BEYOND_JSONB_CHARS: Final = 32 << 20
 """A longer document may have an array of more than 16,777,216 elements, or an object of more than 8,388,608 keys: jsonb's input
-then ends with XX000, for it cannot double its memory (measured on 15 and 18). XX000 of anything shorter is no line's fault."""
+then ends with XX000, for it cannot double its memory (measured on 15). XX000 of anything shorter is no line's fault."""
 
 MAX_GUESSES: Final = 3
 """Suspected rows of a batch that are tried alone; each costs a part of a load, and a search of many is cheaper."""
