@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+from protheon_dask import failpoints
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, ProtheonError
@@ -89,6 +90,7 @@ def main() -> int:
     given = parser.parse_args()
     log_to_stderr()
     try:
+        failpoints.arm_from_environment()
         serve(read_settings({}).settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral)
     except LeadershipLost as exc:
         print(exc, file=sys.stderr)

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from uuid import UUID
 
+from protheon_dask import failpoints
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
@@ -315,6 +316,10 @@ class Coordinator:
                 end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
                 logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
                 taken.append(seen.task_id)
+            if taken:
+                failpoints.hit("expire.before")
+        if taken:
+            failpoints.hit("expire.after")
         for seen in gone:
             if verbs.worker_of(self._ledger, seen) is None:  # taken back just now, or it ended otherwise
                 del self._gone[seen]
@@ -340,7 +345,9 @@ class Coordinator:
             tasks = self._pick(room)
             items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in tasks]
             if items:
+                failpoints.hit("dispatch.before")
                 self._dask.dispatch(items)
+                failpoints.hit("dispatch.after")
                 self._dispatched.update((item.task_id, item) for item in items)
                 self.cutting.unpark(tasks)
             if not self._refusals and not self._outages:

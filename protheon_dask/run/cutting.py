@@ -12,6 +12,7 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from protheon_dask import failpoints
 from protheon_dask.ledger import chunks, replays, runs, verbs
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.model import RunState, SplitState, TaskState
@@ -90,6 +91,7 @@ class Cutting:
         if item.again:
             self._take_again(conn, epoch, item)
         elif isinstance(event, ChunkCut):
+            failpoints.hit("manifest.before")
             self.store.add(load_id, event.manifest)
             with conn.transaction():
                 if event.manifest.oversized:
@@ -98,6 +100,7 @@ class Cutting:
                     )
                 else:
                     verbs.enqueue(conn, epoch, load_id, event.manifest)
+            failpoints.hit("manifest.after")
         elif isinstance(event, SplitEnded):
             state = SplitState.COMPLETE if event.damaged_at is None else SplitState.DAMAGED
             message = None if event.damaged_at is None else event.message.removeprefix(f"{item.split.path}: ")  # readers name the path

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from protheon_dask import failpoints
 from protheon_dask.broker.chunks import WantedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
@@ -65,6 +66,7 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
 
     Raises: what BrokerClient.fetch_chunk raises; LeaseLost as soon as the lease is lost.
     """
+    failpoints.hit("fetch.before")
     chunk, clock = work.chunk, work.clock
     started_s, waited_before_s = time.perf_counter(), clock.seconds["wait"]
 
@@ -79,6 +81,7 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     deadline_s = work.settings.lease_s + chunk.stored_bytes / SLOWEST_LINK_BYTES_PER_S
     clock.wire_bytes += broker.fetch_chunk(wanted, spool, deadline_s=deadline_s, wait=wait, on_bytes=work.attempt.progress)
     clock.add("fetch", time.perf_counter() - started_s - (clock.seconds["wait"] - waited_before_s))
+    failpoints.hit("fetch.after")
     return spool
 
 
@@ -219,13 +222,18 @@ def complete(work: ChunkWork, conn: Connection, loaded: Loaded) -> None:
 
     Raises: LeaseLost: roll back. transaction.CommitUnanswered: only the ledger knows.
     """
+    failpoints.hit("complete.before")
     with work.attempt.in_flight():
         started_s = time.perf_counter()
         verbs.complete(conn, work.claimed.lease, loaded, work.clock)
         work.clock.add("ledger", time.perf_counter() - started_s)
+    failpoints.hit("complete.after")
+    failpoints.hit("commit.before")
+    with work.attempt.in_flight():
         started_s = time.perf_counter()
         transaction.commit(conn)
         work.clock.add("commit", time.perf_counter() - started_s)
+    failpoints.hit("commit.after")
 
 
 def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.LineBatch]:

@@ -7,6 +7,7 @@ import threading
 
 from distributed import Worker
 
+from protheon_dask import failpoints
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.settings import environment, read_settings
 from protheon_dask.run.worker import STALL_EXIT, start_process
@@ -15,6 +16,7 @@ from protheon_dask.run.worker import STALL_EXIT, start_process
 def dask_setup(worker: Worker) -> None:
     """Called by Dask in the worker process before it takes tasks."""
     log_to_stderr("protheon_dask")  # Dask has set up its own
+    failpoints.arm_from_environment()
     start_process(read_settings({}).settings, environment(), str(worker.name))
 
 

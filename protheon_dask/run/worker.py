@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
 
+from protheon_dask import failpoints
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.errors import (
@@ -120,11 +121,13 @@ class WorkerProcess:
 
     def _claim(self, dispatch: Dispatch, token: UUID) -> verbs.Claimed | None:
         conn = self._connection()
+        failpoints.hit("claim.before")
         with translated(self._url), conn.pipeline():  # one round trip, and one implicit transaction
             if self._told_late is not None:
                 verbs.note_commit(conn, *self._told_late)
             seen = Seen(dispatch.task_id, dispatch.attempt_no)
             claimed = verbs.claim(conn, seen, self.worker, token, self.settings.lease_s)
+        failpoints.hit("claim.after")
         self._told_late = None
         return claimed
 
@@ -172,10 +175,12 @@ class WorkerProcess:
     def _begin(self, conn: Connection, attempt: Attempt, clock: StageClock) -> None:
         settings = self.settings
         timeouts = transaction.Timeouts(settings.advisory_wait_s, settings.lease_s, settings.stall_s + settings.lease_s)
+        failpoints.hit("begin.before")
         started_s = time.perf_counter()
         with attempt.in_flight():
             transaction.begin(conn, attempt.lease, timeouts)
         clock.add("ledger", time.perf_counter() - started_s)
+        failpoints.hit("begin.after")
 
     def _resolve(self, attempt: Attempt) -> None:
         """Find out what became of an unanswered COMMIT; raise unless the rows are there."""

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import Format
 
+from protheon_dask import failpoints
 from protheon_dask.errors import SchemaViolation
 from protheon_dask.pipelines.verdict import ESCAPED_NUL, NO_NUL, clean
 from protheon_dask.sink.catalog import Connection, Target, TargetColumn
@@ -78,6 +79,7 @@ class CopyWriter:
         """
         self.suspect = None
         left = iter(decorated)
+        failpoints.hit("copy.before")
         try:
             with self._cursor.copy(self._statement) as copy, _shortly():
                 if self._summing is not None:
@@ -87,12 +89,14 @@ class CopyWriter:
                     write_row = copy.write_row
                     for row in left:
                         write_row(row)
+                failpoints.hit("copy.mid")
         except psycopg.Error as exc:
             if exc.sqlstate is not None:
                 self.suspect = _row_in(exc.diag.context, len(rows))
             raise
         except _NotEncoded as exc:
             raise self._cannot_encode(exc, rows, left) from exc
+        failpoints.hit("copy.after")
         return self._cursor.rowcount
 
     def _cannot_encode(self, exc: Exception, rows: Sequence[Sequence[Any]], left: Iterator[Sequence[Any]]) -> SchemaViolation:

@@ -17,6 +17,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import sql
 
+from protheon_dask import failpoints
 from protheon_dask.errors import InvariantError, SchemaViolation, TargetAltered
 from protheon_dask.model import StageClock, TableCount
 from protheon_dask.pipelines.table import BatchRows
@@ -264,8 +265,10 @@ class ChunkLoader:
         try:
             for route in sorted(self._routes, key=lambda route: route.name):
                 if route.is_merged_last and route.rows.offered:
+                    failpoints.hit("merge.before")
                     with _blaming(route):
                         route.merge()
+                    failpoints.hit("merge.after")
             with _blaming(None):
                 self._run(CHECK_ALL)
             self._check_tables()

@@ -34,6 +34,7 @@ from typing import BinaryIO, Self
 import xxhash
 import zstandard
 
+from protheon_dask import failpoints
 from protheon_dask.errors import ChecksumMismatch, InvariantError
 from protheon_dask.model import ChunkManifest
 
@@ -96,7 +97,9 @@ class ChunkWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        failpoints.hit("rename.before")
         self._part.replace(self._target)
+        failpoints.hit("rename.after")
         return self._stored.digest()
 
     def abort(self) -> None:

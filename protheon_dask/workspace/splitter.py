@@ -19,6 +19,7 @@ from typing import BinaryIO, Literal, cast
 
 import msgspec
 
+from protheon_dask import failpoints
 from protheon_dask.workspace.chunkfile import part_path
 from protheon_dask.workspace.splitting import ChunkCut, Credit, SplitEnded, SplitEvent, SplitFailed, SplitJob, WideWindow, split
 from protheon_dask.workspace.url import shown
@@ -156,6 +157,7 @@ def main() -> None:
     stdin = cast("BinaryIO", open(0, "rb", buffering=0, closefd=False))  # noqa: SIM115 - a descriptor; open until the end
     stdout = cast("BinaryIO", os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)  # what a library prints must not come between the frames
+    failpoints.arm_from_environment()
     job = _read_frame(stdin)
     if job is None:
         return

@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 import msgspec
 import xxhash
 
+from protheon_dask import failpoints
 from protheon_dask.errors import ConfigError, SourceChanged, SourceDamaged, SourceUnavailable
 from protheon_dask.model import ChunkManifest, Identity
 from protheon_dask.workspace.archives import BLOCK_BYTES, Archive, ForwardReader, Restart, open_archive
@@ -230,6 +231,7 @@ class _SourceCutter:
                     self._credit.wait_any_left()
                     self._writer = ChunkWriter(chunk_path(Path(self._job.directory), self._job.load_id, self._first_line, generation=1))
                 self._writer.write(step.data)
+                failpoints.hit("split.mid")
             else:
                 self._overlong.update(step.data)
                 self._head += step.data[: HEAD_BYTES - len(self._head)]
@@ -296,6 +298,7 @@ def _cut_again(job: SplitJob, credit: Credit) -> Iterator[SplitEvent]:
                 try:
                     for piece in reader.read((new.restart_stored_offset, new.restart_raw_offset), new.byte_offset, new.raw_bytes):
                         writer.write(piece)
+                        failpoints.hit("split.mid")
                 except SourceDamaged as exc:
                     raise SourceChanged(
                         f"{shown(job.path)}: it was whole when it was cut before; now: {exc}; restore the file and type the same again"
