@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from protheon_dask.errors import ProtheonError, Reject
     from protheon_dask.pipelines.declare import pipeline
+    from protheon_dask.pipelines.function import TaskContext, task
     from protheon_dask.pipelines.pipeline import FILTERED
     from protheon_dask.pipelines.row import Row
     from protheon_dask.pipelines.table import Column, ForeignKey, Table
 
 __version__ = "0.1.0"
-__all__ = ["FILTERED", "Column", "ForeignKey", "ProtheonError", "Reject", "Row", "Table", "__version__", "pipeline"]
+__all__ = [
+    "FILTERED",
+    "Column",
+    "ForeignKey",
+    "ProtheonError",
+    "Reject",
+    "Row",
+    "Table",
+    "TaskContext",
+    "__version__",
+    "pipeline",
+    "task",
+]
 
 _HOMES = {
     "ProtheonError": "protheon_dask.errors",
     "Reject": "protheon_dask.errors",
     "pipeline": "protheon_dask.pipelines.declare",
     "FILTERED": "protheon_dask.pipelines.pipeline",
+    "TaskContext": "protheon_dask.pipelines.function",
+    "task": "protheon_dask.pipelines.function",
     "Row": "protheon_dask.pipelines.row",
     "Column": "protheon_dask.pipelines.table",
     "ForeignKey": "protheon_dask.pipelines.table",

@@ -43,9 +43,7 @@ def find(reference: str, *, table: str | None = None, paths: Sequence[str] = ())
         return _of_module(_import_file(Path(path)), name, path)
     if ":" in reference:
         module, _, name = reference.rpartition(":")
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        return _of_module(_import(module), name, module)
+        return _of_module(import_named(module), name, module)
     return _of_entry_point(reference)
 
 
@@ -107,7 +105,10 @@ def _lacks(what: str, error: ModuleNotFoundError) -> ConfigError:
     return MissingSetting(f"{what} imports {error.name}, which is not {told}: pip install {library}")
 
 
-def _import(name: str) -> ModuleType:
+def import_named(name: str) -> ModuleType:
+    """Import the author's module, which runs it; the current directory is on sys.path from then on. Raises as find()."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
