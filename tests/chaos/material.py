@@ -167,7 +167,7 @@ class _Maker:
         if no % 3 == 0:
             yield b"\xef\xbb\xbf"  # a BOM, which is no part of line 1
         for chunk_no in range(n_chunks):
-            if 0 < chunk_no and chunk_no in twins:
+            if chunk_no > 0 and chunk_no in twins:
                 yield from self._twins[twins[chunk_no]]
                 continue
             is_last = chunk_no == n_chunks - 1
