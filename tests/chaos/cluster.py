@@ -1,0 +1,388 @@
+"""The campaign's cluster: real processes on one machine, each started again when it ends, with proxies where a network would be.
+
+A *host* is a group of worker processes with a host name, a line to PostgreSQL and a line to the broker of its own. A *part* is
+one command that is kept running: the scheduler, the broker, a nanny with its worker process, a client that types a submission.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import psutil
+import psycopg
+
+from protheon_dask.config import Settings, environment
+from protheon_dask.errors import ProtheonError
+from protheon_dask.ledger.migrate import migrate
+from protheon_dask.ledger.server_process import free_port
+from protheon_dask.run.keys import make_key, read_key
+from protheon_dask.run.local import DASK_CONFIG, WORKER_MALLOC
+from protheon_dask.run.master import Master
+from tests.chaos.looks import Ledger
+from tests.chaos.proxy import Proxy
+from tests.fixtures.own_postgres import MAY_MOUNT, OwnServer
+from tests.fixtures.postgres import find_test_binaries, scratch_dir
+
+LOOPBACK = "127.0.0.1"
+LEASE_S, RENEW_S, EXIT_GRACE_S = 10.0, 2.5, 5.0
+WORKSPACE_BYTES = 24 << 20
+"""Of the file system that the workspace is on: small enough to be filled."""
+QUOTA_BYTES = 3 << 19
+"""The splitters stay a few chunks ahead, so that cutting goes on as long as loading does."""
+LINK_BYTES_PER_S = 400 << 10
+"""Of chunk bytes on their way to one worker: a transfer takes long enough to be hit."""
+START_S = 60.0
+RESTART_S = 0.5
+"""How long a part that ended stays away."""
+KEEP_S = 0.1
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+"""Debian's libfaketime; without it no clock is shifted."""
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+
+@dataclass
+class Part:
+    """One command that is kept running. starts: Unix times. clock_s: of its next start alone."""
+
+    name: str
+    command: Sequence[str]
+    env: dict[str, str]
+    log: Path
+    host: str = ""
+    clock_s: float = 0.0
+    is_held: bool = False
+    is_over: bool = False
+    starts: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+    seen: set[int] = field(default_factory=set)  # ids of all processes that it ever had
+
+    def start(self) -> None:
+        """Start it behind a tether: it ends with the campaign, however that ends."""
+        env = {**self.env}
+        if self.clock_s:
+            env |= {
+                "LD_PRELOAD": str(FAKETIME[0]),
+                "FAKETIME": f"{self.clock_s:+.0f}",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_DISABLE_SHM": "1",
+            }
+        tether = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", "2", "--", *self.command]
+        with self.log.open("ab") as log:
+            log.write(f"--- started at {time.time():.3f}, clock {self.clock_s:+.0f} s\n".encode())
+            self.process = subprocess.Popen(tether, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        self.clock_s = 0.0
+        self.starts.append(time.time())
+
+    def processes(self) -> list[psutil.Process]:
+        """The command itself, then all that it started; the tether is not among them."""
+        if self.process is None:
+            return []
+        with suppress(psutil.Error):
+            found = psutil.Process(self.process.pid).children(recursive=True)
+            self.seen.update(process.pid for process in found)
+            return found
+        return []
+
+    @property
+    def main(self) -> psutil.Process | None:
+        """The command's process."""
+        return next(iter(self.processes()), None)
+
+    @property
+    def worker(self) -> psutil.Process | None:
+        """The worker process below a nanny."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if "spawn_main" in " ".join(process.cmdline()):
+                    return process
+        return None
+
+    def kill(self) -> list[int]:
+        """Kill -9 all of it, each process by its id."""
+        killed = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                process.kill()
+                killed.append(process.pid)
+        return killed
+
+    def end(self) -> None:
+        """End it for good: politely, then by force."""
+        self.is_over = True
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+        if self.process is not None:
+            assert self.process.stdin is not None, "Popen was given a pipe"
+            self.process.stdin.close()
+            self.process.wait()
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+
+@dataclass
+class Host:
+    """Workers that share a machine's fate."""
+
+    name: str
+    parts: list[Part]
+    postgres: Proxy
+    broker: Proxy
+
+
+class Cluster:
+    """A context manager: everything runs on entering, and nothing is left after leaving.
+
+    hosts: how many worker processes each host has.
+    """
+
+    def __init__(self, directory: Path, hosts: Sequence[int] = (1, 1, 2), *, variants: Sequence[str] = (), **settings: float) -> None:
+        self.directory, self._shape, self._variants = directory, hosts, variants
+        self._settings = settings
+        self._stack = ExitStack()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._is_closing = threading.Event()
+        self._lock = threading.Lock()
+        self.parts: dict[str, Part] = {}
+        self.hosts: dict[str, Host] = {}
+
+    @property
+    def workers(self) -> list[Part]:
+        return [part for host in self.hosts.values() for part in host.parts]
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        logs = self.directory / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        (self.directory / "dask").mkdir(exist_ok=True)
+        self.workspace = self._stack.enter_context(small_disk(self.directory / "workspace", WORKSPACE_BYTES))
+        self.server = OwnServer(
+            find_test_binaries(),
+            self._stack.enter_context(scratch_dir()),
+            # what was committed must outlive an immediate stop; the machine itself does not fail, so nothing waits for a disk
+            {"synchronous_commit": "on", "max_connections": "100"},
+        )
+        self.server.make()
+        self.server.start()
+        self._stack.callback(self.server.stop)
+        self.server.execute("CREATE DATABASE campaign TEMPLATE template0")
+        self.url = self.server.url("campaign")
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            conn.execute("CREATE SCHEMA campaign")
+        migrate(self.url)
+        self.ledger = self._stack.enter_context(Ledger(self.url))
+        self.key_file = make_key(self.directory)
+        self.scheduler_port, self.broker_port = free_port(), free_port()
+        self.broker_postgres = self._postgres_proxy()
+        self._stack.callback(self._end_parts)
+        scheduler = f"tcp://{LOOPBACK}:{self.scheduler_port}"
+        self.scheduler_address, self.broker_address = scheduler, f"{LOOPBACK}:{self.broker_port}"
+        dashboard = f"{LOOPBACK}:{free_port()}"
+        python = [sys.executable, "-m"]
+        self._add("scheduler", [*python, *f"dask scheduler --host {LOOPBACK} --port {self.scheduler_port}".split(),
+                                "--dashboard-address", dashboard, "--no-show"], self._env(self.broker_postgres))  # fmt: skip
+        self._add("broker", [*python, "protheon_dask.run.broker", "--scheduler", scheduler, "--port", str(self.broker_port)],
+                  self._env(self.broker_postgres))  # fmt: skip
+        for letter, n_workers in zip("abcdefgh", self._shape, strict=False):
+            self._add_host(f"chaos-{letter}", n_workers)
+        self._keeper.start()
+        self.wait_ready()
+
+    def _postgres_proxy(self) -> Proxy:
+        return self._stack.enter_context(Proxy((LOOPBACK, self.server.port)))
+
+    def _env(self, postgres: Proxy) -> dict[str, str]:
+        """What a process of the campaign sees: its database is behind its proxy."""
+        url = f"{self.server.url('campaign').replace(f':{self.server.port}/', f':{postgres.port}/')}?sslmode=disable"
+        values = {"lease_s": LEASE_S, "renew_s": RENEW_S, "exit_grace_s": EXIT_GRACE_S, "workspace_quota_bytes": QUOTA_BYTES}
+        settings = Settings(
+            database_url=url, home=str(self.directory), workspace=str(self.workspace), **{**values, **self._settings}  # type: ignore[arg-type]
+        )
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL", "DASK_"))}
+        return {**kept, **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(self.key_file)}
+
+    def _add(self, name: str, command: Sequence[str], env: dict[str, str], host: str = "") -> Part:
+        part = Part(name, command, env, self.directory / "logs" / f"{name}.log", host)
+        with self._lock:
+            self.parts[name] = part
+        part.start()
+        return part
+
+    def _add_host(self, name: str, n_workers: int) -> None:
+        postgres = self._postgres_proxy()
+        broker = self._stack.enter_context(Proxy((LOOPBACK, self.broker_port), rate_bytes_per_s=LINK_BYTES_PER_S))
+        env = {**WORKER_MALLOC, **self._env(postgres), "PROTHEON_BROKER": f"{LOOPBACK}:{broker.port}"}
+        host = Host(name, [], postgres, broker)
+        for n in range(1, n_workers + 1):
+            command = [
+                *as_host(name),
+                *f"{sys.executable} -m dask worker {self.scheduler_address} --nworkers 1 --nthreads 1".split(),
+                *f"--name {name}-{n} --host {LOOPBACK} --no-dashboard --preload protheon_dask.run.preload_worker".split(),
+                *(argument for variant in self._variants for argument in ("--preload", variant)),
+                *("--local-directory", str(self.directory / "dask")),
+            ]
+            host.parts.append(self._add(f"{name}-{n}", command, env, name))
+        self.hosts[name] = host
+
+    def wait_ready(self, timeout_s: float = START_S) -> None:
+        """Wait until the broker sees every worker."""
+        end_at = time.monotonic() + timeout_s
+        with self.master() as master:
+            while True:
+                with suppress(ProtheonError):
+                    if master.info().n_threads >= sum(self._shape):
+                        return
+                if time.monotonic() > end_at:
+                    raise TimeoutError(f"the cluster is not complete after {timeout_s:g} s: see {self.directory / 'logs'}")
+                time.sleep(KEEP_S)
+
+    def master(self) -> Master:
+        """A client of the broker, not through a proxy."""
+        return Master(self.broker_address, read_key(self.key_file))
+
+    def submit(self, name: str, pipeline: str, paths: Sequence[str], chunk_lines: int) -> Part:
+        """Keep a client running that types this submission again and again until its run has ended well."""
+        command = [sys.executable, "-m", "tests.chaos.client", self.broker_address, str(self.key_file), pipeline, str(chunk_lines), *paths]
+        return self._add(name, command, {**self._env(self.broker_postgres), "PYTHONPATH": str(Path(__file__).parents[2])})
+
+    def clients(self) -> list[Part]:
+        with self._lock:
+            return [part for name, part in self.parts.items() if name.startswith("client")]
+
+    # --- keeping ----------------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._is_closing.wait(KEEP_S):
+            with self._lock:
+                parts = list(self.parts.values())
+            for part in parts:
+                if part.process is None or part.process.poll() is None:
+                    continue
+                if len(part.ends) < len(part.starts):
+                    part.ends.append(time.time())
+                if part.name.startswith("client") and part.process.returncode == 0:
+                    part.is_over = True
+                if not (part.is_over or part.is_held) and time.time() - part.ends[-1] > RESTART_S:
+                    part.start()
+
+    def _end_parts(self) -> None:
+        self._is_closing.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        for order in ("client", "chaos-", "broker", "scheduler"):
+            threads = [
+                threading.Thread(target=part.end) for part in self.parts.values() if part.name.startswith(order)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def left_behind(self) -> list[int]:
+        """Processes of the campaign's parts that still run: none, after the end."""
+        return [
+            process.pid
+            for process in psutil.process_iter()
+            if _has_home(process, str(self.directory)) and process.pid != os.getpid()
+        ]
+
+
+def _has_home(process: psutil.Process, home: str) -> bool:
+    try:
+        return process.environ().get("PROTHEON_HOME") == home and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def as_host(name: str) -> list[str]:
+    """What makes a command believe that it is on a host of this name; nothing where that needs rights that we lack."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
+        return []
+    return ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
+
+
+@contextmanager
+def small_disk(place: Path, n_bytes: int) -> Iterator[Path]:
+    """A file system of its own where we may mount one, else a plain directory, which cannot be filled."""
+    place.mkdir(parents=True, exist_ok=True)
+    if not MAY_MOUNT:
+        yield place
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "protheon-chaos", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+class Freezer:
+    """A control group whose processes stand still while frozen: as a machine that sleeps. A context manager, thawed at its end."""
+
+    def __init__(self, name: str) -> None:
+        self._group = FREEZER / name
+        self.is_real = os.geteuid() == 0 and (FREEZER / "cgroup.procs").exists()
+
+    def freeze(self, processes: Sequence[psutil.Process]) -> None:
+        """Stop all of them at once; by SIGSTOP where there is no freezer."""
+        self._processes = processes
+        if not self.is_real:
+            self._signal(signal.SIGSTOP)
+            return
+        self._group.mkdir(exist_ok=True)
+        for process in processes:
+            with suppress(OSError):
+                (self._group / "cgroup.procs").write_text(str(process.pid))
+        (self._group / "freezer.state").write_text("FROZEN")
+
+    def thaw(self) -> None:
+        """Let them go on, out of the group, which is removed."""
+        if not self.is_real:
+            self._signal(signal.SIGCONT)
+            return
+        (self._group / "freezer.state").write_text("THAWED")
+        for _ in range(100):
+            for pid in (self._group / "cgroup.procs").read_text().split():
+                with suppress(OSError):
+                    (FREEZER / "cgroup.procs").write_text(pid)
+            with suppress(OSError):
+                self._group.rmdir()
+                return
+            time.sleep(KEEP_S)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float, period_s: float = 0.05) -> bool:
+    """Wait for the condition; False: not within timeout_s."""
+    end_at = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end_at:
+            return False
+        time.sleep(period_s)
+    return True
