@@ -11,13 +11,14 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
 from protheon_dask import failpoints
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
-from protheon_dask.errors import ConfigError, LeadershipLost, ProtheonError
+from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
@@ -31,6 +32,8 @@ from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quo
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+LEAD_S, LEAD_POLL_S = 30.0, 0.5
+"""How long a broker that takes another's place waits for the server to end that one's session, which holds the lead; and how it looks."""
 
 
 def make_store(settings: Settings, directory: Path) -> ChunkStore:
@@ -56,20 +59,22 @@ def check_one_ledger(settings: Settings) -> None:
         raise ConfigError("direct_url and database_url are different databases: give two ways to the same one, or leave direct_url out")
 
 
-def serve(settings: Settings, scheduler_address: str, dashboard_link: str, port: int, *, ephemeral: bool) -> None:
+def serve(
+    settings: Settings, scheduler_address: str, dashboard_link: str, port: int, *, ephemeral: bool = False, goes_on: bool = False
+) -> None:
     """Lead, listen and work until SIGTERM or SIGINT.
 
+    ephemeral: the cluster lives as long as one command: runs of an earlier one are interrupted, and this one's at a polite end.
+    goes_on:   this takes the place of a broker of the same cluster that died: its runs go on, and PostgreSQL is waited for.
     Raises: ConfigError: another broker leads this ledger, the port is taken, or the two URLs are of different databases.
             LeadershipLost: another took the lead.
     """
     url = settings.direct_url or settings.database_url
-    check_one_ledger(settings)
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
     coordinator = Coordinator(settings, url, scheduler_address, store, broker_uuid, n_splitters)
-    if not coordinator.start_leading(ephemeral=ephemeral):
-        raise ConfigError("another broker leads this ledger already: use that master, or stop it first")
+    lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
     place = Place(scheduler_address, dashboard_link, str(broker_uuid))
@@ -80,6 +85,28 @@ def serve(settings: Settings, scheduler_address: str, dashboard_link: str, port:
         coordinator.run()
 
 
+def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_on: bool) -> None:
+    """Take the lead; goes_on: as soon as PostgreSQL answers, and has noticed that the broker before this one is gone.
+
+    Raises: ConfigError: another broker leads this ledger, or the two URLs are of different databases. LedgerUnavailable.
+    """
+    end_at, is_told = time.monotonic() + LEAD_S, False
+    while True:
+        try:
+            check_one_ledger(settings)
+            if coordinator.start_leading(ephemeral=ephemeral, goes_on=goes_on):
+                return
+        except LedgerUnavailable as exc:
+            if not goes_on:
+                raise
+            if not is_told:
+                logger.warning("ledger.lost", extra={"error": str(exc)})
+            end_at, is_told = time.monotonic() + LEAD_S, True
+        if not goes_on or time.monotonic() > end_at:
+            raise ConfigError("another broker leads this ledger already: use that master, or stop it first")
+        time.sleep(LEAD_POLL_S)
+
+
 def main() -> int:
     """Parse, serve, and map what went wrong to an exit code."""
     parser = argparse.ArgumentParser(prog="protheon_dask.run.broker")
@@ -87,11 +114,13 @@ def main() -> int:
     parser.add_argument("--dashboard", default="")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ephemeral", action="store_true")
+    parser.add_argument("--goes-on", action="store_true")
     given = parser.parse_args()
     log_to_stderr()
     try:
         failpoints.arm_from_environment()
-        serve(read_settings({}).settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral)
+        settings = read_settings({}).settings
+        serve(settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral, goes_on=given.goes_on)
     except LeadershipLost as exc:
         print(exc, file=sys.stderr)
         return 75

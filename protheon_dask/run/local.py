@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,12 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from protheon_dask.config import Effective, Settings, environment
-from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, LedgerUnavailable, ProtheonError, TransientError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, ProtheonError, TransientError
 from protheon_dask.ledger import runs
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
@@ -27,6 +26,7 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
+from protheon_dask.run.supervise import Part, Supervised, http_probe
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
 LOOPBACK = "127.0.0.1"
@@ -42,6 +42,8 @@ START_S = 60.0
 """How long a process may take to start on a busy machine before that is an error."""
 START_TRIES = 3
 """Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""
+WORKERS_END_S = 5.0
+"""How long the processes around a worker may take to end, after the worker itself."""
 POLL_S = 0.05
 ENTERABLE_DIR = 0o711
 """Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
@@ -86,7 +88,8 @@ class Database:
 class LocalCluster:
     """A context manager: starts what is missing, or uses the local master that another command runs.
 
-    Guarantee: every process is a child that ends when this one does, however it ends (run.tether). The data stay.
+    Guarantee: every process is a child that ends when this one does, however it ends (run.tether), and one that ends before is
+               started again: the runs go on. The data stay.
     """
 
     def __init__(
@@ -97,9 +100,9 @@ class LocalCluster:
         self._force_own = force_own
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()
-        self._processes: dict[str, Tethered] = {}
+        self._processes: dict[str, Supervised] = {}
         self._ports: list[int] = []  # which our processes were told to listen on
-        self._ended: Tethered | None = None  # the first of ours that ended before its time
+        self._ended: Supervised | None = None  # the first of ours that ended for good
         self._is_closing = False
         self.client: Master
         self.is_ours = False
@@ -117,10 +120,12 @@ class LocalCluster:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
         self._is_closing = True
+        for process in self._processes.values():
+            process.leave()  # else one of which another's end is the end would be started again
         self._stack.close()
 
     def check(self) -> None:
-        """Raise if a process of ours has ended: BrokerUnavailable, with what it said last. Nothing of this cluster goes on then."""
+        """Raise if a process of ours has ended for good: ConfigError or BrokerUnavailable, with what it said last. Nothing goes on then."""
         if self._ended is not None:
             self._ended.check()
 
@@ -156,8 +161,12 @@ class LocalCluster:
 
         if "workers" not in self._processes:
             return []
-        found = []
-        for process in psutil.Process(self._processes["workers"].process.pid).children(recursive=True):
+        found: list[tuple[float, int]] = []
+        try:
+            processes = psutil.Process(self._processes["workers"].process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:  # it is being started again
+            return []
+        for process in processes:
             try:
                 if "spawn_main" in " ".join(process.cmdline()):
                     found.append((process.create_time(), process.pid))
@@ -188,6 +197,8 @@ class LocalCluster:
             settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
             env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
             self._start_where_free(settings, env)
+            for process in self._processes.values():
+                process.keep()
         self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
 
     def _joins_running(self) -> bool:
@@ -236,6 +247,8 @@ class LocalCluster:
             "scheduler",
             f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {dashboard} --no-show".split(),
             env,
+            probe=http_probe(LOOPBACK, dashboard_port),
+            on_again=self._end_old_workers,
         )
         port = _port(settings.broker_port)
         self._ports = [scheduler_port, port]  # Dask takes another port for its dashboard by itself
@@ -253,6 +266,7 @@ class LocalCluster:
                 "--ephemeral",
             ],
             env,
+            more_again=["--goes-on"],
         )
         address = f"{LOOPBACK}:{port}"
         local_directory = self._home / "dask"
@@ -266,27 +280,48 @@ class LocalCluster:
             {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
         )
         try:
-            ready = json.loads(broker.first_line(START_S))
+            broker.first_line(START_S)
         except ProtheonError:
             self.check()  # it may have been ended because of another: that one's words tell why
             raise
-        self.client = self._stack.enter_context(Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check))
-        self._stack.callback(announce(self._home, self.client.info().ledger_id, address, ready["pid"]).unlink, missing_ok=True)
+        master = Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check, comes_back=lambda: True)
+        self.client = self._stack.enter_context(master)
+        self._stack.callback(announce(self._home, self.client.info().ledger_id, address, os.getpid()).unlink, missing_ok=True)
         self._wait_workers()
 
-    def _run(self, name: str, arguments: Sequence[str], env: Mapping[str, str]) -> Tethered:
+    def _run(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        more_again: Sequence[str] = (),
+        probe: Callable[[], object] | None = None,
+        on_again: Callable[[float], object] = lambda _: None,
+    ) -> Supervised:
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(mode=OWNER_DIR, exist_ok=True)
-        tethered = self._stack.enter_context(Tethered(name, arguments, env, log, self.settings.exit_grace_s / 2, self._note_end))
-        self._processes[name] = tethered
-        return tethered
+        part = Part(name, arguments, env, log, self.settings.exit_grace_s / 2, more_again, probe)
+        supervised = Supervised(part, on_event=self._on_event, on_end=self._note_end, on_again=on_again)
+        self._processes[name] = self._stack.enter_context(supervised)
+        return supervised
 
-    def _note_end(self, process: Tethered) -> None:
-        """One ended before its time, and none is started again: end the broker, which whoever watches a run notices."""
+    def _note_end(self, process: Supervised) -> None:
+        """One ended for good: end the broker, which whoever watches a run notices."""
         if not self._is_closing and self._ended is None:
             self._ended = process
             if "broker" in self._processes:
                 self._processes["broker"].end()
+
+    def _end_old_workers(self, ended_s: float) -> None:
+        """The scheduler is a new one: workers of the one before end by themselves, unless one of them is frozen and keeps all others.
+
+        ended_s: when the one before ended. Workers that were started later can only have joined this one.
+        """
+        workers = self._processes["workers"]
+        timer = threading.Timer(self.settings.exit_grace_s + WORKERS_END_S, workers.kill_older, [ended_s])
+        timer.daemon = True
+        timer.start()
 
     def _wait_workers(self) -> None:
         end_at = time.monotonic() + START_S
@@ -302,7 +337,10 @@ class LocalCluster:
 
 
 def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
-    """Write down where the local master of a ledger can be found by the next command: one file for each ledger."""
+    """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
+
+    pid: of the command that runs it, and starts it again.
+    """
     path = home / f"local-master-{ledger_id}.json"
     path.write_text(json.dumps({"address": address, "pid": pid}))
     return path
@@ -319,9 +357,12 @@ def find_local(home: Path, url: str) -> Master | None:
         if not applied(conn):
             return None
         ledger_id = str(reports.status(conn)["ledger_id"])
+    import psutil
+
     try:
-        address = json.loads((home / f"local-master-{ledger_id}.json").read_text())["address"]
-        master = Master(address, read_key(make_key(home)))
+        announced = json.loads((home / f"local-master-{ledger_id}.json").read_text())
+        pid = int(announced["pid"])
+        master = Master(announced["address"], read_key(make_key(home)), comes_back=lambda: psutil.pid_exists(pid))
     except (OSError, ValueError, KeyError, ProtheonError):
         return None
     with suppress(ProtheonError):
@@ -329,73 +370,6 @@ def find_local(home: Path, url: str) -> Master | None:
             return master
     master.close()
     return None
-
-
-class Tethered:
-    """A Python child behind run.tether: it ends with this process, and its output goes to a log.
-
-    on_end is called once, on a thread of its own, when it has ended.
-    """
-
-    def __init__(
-        self, name: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float, on_end: Callable[[Tethered], None]
-    ) -> None:
-        self.name, self._log, self._on_end = name, log, on_end
-        self._file: IO[bytes] = log.open("wb", buffering=0)  # a line held back would come after what the child wrote itself, its reason
-        command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{grace_s:g}", "--", sys.executable, *arguments]
-        # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
-        self.process = subprocess.Popen(
-            command, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._file, start_new_session=True
-        )
-        self._lines: list[bytes] = []
-        self._first = threading.Event()
-        self._reader = threading.Thread(target=self._read, name=f"log-{name}", daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None, "Popen was given a pipe"
-        with self.process.stdout as output:
-            for line in output:
-                self._file.write(line)
-                if not self._first.is_set():
-                    self._lines.append(line)
-                    self._first.set()
-        self.process.wait()
-        self._on_end(self)
-        self._first.set()
-
-    def end(self) -> None:
-        """Let its tether end it; returns at once."""
-        assert self.process.stdin is not None, "Popen was given a pipe"
-        self.process.stdin.close()
-
-    def first_line(self, timeout_s: float) -> str:
-        """The first line that it printed. Raises what check() raises, or TransientError after timeout_s."""
-        if not self._first.wait(timeout_s):
-            raise TransientError(f"the {self.name} did not start within {timeout_s:g} s: see {self._log}")
-        if not self._lines:
-            self.check()
-            raise InvariantError(f"the {self.name} ended without a word: see {self._log}")
-        return self._lines[0].decode()
-
-    def check(self) -> None:
-        """Raise if it has ended."""
-        code = self.process.poll()
-        if code is None:
-            return
-        self._file.flush()
-        last = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        message = f"the {self.name} ended with code {code}: {last[0]} (see {self._log})"
-        raise ConfigError(message) if code == 2 else BrokerUnavailable(message)  # exits.USAGE
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-        self.process.wait()
-        self._reader.join()
-        self._file.close()
 
 
 def _port(wanted: int) -> int:

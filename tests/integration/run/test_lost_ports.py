@@ -64,7 +64,7 @@ def test_a_part_that_lost_its_port_is_started_on_another_with_all_others(small_c
         small_cluster.check()  # the first scheduler's end is not this one's
         parts = [part.process for part in small_cluster._processes.values()]
         assert [part.poll() for part in parts] == [None, None]
-        small_cluster._is_closing = True
+        small_cluster.__exit__(None, None, None)
     assert None not in [part.poll() for part in parts]
 
 

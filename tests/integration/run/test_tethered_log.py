@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protheon_dask.errors import BrokerUnavailable
-from protheon_dask.run.local import Tethered
+from protheon_dask.run.supervise import Part, Tethered
 
 PART = """
 import pathlib, sys, time
@@ -21,7 +21,7 @@ sys.exit("another broker took the lead")
 
 def test_the_reason_comes_after_what_was_printed_before(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    with Tethered("broker", ["-c", PART, str(go)], os.environ, tmp_path / "broker.log", 1.0, lambda _: None) as part:
+    with Tethered(Part("broker", ["-c", PART, str(go)], os.environ, tmp_path / "broker.log", grace_s=1.0)) as part:
         assert part.first_line(30.0) == "ready\n"
         go.touch()
         part.process.wait(30.0)

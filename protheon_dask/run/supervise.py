@@ -1,0 +1,298 @@
+"""Child processes that are started again when they end: what dies comes back, and what cannot start says why."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import psutil
+
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
+from protheon_dask.run.exits import TRY_LATER, USAGE
+
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
+"""Pause before a process is started again: doubled with each end."""
+HEALTHY_S = 60.0
+"""A process that lived so long has its ends before that forgotten."""
+QUICK_S = 10.0
+"""An end within this time may be a failure to start. Not longer: `dask worker` gives up on a scheduler that is away after 10 s."""
+MAX_QUICK_ENDS = 5
+"""So many failures to start in a row are an error."""
+PROBE_EVERY_S, PROBE_S, MAX_STRIKES = 1.0, 2.0, 3
+"""A process that was well is frozen when it has not answered so often in a row, each time for PROBE_S."""
+START_S = 60.0
+"""How long a process may take to answer its first probe on a busy machine; then strikes are counted, if one before it ever answered:
+else nobody listens there, as where Dask's dashboard found its port taken and took another."""
+KILLED = frozenset(128 + number for number in (1, 2, 9, 15))
+"""Codes of processes that somebody ended (SIGHUP, SIGINT, SIGKILL, SIGTERM): they could start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How to start a Python child, and how to see that it is well."""
+
+    name: str
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    grace_s: float  # between a polite end and a kill
+    more_again: Sequence[str] = ()  # arguments of every start but the first
+    probe: Callable[[], object] | None = None  # raises OSError where the process is not well
+
+
+class Tethered:
+    """A Python child behind run.tether: it ends with this process, and its output goes to a log."""
+
+    def __init__(self, part: Part, *, again: bool = False) -> None:
+        self.part = part
+        # unbuffered: a line held back would come after what the child wrote itself, its reason
+        self._file: IO[bytes] = part.log.open("ab" if again else "wb", buffering=0)
+        arguments = [*part.arguments, *(part.more_again if again else ())]
+        command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{part.grace_s:g}", "--", sys.executable, *arguments]
+        # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
+        self.process = subprocess.Popen(
+            command, env=dict(part.env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._file, start_new_session=True
+        )
+        self._lines: list[bytes] = []
+        self._first, self._ended = threading.Event(), threading.Event()
+        self._reader = threading.Thread(target=self._read, name=f"log-{part.name}", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None, "Popen was given a pipe"
+        with self.process.stdout as output:
+            for line in output:
+                self._file.write(line)
+                if not self._first.is_set():
+                    self._lines.append(line)
+                    self._first.set()
+        self.process.wait()
+        self._ended.set()
+        self._first.set()
+
+    def end(self) -> None:
+        """Let its tether end it; returns at once."""
+        assert self.process.stdin is not None, "Popen was given a pipe"
+        self.process.stdin.close()
+
+    def kill(self) -> None:
+        """End the child at once, which may be frozen: its tether kills the rest of its group and ends."""
+        with suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children():
+                child.kill()
+
+    def wait_ended(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; False if that took longer."""
+        return self._ended.wait(timeout_s)
+
+    @property
+    def has_spoken(self) -> bool:
+        """It printed a line: it is ready, where it prints one then."""
+        return bool(self._lines)
+
+    def first_line(self, timeout_s: float) -> str:
+        """The first line that it printed. Raises what check() raises, or TransientError after timeout_s."""
+        if not self._first.wait(timeout_s):
+            raise TransientError(f"the {self.part.name} did not start within {timeout_s:g} s: see {self.part.log}")
+        if not self._lines:
+            self.check()
+            raise InvariantError(f"the {self.part.name} ended without a word: see {self.part.log}")
+        return self._lines[0].decode()
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, as a shell has it; None: it runs."""
+        code = self.process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def ending(self) -> str:
+        """How it ended, with its last words."""
+        last = self.part.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        return f"the {self.part.name} ended with code {self.code}: {last[0]} (see {self.part.log})"
+
+    def check(self) -> None:
+        """Raise if it has ended."""
+        if self.code is not None:
+            raise ConfigError(self.ending()) if self.code == USAGE else BrokerUnavailable(self.ending())
+
+    def close(self) -> None:
+        """End it, and wait for that."""
+        self.end()
+        self.process.wait()
+        self._reader.join()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Supervised:
+    """A part that runs until close(). A context manager; its supervisor is a thread.
+
+    Until keep() is called an end is final, as it is for a start that failed. After that it is started again whenever it ends: after
+    FIRST_PAUSE_S, then longer. Where it cannot start at all, MAX_QUICK_ENDS times in a row, that is an error for good.
+
+    on_event: what happened, in words. on_end: called once, when it has ended for good. on_again: called after each further start with
+    the time (monotonic) at which the process before it ended. All three are called on the supervisor's thread.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        *,
+        on_event: Callable[[str], object] = lambda _: None,
+        on_end: Callable[[Supervised], object] = lambda _: None,
+        on_again: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        self.part = part
+        self._on_event, self._on_end, self._on_again = on_event, on_end, on_again
+        self._closing, self._kept = threading.Event(), threading.Event()
+        self._lock = threading.Lock()  # of _current: none is started after close()
+        self._error: ProtheonError | None = None
+        self._current, self._started_s = Tethered(part), time.monotonic()
+        self._was_ever_well = False
+        self._thread = threading.Thread(target=self._supervise, name=f"supervise-{part.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The tether of the process that runs now, or ran last."""
+        return self._current.process
+
+    def first_line(self, timeout_s: float) -> str:
+        """The first line that the process printed. Raises what check() raises, or TransientError after timeout_s."""
+        return self._current.first_line(timeout_s)
+
+    def keep(self) -> None:
+        """From now on start it again when it ends."""
+        self._kept.set()
+
+    def check(self) -> None:
+        """Raise if it has ended for good: ConfigError or BrokerUnavailable, with its last words and where its log is."""
+        if not self._kept.is_set():
+            self._current.check()
+        if self._error is not None:
+            raise self._error
+
+    def leave(self) -> None:
+        """Start it no more when it ends."""
+        self._closing.set()
+
+    def end(self) -> None:
+        """Let it end, for good; returns at once."""
+        self.leave()
+        with self._lock:
+            self._current.end()
+
+    def kill_older(self, than_s: float) -> None:
+        """Kill the process if it is one that was started before this time (monotonic), whatever it does; another is started."""
+        with self._lock:
+            if self._started_s < than_s and not self._closing.is_set():
+                self._current.kill()
+
+    def close(self) -> None:
+        """End it, and wait for that. Idempotent."""
+        self.end()
+        self._thread.join()
+        self._current.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the supervisor's thread ----------------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        pause_s, quick_ends = FIRST_PAUSE_S, 0
+        while True:
+            was_ready = self._wait_end()
+            if self._closing.is_set():
+                return
+            ended_s = time.monotonic()
+            lived_s, code = ended_s - self._started_s, self._current.code
+            is_failure = not was_ready and lived_s < QUICK_S and code not in (0, TRY_LATER) and code not in KILLED
+            quick_ends = quick_ends + 1 if is_failure else 0
+            if not self._kept.is_set() or quick_ends >= MAX_QUICK_ENDS:
+                self._end_for_good(quick_ends)
+                return
+            if lived_s >= HEALTHY_S:
+                pause_s = FIRST_PAUSE_S
+            self._on_event(f"{self._current.ending()}: it is started again")
+            if not self._start_again(pause_s):
+                return
+            self._on_again(ended_s)
+            pause_s = min(MAX_PAUSE_S, 2.0 * pause_s)
+
+    def _end_for_good(self, n_tries: int) -> None:
+        try:
+            self._current.check()
+        except ProtheonError as exc:
+            self._error = exc if n_tries < MAX_QUICK_ENDS else type(exc)(f"{exc}; it was started {n_tries} times in vain")
+        self._on_end(self)
+
+    def _start_again(self, pause_s: float) -> bool:
+        """Start it after the pause, and as soon as the system lets us; False: it is to end."""
+        while not self._closing.wait(pause_s):
+            with self._lock:
+                if self._closing.is_set():
+                    break
+                try:
+                    again = Tethered(self.part, again=True)
+                except OSError as exc:  # no memory, no process, no file descriptor for now
+                    self._on_event(f"the {self.part.name} cannot be started: {exc}")
+                    pause_s = min(MAX_PAUSE_S, 2.0 * pause_s)
+                    continue
+                self._current.close()
+                self._current, self._started_s = again, time.monotonic()
+            return True
+        return False
+
+    def _wait_end(self) -> bool:
+        """Wait until the process has ended, and kill it if it is frozen; True: it was ready before that."""
+        tethered, probe = self._current, self.part.probe
+        is_well, strikes = False, 0
+        while not tethered.wait_ended(None if probe is None else PROBE_EVERY_S):
+            assert probe is not None, "else it is waited for without end"
+            try:
+                probe()
+                is_well = self._was_ever_well = True
+                strikes = 0
+            except OSError as exc:
+                if is_well or (self._was_ever_well and time.monotonic() - self._started_s > START_S):
+                    strikes += 1
+                if strikes >= MAX_STRIKES and not self._closing.is_set():
+                    self._on_event(f"the {self.part.name} does not answer ({exc}): it is killed")
+                    tethered.kill()
+                    strikes = 0
+        return is_well or tethered.has_spoken
+
+
+def http_probe(host: str, port: int, path: str = "/health") -> Callable[[], None]:
+    """A probe that asks a web server: Raises OSError if it does not answer 200 within PROBE_S."""
+
+    def probe() -> None:
+        connection = http.client.HTTPConnection(host, port, timeout=PROBE_S)  # knows no proxy, which an opener of urllib's does
+        try:
+            connection.request("GET", path)
+            status = connection.getresponse().status
+        except http.client.HTTPException as exc:
+            raise OSError(f"http://{host}:{port}{path}: {exc or type(exc).__name__}") from exc
+        finally:
+            connection.close()
+        if status != http.client.OK:
+            raise OSError(f"http://{host}:{port}{path} answers {status}")
+
+    return probe
