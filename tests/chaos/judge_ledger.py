@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -21,8 +22,8 @@ SELECT id, path, split_state, split_message, n_chunks, finished_at IS NOT NULL A
   FROM protheon.load WHERE retired_at IS NULL AND replay_of IS NULL ORDER BY id
 """
 CHUNKS: LiteralString = """
-SELECT task.id, load.path, chunk.chunk_no, chunk.first_line, chunk.n_lines, chunk.byte_offset, chunk.raw_bytes, task.state, won.attempt_no AS won_no,
-       won.lines, won.loaded, won.filtered, won.rejected, won.blank, won.rejected_parts
+SELECT task.id, load.path, chunk.chunk_no, chunk.first_line, chunk.n_lines, chunk.byte_offset, chunk.raw_bytes, task.state,
+       won.attempt_no AS won_no, won.lines, won.loaded, won.filtered, won.rejected, won.blank, won.rejected_parts
   FROM protheon.chunk JOIN protheon.task ON task.id = chunk.task_id JOIN protheon.load ON load.id = chunk.load_id
   LEFT JOIN protheon.attempt AS won ON won.task_id = task.id AND won.attempt_no = task.attempt_no AND won.outcome = 'succeeded'
  WHERE load.retired_at IS NULL AND load.replay_of IS NULL ORDER BY load.id, chunk.first_line
@@ -51,6 +52,9 @@ SELECT reject.task_id, reject.attempt_no, count(*) AS n FROM protheon.reject
                                                   AND attempt.outcome = 'succeeded')
    AND NOT EXISTS (SELECT FROM protheon.chunk WHERE chunk.task_id = reject.task_id AND chunk.oversized)
  GROUP BY 1, 2 ORDER BY 1, 2
+"""
+DEAD_CHUNKS: LiteralString = """
+SELECT chunk.load_id, chunk.first_line FROM protheon.chunk JOIN protheon.task ON task.id = chunk.task_id WHERE task.state = 'dead'
 """
 LOCKS: LiteralString = """
 SELECT pid, objid::bigint AS task_id FROM pg_catalog.pg_locks
@@ -85,7 +89,7 @@ class Interval:
 def judge_ledger(
     conn: psycopg.Connection[Any], answer: Answer, expected: Expected, evidence: Sequence[Interval], grace_s: float, found: Findings
 ) -> int:
-    """Look at loads, chunks, tasks, attempts, counts and locks. Contested lines must have been settled. Return how many attempts expired."""
+    """Look at loads, chunks, tasks, attempts, counts and locks; return how many attempts expired. Contested lines are settled."""
     look = conn.cursor(row_factory=dict_row)
     tasks = {row["id"]: row for row in look.execute(TASKS)}
     attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -229,7 +233,7 @@ def _judge_story(task: dict[str, Any], story: list[dict[str, Any]], found: Findi
         found.add(Kind.DOUBLED, "attempts", f"{name}: attempts {won} all succeeded", len(won) - 1)
     if task["state"] == "succeeded" and won[-1:] != [task["attempt_no"]]:
         found.add(Kind.BROKEN, "attempts", f"{name} succeeded; attempts that did are {won}, and the last one is {task['attempt_no']}")
-    for before, after in zip(story, story[1:], strict=False):
+    for before, after in pairwise(story):
         if before["ended_at"] is not None and after["started_at"] < before["ended_at"]:
             found.add(
                 Kind.BROKEN,
@@ -259,12 +263,7 @@ def _judge_charge(attempt: dict[str, Any], evidence: Sequence[Interval], grace_s
 
 def judge_workspace(conn: psycopg.Connection[Any], workspace: Path, found: Findings) -> None:
     """No file is left beside those of dead chunks."""
-    dead = {
-        (str(load_id), f"{first_line:012d}")
-        for load_id, first_line in conn.execute(
-            "SELECT chunk.load_id, chunk.first_line FROM protheon.chunk JOIN protheon.task ON task.id = chunk.task_id WHERE task.state = 'dead'"
-        )
-    }
+    dead = {(str(load_id), f"{first_line:012d}") for load_id, first_line in conn.execute(DEAD_CHUNKS)}
     if not workspace.is_dir():
         found.add(Kind.BROKEN, "workspace", f"{workspace} is not there: nobody can tell what was left in it")
     for path in sorted(workspace.rglob("*")):
