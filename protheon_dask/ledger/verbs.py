@@ -23,9 +23,11 @@ from protheon_dask.model import (
     Cost,
     Failed,
     Lease,
+    Lines,
     Loaded,
     Outcome,
     RejectedLine,
+    Returned,
     Seen,
     StageClock,
     TaskState,
@@ -44,13 +46,16 @@ def advisory_key(task_id: int) -> int:
 class Claimed:
     """An opened attempt with all that its work needs. chunk, load_id and path are None for other handlers than ingest.
 
-    replay_of: the load whose rejects the chunk's lines are; path is then of the source that they came from.
+    replay_of:    the load whose rejects the chunk's lines are; path is then of the source that they came from.
+    visibility_s, max_failures: the task's own, where it has them.
     """
 
     lease: Lease
     run_id: int | None
     handler: str
     payload: Any
+    visibility_s: float | None
+    max_failures: int | None
     load_id: int | None
     replay_of: int | None
     path: str | None
@@ -98,7 +103,8 @@ def claim(
     [row] = found
     chunk = manifest_of(row) if row["chunk_no"] is not None else None
     lease = Lease(seen.task_id, row["attempt_no"], lease_s)
-    return Claimed(lease, row["run_id"], row["handler"], row["payload"], row["load_id"], row["replay_of"], row["path"], chunk)
+    names = ("run_id", "handler", "payload", "visibility_s", "max_failures", "load_id", "replay_of", "path")
+    return Claimed(lease=lease, chunk=chunk, **{name: row[name] for name in names})
 
 
 def renew(conn: psycopg.Connection, leases: Sequence[Lease], lease_s: float, *, now: datetime | None = None) -> dict[Lease, bool]:
@@ -119,8 +125,12 @@ def check_fence(conn: psycopg.Connection, lease: Lease) -> None:
         raise LeaseLost(lease.task_id, lease.attempt_no)
 
 
-def complete(conn: psycopg.Connection, lease: Lease, loaded: Loaded, clock: StageClock, *, now: datetime | None = None) -> None:
-    """Write the rows' counts and close the attempt as succeeded, in the data transaction; LeaseLost if it is no longer ours."""
+def complete(conn: psycopg.Connection, lease: Lease, done: Loaded | Returned, clock: StageClock, *, now: datetime | None = None) -> None:
+    """Write the rows' counts, or a function's result, and close the attempt as succeeded, in the data transaction.
+
+    Raises: LeaseLost: it is no longer ours.
+    """
+    loaded = done if isinstance(done, Loaded) else Loaded(Lines(), ())
     if loaded.tables:
         conn.execute(
             statement("count_rows"),
@@ -139,6 +149,7 @@ def complete(conn: psycopg.Connection, lease: Lease, loaded: Loaded, clock: Stag
     params = {
         "task_id": lease.task_id,
         "attempt_no": lease.attempt_no,
+        "result": done.result_json if isinstance(done, Returned) else None,
         "loaded": loaded.lines.loaded,
         "filtered": loaded.lines.filtered,
         "rejected": loaded.lines.rejected,
@@ -198,6 +209,7 @@ def _ending(lease: Lease, failed: Failed, outcome: Outcome, now: datetime | None
         "traceback": _storable(failed.traceback),
         "sqlstate": failed.sqlstate,
         "now": now,
+        **{f"{stage}_s": failed.seconds.get(stage, 0.0) for stage in STAGES},
     }
 
 
@@ -268,9 +280,9 @@ def terminate(conn: psycopg.Connection, task_ids: Sequence[int]) -> int:
     return len(rows(conn, "terminate", {"lock_keys": [advisory_key(task_id) for task_id in task_ids]}))
 
 
-def replay(conn: psycopg.Connection, load_id: int, *, now: datetime | None = None) -> list[int]:
-    """Make a load's dead and cancelled tasks ready again; return their ids."""
-    return [row["task_id"] for row in rows(conn, "replay", {"load_id": load_id, "now": now})]
+def replay(conn: psycopg.Connection, load_id: int | None = None, *, task_ids: Sequence[int] = (), now: datetime | None = None) -> list[int]:
+    """Make a load's dead and cancelled tasks ready again, or those of task_ids that are dead; return their ids."""
+    return [row["task_id"] for row in rows(conn, "replay", {"load_id": load_id, "task_ids": list(task_ids), "now": now})]
 
 
 def cancel(conn: psycopg.Connection, *, now: datetime | None = None) -> list[Seen]:
@@ -286,12 +298,13 @@ class Ready:
     handler: str
     load_id: int | None
     first_line: int | None
+    failed_on: str | None = None  # the host on which its last attempt ended at a cost
 
 
 def pick_ready(conn: psycopg.Connection, left_out: Sequence[int], n: int, *, now: datetime | None = None) -> list[Ready]:
     """Up to n tasks that are due and not left out: retries first, then by priority, then the oldest."""
     return [
-        Ready(Seen(row["task_id"], row["attempt_no"]), row["handler"], row["load_id"], row["first_line"])
+        Ready(Seen(row["task_id"], row["attempt_no"]), row["handler"], row["load_id"], row["first_line"], row["failed_on"])
         for row in rows(conn, "pick_ready", {"left_out": list(left_out), "n": n, "now": now})
     ]
 
@@ -329,9 +342,3 @@ def look(conn: psycopg.Connection, task_ids: Sequence[int], *, now: datetime | N
         Look(row["task_id"], TaskState(row["state"]), row["attempt_no"], row["is_due"], row["load_id"], row["first_line"])
         for row in rows(conn, "look_tasks", {"task_ids": list(task_ids), "now": now})
     ]
-
-
-def worker_of(conn: psycopg.Connection, seen: Seen) -> tuple[str, str] | None:
-    """Name and host of the worker that has this attempt open."""
-    found = rows(conn, "worker_of", {"task_id": seen.task_id, "attempt_no": seen.attempt_no})
-    return (found[0]["worker"], found[0]["host"]) if found else None

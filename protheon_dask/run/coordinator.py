@@ -19,16 +19,19 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.ledger.connect import Connection, check_direct, check_writable, connect, translated
+from protheon_dask.ledger.hosts import holder_of
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.ledger.transaction import is_of_server
-from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen
+from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, TaskState
 from protheon_dask.policy import dispatch_window
 from protheon_dask.run.cutting import Cutting, Wanted
-from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen
 from protheon_dask.run.failure import end_without_effect
 from protheon_dask.run.finishing import TableFinisher
+from protheon_dask.run.hosts import Ended, Ending, HostWatch
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
-from protheon_dask.run.tasks import CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
+from protheon_dask.run.stuck import StuckWorkers
+from protheon_dask.run.tasks import CANCELLED, CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
 from protheon_dask.workspace.chunkfile import ChunkStore
 
 logger = logging.getLogger(__name__)
@@ -37,12 +40,11 @@ IDLE_S = 0.5
 """Longest pause between two rounds; events wake it at once."""
 SWEEP_S = 1.0
 """Period of what costs a query over open work: expiry, cancelled runs, ended loads and runs, bytes sent."""
-THREADS_S = 2.0
-"""How long a count of worker threads is believed."""
 OUTAGE_S = 1.0
 """Pause between tries while PostgreSQL is away."""
 MAX_HOLD_S = 30.0
 """Longest pause of dispatching after refused claims."""
+DIED = "the worker process died"
 Event = DaskEvent | FromSplitter | Wanted
 
 
@@ -61,15 +63,18 @@ class Coordinator:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._events: deque[Event] = deque()
-        self._dask = DaskLink(scheduler_address, self.tell)
+        self._dask = DaskLink(scheduler_address, self.tell, self._wake.set)
         self.cutting = Cutting(store, SplitterPool(store, n_splitters, self.tell), broker_uuid)
         self._finisher = TableFinisher(url, self.wake)
         self._dispatched: dict[int, Dispatch] = {}
         self._gone: dict[Seen, bool] = {}  # attempts whose process is known to be gone -> its nanny lives
         self._look: set[int] = set()  # tasks whose file may have to go
+        self.hosts = HostWatch()
+        self._stuck = StuckWorkers(settings.exit_grace_s + settings.renew_s, self._dask.restart)
+        self._unanswered: set[int] = set()  # tasks that run, and of which Dask will not tell us: an earlier scheduler, or broker, had them
         self._sent: Counter[int] = Counter()  # bytes sent by chunk, since they were last written
         self._sent_lock = threading.Lock()
-        self._n_threads, self._threads_at = 0, 0.0
+        self._n_threads = 0
         self._refusals, self._hold_until = 0, 0.0  # claims in a row that were refused; no dispatch before
         self._outages = 0  # attempts that PostgreSQL could not serve, since one succeeded
         self._swept_at = 0.0
@@ -79,6 +84,7 @@ class Coordinator:
         self.leadership: leadership.Leadership | None = None
         self.waiting_for: str | None = None  # an outage, in words; None: all is well
         self.waiting_since_at = 0.0
+        self._told_of_dask: str | None = None  # what waiting_for says where it is Dask that is waited for
 
     # --- called from other threads --------------------------------------------------------------------------------------
 
@@ -109,10 +115,11 @@ class Coordinator:
 
     # --- leading --------------------------------------------------------------------------------------------------------
 
-    def start_leading(self, *, ephemeral: bool) -> bool:
+    def start_leading(self, *, ephemeral: bool, goes_on: bool = False) -> bool:
         """Take the lead and put the workspace in order; False: another broker leads.
 
         ephemeral: runs of an earlier cluster that lived as long as one command are interrupted: that command is gone.
+        goes_on:   but for them: the cluster is the same, and its broker alone was started again.
         """
         self._ephemeral = ephemeral
         conn = connect(self._url, application="protheon-coordinator")
@@ -126,9 +133,11 @@ class Coordinator:
                 return False
             self._conn = conn
             runs.abandon_queued(conn)
-            if ephemeral:
+            if ephemeral and not goes_on:
                 self._cancel_ephemeral(conn)
             stored = chunks.stored(conn)
+        self._expire_from = time.monotonic() + self.settings.lease_s  # PostgreSQL may have been away: workers renew first
+        self._unanswered = {item.task_id for item in stored if item.state is TaskState.RUNNING}
         self.cutting.adopt(str(self.leadership.ledger_id), stored)
         return True
 
@@ -235,11 +244,15 @@ class Coordinator:
                 with self._ledger.transaction():
                     runs.adopt_orphans(self._ledger)  # first: what another run waits for is not cancelled
                 verbs.cancel(self._ledger)
-            self.cutting.settle(self._ledger, self._look)
+            if due:
+                self._look |= self._unanswered
+            self._unanswered -= self._look
+            self._unanswered |= self.cutting.settle(self._ledger, self._look)
             self._look.clear()
             if due:
                 self.cutting.put_aside(self._ledger, self._dispatched)
             self.cutting.work(self._ledger)
+            self._look_after_hosts(is_due=due)
             self._dispatch()
             if due:
                 self._write_sent()
@@ -249,17 +262,26 @@ class Coordinator:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Answered(dispatch=dispatch, word=word):
+            case Answered(dispatch=dispatch, word=word, host=host):
                 self._forget(dispatch)
+                if word.startswith(CANCELLED):
+                    self._stuck.forgotten(dispatch)
+                else:
+                    self._stuck.answered(dispatch)
+                if host is not None:
+                    self.hosts.hear(self._ledger, dispatch, word, host)
                 if word == CORRUPT:
                     self.cutting.drop_file(self._ledger, dispatch.task_id)
                 self._note_refusal(word)
             case WorkerGone(dispatch=dispatch, worker=worker, nanny_lives=nanny_lives):
                 self._forget(dispatch)
+                self._stuck.answered(dispatch)
                 attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
-                holder = verbs.worker_of(self._ledger, attempt)
-                if holder is not None and holder[0] == worker:  # else it was never claimed, or by another process
+                holder = holder_of(self._ledger, attempt)
+                if holder is not None and holder.worker == worker:  # else it was never claimed, or by another process
                     self._gone[attempt] = nanny_lives
+                    if nanny_lives:
+                        self.hosts.note(Ending(holder.host, attempt, holder.run_id, Ended.BAD, DIED))
             case Wanted():
                 self.cutting.note_missing(self._ledger, event)
             case FromSplitter():
@@ -309,9 +331,13 @@ class Coordinator:
                 if not item.known_gone:
                     cost, outcome, told = Cost.LOSS, Outcome.EXPIRED, f"its lease of {self.settings.lease_s:g} s ran out"
                 elif gone[seen]:
-                    cost, outcome, told = Cost.CRASH, Outcome.CRASHED, "the worker process died"
+                    cost, outcome, told = Cost.CRASH, Outcome.CRASHED, DIED
                 else:
                     cost, outcome, told = Cost.LOSS, Outcome.CRASHED, "the worker's host or nanny was lost"
+                if not item.known_gone and (holder := holder_of(self._ledger, seen)) is not None:
+                    was = self._dispatched.get(seen.task_id)
+                    is_ours = was is not None and was.attempt_no + 1 == seen.attempt_no
+                    self._stuck.expired(seen, holder.process_uuid, now, is_ours=is_ours)
                 failed = Failed(cost, "WorkerDied", told)
                 end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
                 logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
@@ -321,7 +347,7 @@ class Coordinator:
         if taken:
             failpoints.hit("expire.after")
         for seen in gone:
-            if verbs.worker_of(self._ledger, seen) is None:  # taken back just now, or it ended otherwise
+            if holder_of(self._ledger, seen) is None:  # taken back just now, or it ended otherwise
                 del self._gone[seen]
         stuck = verbs.stuck(self._ledger, self.settings.complete_grace_s) if may_expire else []
         for seen in stuck:
@@ -330,32 +356,61 @@ class Coordinator:
             verbs.terminate(self._ledger, [*taken, *(seen.task_id for seen in stuck)])
         for task_id in taken:
             self._dispatched.pop(task_id, None)  # a frozen worker's key frees its slot in the window
+        self._look.update(taken)
 
     def _dispatch(self) -> None:
         """Fill the window: enough tasks with Dask to keep fast hosts busy, and no more."""
         try:
-            now = time.monotonic()
-            if now - self._threads_at > THREADS_S:
-                self._n_threads, self._threads_at = self._dask.n_threads(), now
-            if now < self._hold_until:
+            workers = self._workers()
+            if time.monotonic() < self._hold_until:
                 return
-            room = dispatch_window(self._n_threads, self.settings.window_per_thread) - len(self._dispatched)
-            if self._n_threads == 0 or room <= 0:
+            if not workers:
+                self._wait_for("no worker is with the Dask scheduler")
                 return
-            tasks = self._pick(room)
-            items = [Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler) for task in tasks]
-            if items:
-                failpoints.hit("dispatch.before")
-                self._dask.dispatch(items)
-                failpoints.hit("dispatch.after")
-                self._dispatched.update((item.task_id, item) for item in items)
-                self.cutting.unpark(tasks)
+            free, to_try = self.hosts.free(workers), self.hosts.to_try(workers, self._dispatched)
+            if not free and not to_try and not self._dispatched:
+                self._wait_for(f"no host can work: {self.hosts.told}")
+                return
+            n_free = sum(worker.n_threads for worker in free)
+            room = dispatch_window(n_free, self.settings.window_per_thread) - len(self._dispatched) if free else len(to_try)
+            if room > 0:
+                self._hand_over(self._pick(room), workers)
             if not self._refusals and not self._outages:
                 self.waiting_for = None
-        except (OSError, TimeoutError) as exc:
-            if self.waiting_for is None:
-                self.waiting_for, self.waiting_since_at = f"the Dask scheduler does not answer: {exc}", time.time()
-            logger.warning("scheduler.lost", extra={"error": str(exc)})
+        except OSError as exc:
+            self._wait_for(f"the Dask scheduler does not answer: {exc}")
+
+    def _workers(self) -> tuple[WorkerSeen, ...]:
+        """The worker processes. Raises OSError while the scheduler does not answer."""
+        workers = self._dask.workers()
+        self._n_threads = sum(worker.n_threads for worker in workers)
+        return workers
+
+    def _hand_over(self, tasks: list[verbs.Ready], workers: tuple[WorkerSeen, ...]) -> None:
+        placed = self.hosts.place(tasks, workers, self._dispatched, time.monotonic())
+        for where, items in placed.items():
+            failpoints.hit("dispatch.before")
+            self._dask.dispatch(items, where)
+            failpoints.hit("dispatch.after")
+            self._dispatched.update((item.task_id, item) for item in items)
+        self.cutting.unpark(task for task in tasks if task.seen.task_id in self._dispatched)
+
+    def _look_after_hosts(self, *, is_due: bool) -> None:
+        """Set hosts aside, try them again, restart what is stuck there, and let retries go anywhere that have waited for another host."""
+        with contextlib.suppress(OSError):  # without a scheduler there is nobody to place anything with
+            workers, now = self._workers(), time.monotonic()
+            self.hosts.settle(self._ledger, self._epoch, workers, is_due=is_due)
+            self._stuck.settle(self._ledger, workers, now)
+            for item in self.hosts.waited_enough(self._ledger, self._dispatched, now):
+                del self._dispatched[item.task_id]
+
+    def _wait_for(self, what: str) -> None:
+        """Say what dispatching waits for, and since when; what was said before of PostgreSQL or of the workers stands."""
+        if self.waiting_for is None:
+            self.waiting_since_at = time.time()
+        elif self.waiting_for != self._told_of_dask:
+            return
+        self.waiting_for = self._told_of_dask = what
 
     def _pick(self, n: int) -> list[verbs.Ready]:
         """Up to n ready tasks whose files are there; the others' are cut again first."""
@@ -380,8 +435,11 @@ class Coordinator:
                 continue
             committed = runs.count_lines(self._ledger, item.run_id)
             reasons = list(item.messages)
-            if committed.dead:
-                reasons.append(f"{committed.dead} chunks are dead: protheon dlq list {item.run_id}")
+            if given_up := committed.purged:
+                told = "1 dead chunk was" if given_up == 1 else f"{given_up:,} dead chunks were"
+                reasons.append(f"{told} purged: protheon dlq list {item.run_id} --all")
+            if dead := committed.dead - committed.purged:
+                reasons.append(f"{'1 chunk is' if dead == 1 else f'{dead:,} chunks are'} dead: protheon dlq list {item.run_id}")
             if item.limit.is_crossed(committed.rejected, committed.lines, at_end=True):
                 reasons.append(f"over the reject limit of {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
             if item.n_unfinished and not reasons:
@@ -392,7 +450,8 @@ class Coordinator:
             reasons += problems
             state = RunState.INCOMPLETE if reasons else RunState.SUCCEEDED
             self._write_sent()
-            runs.end_run(self._ledger, item.run_id, state, "; ".join(reasons) or None)
+            if not runs.end_run(self._ledger, item.run_id, state, "; ".join(reasons) or None, seen=item):
+                continue  # cancelled, or dead chunks of it were made ready at this moment: the next look sees
             if committed.own_lines:
                 self._finisher.analyze(item.run_id)
             logger.info("run.end", extra={"run_id": item.run_id, "state": str(state)})

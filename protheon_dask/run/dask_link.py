@@ -7,11 +7,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as ConcurrentFuture
 from concurrent.futures import wait
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from dask._task_spec import Task
 from dask.delayed import Delayed
@@ -20,16 +22,22 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from protheon_dask.model import Dispatch
-from protheon_dask.run.tasks import RAISED, run_attempt
+from protheon_dask.run.tasks import CANCELLED, RAISED, STARTUP_KEY, Answer, run_attempt
 
 logger = logging.getLogger(__name__)
 
-CONNECT_S = 10.0
+CONNECT_S = 2.0
+"""How long one try to connect may take. Short: Dask's own pauses within one grow, and a scheduler may be back before they end."""
 ANSWER_S = CONNECT_S + 2.0
 """A scheduler that has not answered by now is frozen: longer than CONNECT_S, so that Dask's own words are heard first."""
-RECONNECT_S = 60.0
-"""How long a client outlives its scheduler before it is made anew."""
+ASK_S, ASK_AGAIN_S = 2.0, 0.25
+"""Period of asking a scheduler that is well, and one that is not or has no workers yet."""
+CLOSE_S = 2.0
+LOST = "cancelled: the connection to the scheduler was lost"
+"""The link's own word for a dispatch of which no scheduler will tell."""
 NANNY_PROBE_S = 1.0
+RESTART_S = 30.0
+"""How long a nanny is given to end its worker: it asks politely for 4 s, then kills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class Answered:
 
     dispatch: Dispatch
     word: str
+    host: str | None = None  # of the process that returned it; None: Dask's own answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,69 +61,172 @@ class WorkerGone:
 DaskEvent = Answered | WorkerGone
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker process as the scheduler knows it. process_uuid is None where it was started without our preload."""
+
+    address: str
+    name: str
+    host: str
+    process_uuid: UUID | None
+    n_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """A dispatch that Dask has, and the future that keeps its key alive."""
+
+    item: Dispatch
+    future: Future[Answer]
+
+
 class DaskLink:
-    """One client, made anew when it has closed. Not thread-safe but for on_event, which is called on threads of Dask's."""
+    """One client, made anew whenever its connection is lost, and a thread that asks the scheduler whether it is well.
 
-    def __init__(self, scheduler_address: str, on_event: Callable[[DaskEvent], None]) -> None:
+    Thread-safe. on_event and on_change are called on other threads: this one's and Dask's.
+    Guarantee: no call waits for the scheduler. Each dispatch that was handed over is answered once: at the latest when the connection
+               to the scheduler that had it is lost. A frozen one may still thaw, and answers then.
+    """
+
+    def __init__(
+        self, scheduler_address: str, on_event: Callable[[DaskEvent], None], on_change: Callable[[], object] = lambda: None
+    ) -> None:
         self.scheduler_address = scheduler_address
-        self._on_event = on_event
+        self._on_event, self._on_change = on_event, on_change
+        self._lock = threading.Lock()  # of the fields below; held for no call that waits
         self._client: Client | None = None
-        self._making: ConcurrentFuture[Client] | None = None
-        self._futures: dict[str, Future[str]] = {}
+        self._handed: dict[str, _Handed] = {}
+        self._workers: tuple[WorkerSeen, ...] = ()
+        self._trouble = "it was not asked yet"  # empty: it is well
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
-        """Hand attempts to Dask, each once, under fresh opaque keys. Raises OSError while there is no scheduler."""
-        client = self._connected()
-        futures = client.compute([_delayed(item) for item in dispatches], retries=0, optimize_graph=False)  # type: ignore[no-untyped-call]  # distributed is not typed here
-        for item, future in zip(dispatches, futures, strict=True):
-            self._futures[str(future.key)] = future
-            future.add_done_callback(lambda done, item=item: self._answer(item, done))
+    def workers(self) -> tuple[WorkerSeen, ...]:
+        """The worker processes, as the scheduler told last. Raises OSError while it does not answer."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep, name="dask-link", daemon=True)
+                self._thread.start()
+            self._check()
+            return self._workers
 
-    def n_threads(self) -> int:
-        """Task threads of all workers. Raises OSError while there is no scheduler; TimeoutError, which is one, while it is frozen."""
-        client = self._connected()
-        if client.scheduler is None:
-            raise OSError("the connection to the scheduler closed just now")
-        # client.nthreads() asks the same, and waits for ever
-        counts: dict[str, int] = client.sync(client.scheduler.ncores, workers=None, callback_timeout=ANSWER_S)  # type: ignore[no-untyped-call]  # as above
-        return sum(counts.values())
+    def dispatch(self, dispatches: Sequence[Dispatch], workers: Sequence[str] | None = None) -> None:
+        """Hand attempts to Dask, each once, under fresh opaque keys. Raises OSError while the scheduler does not answer.
+
+        workers: addresses of those that may take them; any other may once all of these are gone. None: any; only then do they wait
+                 at the scheduler until a worker is free.
+        """
+        tasks = [_delayed(item) for item in dispatches]
+        wanted = None if workers is None else list(workers)
+        with self._lock:
+            client = self._check()
+            futures = client.compute(tasks, retries=0, optimize_graph=False, workers=wanted, allow_other_workers=wanted is not None)  # type: ignore[no-untyped-call]  # distributed is not typed here
+            for item, future in zip(dispatches, futures, strict=True):
+                self._handed[str(future.key)] = _Handed(item, future)
+        for future in futures:
+            future.add_done_callback(self._answer)
+
+    def restart(self, worker: WorkerSeen) -> None:
+        """Have a worker process ended and started anew by its nanny, which may be frozen itself: on a thread of its own."""
+        with self._lock:
+            client = self._client
+        if client is not None:
+            threading.Thread(target=_restart, args=(client, worker), name="dask-restart", daemon=True).start()
 
     def close(self) -> None:
-        """Forget all futures; what runs on workers runs on, and the ledger will tell."""
-        self._futures.clear()
-        if self._client is not None:
-            self._client.close(timeout=2)  # type: ignore[no-untyped-call]  # distributed is not typed here
-        self._client = None
+        """Forget all dispatches; what runs on workers runs on, and the ledger will tell."""
+        self._closing.set()
+        with self._lock:
+            client, self._client = self._client, None
+            self._handed.clear()
+        if client is not None:
+            _close(client)
 
-    def _connected(self) -> Client:
-        if self._client is not None and self._client.status in ("closed", "closing"):
-            self.close()
-        if self._client is None:
-            self._client = self._made()
+    def _check(self) -> Client:
+        if self._client is None or self._trouble:
+            raise OSError(self._trouble or "the connection to it closed just now")
+        if self._client.status != "running":
+            raise OSError("the connection to it closed just now")
         return self._client
 
-    def _made(self) -> Client:
-        """A new client. A scheduler that froze in the midst of it is waited for on a thread that is left; there is one at a time.
+    # --- the link's thread ----------------------------------------------------------------------------------------------
 
-        Raises: OSError: there is no scheduler. TimeoutError: it does not answer; the client that is being made is asked for again.
-        """
-        if self._making is None:
-            self._making = ConcurrentFuture()
-            threading.Thread(target=_make_client, args=(self.scheduler_address, self._making), name="dask-client", daemon=True).start()
-        if not wait([self._making], ANSWER_S).done:
+    def _keep(self) -> None:
+        """Connect, ask, and connect anew, until close()."""
+        while not self._closing.is_set():
+            try:
+                client = self._client or self._connect()
+                if client is None:
+                    return
+                workers, trouble = self._ask(client), ""
+            except OSError as exc:
+                workers, trouble = self._workers, str(exc) or type(exc).__name__
+            if self._client is not None and self._client.status != "running":
+                self._lose(trouble or "the connection to it closed")
+                continue
+            is_news = (workers, trouble) != (self._workers, self._trouble)
+            if trouble and not self._trouble:
+                logger.warning("scheduler.lost", extra={"error": trouble})
+            with self._lock:
+                self._workers, self._trouble = workers, trouble
+            if is_news:
+                self._on_change()
+            self._closing.wait(ASK_S if workers and not trouble else ASK_AGAIN_S)
+
+    def _connect(self) -> Client | None:
+        """A new client, as soon as there is a scheduler; None: this link is closed meanwhile. Raises OSError: there is none now."""
+        # on a thread that is left where a scheduler freezes in the midst of it: Dask waits for ever then
+        making: ConcurrentFuture[Client] = ConcurrentFuture()
+        threading.Thread(target=_make_client, args=(self.scheduler_address, making), name="dask-client", daemon=True).start()
+        if not wait([making], ANSWER_S).done:
+            making.add_done_callback(_close_late)
             raise TimeoutError(f"{self.scheduler_address} made no client in {ANSWER_S:g} s")
-        made, self._making = self._making, None
-        return made.result()
+        client = making.result()
+        with self._lock:
+            if not self._closing.is_set():
+                self._client = client
+                return client
+        _close(client)
+        return None
 
-    def _answer(self, item: Dispatch, future: Future[str]) -> None:
-        self._futures.pop(str(future.key), None)
+    def _ask(self, client: Client) -> tuple[WorkerSeen, ...]:
+        if client.scheduler is None:
+            raise OSError("the connection to it closed just now")
+        # client.scheduler_info() asks the same, and waits for ever
         try:
-            event: DaskEvent = Answered(item, str(future.result(timeout=CONNECT_S)))
+            told: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S)  # type: ignore[no-untyped-call]  # as above
+        except TimeoutError as exc:
+            raise TimeoutError(f"{self.scheduler_address} has said nothing for {ANSWER_S:g} s") from exc
+        return tuple(_seen(address, worker) for address, worker in told["workers"].items())
+
+    def _lose(self, trouble: str) -> None:
+        """The scheduler is gone with all that it had: answer for it, and let go of the client, whose own tries are ever rarer."""
+        logger.warning("scheduler.lost", extra={"error": trouble})
+        with self._lock:
+            client, self._client = self._client, None
+            handed, self._handed = self._handed, {}
+            self._workers, self._trouble = (), trouble
+        for lost in handed.values():
+            self._on_event(Answered(lost.item, LOST))
+        self._on_change()
+        if client is not None:
+            _close(client)
+
+    def _answer(self, future: Future[Answer]) -> None:
+        """Called on a thread of Dask's for each future that ended."""
+        with self._lock:
+            handed = self._handed.pop(str(future.key), None)
+        if handed is None:  # it was answered for, or this link is closed
+            return
+        item = handed.item
+        try:
+            answer = future.result(timeout=CONNECT_S)
+            event: DaskEvent = Answered(item, answer.word, answer.host)
         except KilledWorker as exc:
             last = exc.last_worker
             event = WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None)))
         except FutureCancelledError as exc:
-            event = Answered(item, f"cancelled: {exc.reason}")
+            event = Answered(item, f"{CANCELLED}{exc.reason}")
         except Exception as exc:  # whatever run_attempt raised: the ledger knows what became of the attempt
             logger.exception("dispatch.raised", extra={"task_id": item.task_id})
             event = Answered(item, f"{RAISED}{type(exc).__name__}: {exc}")
@@ -126,10 +238,37 @@ class DaskLink:
 def _make_client(scheduler_address: str, answer: ConcurrentFuture[Client]) -> None:
     try:
         client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name="protheon-coordinator")  # type: ignore[no-untyped-call]  # distributed is not typed here
-        client._timeout = RECONNECT_S
         answer.set_result(client)
-    except Exception as exc:  # noqa: BLE001  # raised again in the coordinator's thread
-        answer.set_exception(exc)
+    except Exception as exc:  # noqa: BLE001  # raised again in the link's thread
+        answer.set_exception(exc if isinstance(exc, OSError) else OSError(f"{type(exc).__name__}: {exc}"))
+
+
+def _seen(address: str, worker: Mapping[str, Any]) -> WorkerSeen:
+    ours = worker.get(STARTUP_KEY) or {}
+    process_uuid = UUID(ours["process_uuid"]) if ours else None
+    return WorkerSeen(address, str(worker["name"]), ours.get("host", worker["host"]), process_uuid, worker["nthreads"])
+
+
+def _restart(client: Client, worker: WorkerSeen) -> None:
+    try:
+        answer = client.restart_workers([worker.address], timeout=RESTART_S, raise_for_error=False)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        logger.warning("worker.restarted", extra={"worker": worker.name, "host": worker.host, "answer": str(answer[worker.address])})
+    except Exception:  # noqa: BLE001  # it is gone by itself, or nobody answers there: the ledger needs nothing of it
+        logger.warning("worker.restart_failed", extra={"worker": worker.name, "host": worker.host}, exc_info=True)
+
+
+def _close(client: Client) -> None:
+    """Let go of a client, whatever its scheduler does. It may be busy with connecting anew."""
+    try:
+        client.close(timeout=CLOSE_S)  # type: ignore[no-untyped-call]  # distributed is not typed here
+    except Exception:  # what is left of it is Dask's; ours is not touched by it
+        logger.warning("scheduler.client_left", exc_info=True)
+
+
+def _close_late(made: ConcurrentFuture[Client]) -> None:
+    """A client that was made too late: another was made, or is tried for."""
+    if made.exception() is None:
+        _close(made.result())
 
 
 def _delayed(item: Dispatch) -> Delayed:

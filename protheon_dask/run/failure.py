@@ -13,6 +13,7 @@ from protheon_dask.ledger.transaction import as_error, is_of_server, sqlstate_of
 from protheon_dask.model import Cost, Failed, Lease, Outcome
 from protheon_dask.policy import GiveUp, Retry, RetryPolicy
 from protheon_dask.postgres import Place
+from protheon_dask.run.function import FunctionFailed
 from protheon_dask.run.ingest import RejectLimitCrossed
 
 
@@ -24,6 +25,9 @@ def failure_of(exc: Exception, place: Place | None = None) -> Failed:
     """
     if isinstance(exc, RejectLimitCrossed):
         return Failed(Cost.NOTHING, "RejectLimitCrossed", str(exc), pause=str(exc))
+    if isinstance(exc, FunctionFailed) and (cause := exc.__cause__) is not None:
+        story = traceback.TracebackException.from_exception(cause)  # also of an exception whose text cannot be had
+        return Failed(Cost.FAILURE, type(cause).__name__, str(story) or type(cause).__name__, "".join(story.format()), sqlstate_of(cause))
     sqlstate = sqlstate_of(exc)
     error = as_error(exc, place)
     if error is not None and error.acts is Acts.CLOCK:
@@ -32,6 +36,11 @@ def failure_of(exc: Exception, place: Place | None = None) -> Failed:
         return Failed(Cost.NOTHING, type(error).__name__, str(error), sqlstate=sqlstate, pause=str(error))
     told = str(error) if isinstance(error, ProtheonError) else f"{exc}" or type(exc).__name__
     return Failed(Cost.FAILURE, type(exc).__name__, told, "".join(traceback.format_exception(exc)), sqlstate)
+
+
+def is_misfit(exc: Exception) -> bool:
+    """Does this host lack what the pipeline needs: a module, the same version, the cluster's key? On another host it may be there."""
+    return isinstance(exc, ImportError) or (isinstance(exc, ConfigError) and not isinstance(exc, TargetRefused) and not is_of_server(exc))
 
 
 def end_without_effect(

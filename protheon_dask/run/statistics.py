@@ -5,6 +5,7 @@ from __future__ import annotations
 from protheon_dask.errors import NotFound
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import Connection
+from protheon_dask.ledger.hosts import aside_words, hosts_aside
 from protheon_dask.model import STAGES, RunState, TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -17,5 +18,7 @@ def statistics_of(conn: Connection, run_id: int) -> RunStatistics:
     stages = {stage: float(row.pop(f"{stage}_s")) for stage in STAGES}
     tables = tuple(TableCount(**count) for count in reports.row_counts(conn, run_id))
     row.update(state=RunState(row["state"]), paths=tuple(row["paths"]), notices=tuple(row["notices"]))
+    if row["state"] is RunState.RUNNING and row["reason"] is None:
+        row["reason"] = aside_words(hosts_aside(conn))
     row.update(gone_on_by=tuple(row["gone_on_by"]), behind=tuple(row["behind"]))
     return RunStatistics(**row, rows=tables, stage_seconds=stages)

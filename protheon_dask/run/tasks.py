@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import dataclass
+
+from protheon_dask.errors import ProtheonError
 from protheon_dask.model import Dispatch
 
 CORRUPT = "corrupt"
@@ -17,11 +21,36 @@ REFUSED = "refused: "
 """Begin of run_attempt's answer where the ledger refused the claim for good; the reason follows."""
 
 RAISED = "raised: "
-"""Begin of the coordinator's word for a run_attempt that raised: the process itself is at fault."""
+"""Begin of the word for a run_attempt that raised: the process itself is at fault."""
+
+FAILED = "failed"
+"""run_attempt's word for: the pipeline, or the data, failed outside a line."""
+
+MISFIT = "misfit"
+"""run_attempt's word for: this host lacks what the pipeline needs, a module, a version, a key; others may have it."""
+
+CANCELLED = "cancelled: "
+"""Begin of the coordinator's word for a key that Dask forgot; why follows. Its thread may run on."""
 
 
-def run_attempt(dispatch: Dispatch) -> str:
-    """Run one attempt in this worker process and return a word on how it ended: a hint, the ledger knows."""
+STARTUP_KEY = "protheon"
+"""What a worker tells the scheduler of itself when it registers (preload_worker): its host and process_uuid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an attempt ended, in a word, and on which host: a hint, the ledger knows."""
+
+    word: str
+    host: str
+
+
+def run_attempt(dispatch: Dispatch) -> Answer:
+    """Run one attempt in this worker process. Raises what is a defect; a process that cannot work at all says so with its host."""
     from protheon_dask.run.worker import current_process
 
-    return current_process().run(dispatch)
+    host = socket.gethostname()
+    try:
+        return Answer(current_process().run(dispatch), host)
+    except ProtheonError as exc:
+        return Answer(f"{RAISED}{type(exc).__name__}: {exc}", host)

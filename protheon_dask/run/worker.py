@@ -9,8 +9,8 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
 
@@ -29,14 +29,15 @@ from protheon_dask.errors import (
 )
 from protheon_dask.ledger import runs, transaction, verbs
 from protheon_dask.ledger.connect import Connection, connect, opened, place_of, translated
+from protheon_dask.ledger.lent import LentConnection, open_lent
 from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, Outcome, Seen, StageClock, Worker
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.postgres import is_outage
-from protheon_dask.run import ingest
-from protheon_dask.run.failure import end_without_effect, failure_of
+from protheon_dask.run import function, ingest
+from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
-from protheon_dask.run.tasks import CORRUPT, OUTAGE, REFUSED, SUCCEEDED
+from protheon_dask.run.tasks import CORRUPT, FAILED, MISFIT, OUTAGE, REFUSED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
 from protheon_dask.sink.checksum import Comparable, compared_of
 
@@ -100,22 +101,29 @@ class WorkerProcess:
             gc.collect()  # see quiet_collector; takes milliseconds, since nothing of before is looked at
 
     def _attempt(self, claimed: verbs.Claimed, clock: StageClock) -> str:
-        with self._keeper.held(claimed.lease) as attempt:
+        with self._keeper.held(claimed.lease, claimed.visibility_s) as attempt:
             try:
                 self._work(claimed, attempt, clock)
                 return SUCCEEDED
-            except LeaseLost:
+            except LeaseLost as exc:
+                logger.warning("fence.refused", extra={"task_id": exc.task_id, "attempt_no": exc.attempt_no, "at": "load"})
                 self._drop_connection()
+                self._keeper.give_back_nowait(claimed.lease)
                 return "lease lost"
             except Exception as exc:  # noqa: BLE001  # the one place: whatever ended the attempt becomes a value in the ledger
-                failed = failure_of(exc, self._place)
+                failed = replace(failure_of(exc, self._place), seconds=clock.seconds)
                 if failed.pause is not None or isinstance(exc, TargetAltered):
                     self._prepared = {}  # somebody alters the tables: they are described anew
                 logger.warning(
                     "attempt.failed",
                     extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
                 )
-                return self._end(claimed, failed, attempt)
+                word = self._end(claimed, failed, attempt)
+                return MISFIT if word == FAILED and is_misfit(exc) else word
+
+    def hurry(self) -> None:
+        """The process ends: renew the leases once more, so that what was taken from it while it slept is given back."""
+        self._keeper.hurry()
 
     # --- the pieces -----------------------------------------------------------------------------------------------------
 
@@ -132,8 +140,15 @@ class WorkerProcess:
         return claimed
 
     def _work(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
-        if claimed.handler != INGEST or claimed.chunk is None or claimed.load_id is None or claimed.run_id is None:
-            raise InvariantError(f"task {claimed.lease.task_id}: this worker has no handler {claimed.handler!r}")
+        if claimed.handler == INGEST:
+            self._ingest(claimed, attempt, clock)
+        else:
+            self._call(claimed, attempt, clock)
+        self._told_late = (claimed.lease, clock)
+
+    def _ingest(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
+        if claimed.chunk is None or claimed.load_id is None or claimed.run_id is None:
+            raise InvariantError(f"task {claimed.lease.task_id} has the handler {INGEST} and is no chunk of a run")
         prepared = self._prepare(claimed.run_id)
         work = ingest.ChunkWork(
             claimed=claimed,
@@ -147,20 +162,47 @@ class WorkerProcess:
             settings=self.settings,
             clock=clock,
         )
-        with ingest.fetch(work, self.broker) as stored:
+        with ingest.fetch(work, self.broker) as stored, self._deciding(attempt):
             conn = attempt.connection = self._connection()
-            try:
-                ingest.complete(work, conn, self._load(work, stored, conn))
-            except transaction.CommitUnanswered:
-                self._drop_connection()
-                self._resolve(attempt)
-            except BaseException:
-                transaction.rollback(conn)
-                attempt.check()  # a severed connection is a lost lease, not an outage
-                raise
-            finally:
-                attempt.connection = None
-        self._told_late = (claimed.lease, clock)
+            ingest.complete(work, conn, self._load(work, stored, conn))
+
+    def _call(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
+        """Call a task's function; its data transaction is the one that it wrote in, or one of the worker's own that only ends the task."""
+        with contextlib.ExitStack() as stack:
+            work = function.FunctionCall(claimed, attempt, clock, self.settings.renew_s, lambda: self._lend(attempt, clock, stack))
+            with self._deciding(attempt):
+                returned, lent = work.call()
+                conn: Connection
+                if lent is not None:
+                    conn = lent
+                else:
+                    conn = attempt.connection = self._connection()
+                    self._begin(conn, attempt, clock)
+                function.complete(work, conn, returned)
+
+    def _lend(self, attempt: Attempt, clock: StageClock, stack: contextlib.ExitStack) -> LentConnection:
+        """A connection with the data transaction for a function: one of its own, which takes what it did to the session with it."""
+        with translated(self._url):
+            conn = attempt.connection = stack.enter_context(contextlib.closing(open_lent(self._url)))
+            self._begin(conn, attempt, clock)
+            conn.lend()
+        return conn
+
+    @contextlib.contextmanager
+    def _deciding(self, attempt: Attempt) -> Iterator[None]:
+        """The data transaction ends in this block, on the attempt's connection from when it has one. A lost COMMIT is resolved."""
+        try:
+            yield
+        except transaction.CommitUnanswered:
+            self._drop_connection()
+            self._resolve(attempt)
+        except BaseException:
+            if attempt.connection is not None:
+                transaction.rollback(attempt.connection)
+            attempt.check()  # a severed connection is a lost lease, not an outage
+            raise
+        finally:
+            attempt.connection = None
 
     def _load(self, work: ingest.ChunkWork, stored: BinaryIO, conn: Connection) -> Loaded:
         """Load the chunk in an open transaction; once more, batch by batch, if the last merge refused a row of no known line."""
@@ -174,7 +216,7 @@ class WorkerProcess:
 
     def _begin(self, conn: Connection, attempt: Attempt, clock: StageClock) -> None:
         settings = self.settings
-        timeouts = transaction.Timeouts(settings.advisory_wait_s, settings.lease_s, settings.stall_s + settings.lease_s)
+        timeouts = transaction.Timeouts(settings.advisory_wait_s, settings.lease_s, self._stall_s(attempt) + settings.lease_s)
         failpoints.hit("begin.before")
         started_s = time.perf_counter()
         with attempt.in_flight():
@@ -186,6 +228,8 @@ class WorkerProcess:
         """Find out what became of an unanswered COMMIT; raise unless the rows are there."""
         lease = attempt.lease
         resolved = self._patiently(lambda: transaction.resolve_commit(self._url, lease), None, attempt)
+        facts = {"committed": resolved.committed, "still_ours": resolved.still_ours}
+        logger.warning("commit.resolved", extra={"task_id": lease.task_id, "attempt_no": lease.attempt_no, **facts})
         if resolved.committed:
             return
         if not resolved.still_ours:
@@ -209,7 +253,9 @@ class WorkerProcess:
         """Give the task back, or up, however long PostgreSQL is away; nobody is charged for that."""
         try:
             return self._patiently(lambda: self._end_once(claimed, failed), None, attempt, is_refusal_borne=True)
-        except LeaseLost:
+        except LeaseLost as exc:
+            logger.warning("fence.refused", extra={"task_id": exc.task_id, "attempt_no": exc.attempt_no, "at": "end"})
+            self._keeper.give_back_nowait(claimed.lease)
             return "lease lost"
 
     def _end_once(self, claimed: verbs.Claimed, failed: Failed) -> str:
@@ -218,9 +264,11 @@ class WorkerProcess:
             outcome, least_delay_s = Outcome.FAILED, 0.0
             if failed.cost is Cost.NOTHING:
                 outcome = Outcome.RELEASED
-                if failed.pause is None:
+                if failed.pause is None or claimed.run_id is None:  # without a run there is none to pause
                     least_delay_s = min(60.0, NO_COST_PAUSE_S * 2.0 ** min(lease.attempt_no - 1, 10)) * (0.5 + random.random())
             spent, policy = verbs.spent(conn, lease.task_id), self.settings.retry_policy
+            if claimed.max_failures is not None:
+                policy = policy.dead_at(Cost.FAILURE, claimed.max_failures)
             end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
             if failed.pause is not None and claimed.run_id is not None:
                 runs.pause_run(conn, claimed.run_id, failed.pause, by=lease)
@@ -228,7 +276,7 @@ class WorkerProcess:
             return CORRUPT
         if failed.error_class == LedgerUnavailable.__name__ and is_outage(failed.sqlstate):
             return f"{OUTAGE}{failed.message}"
-        return "released" if failed.cost is Cost.NOTHING else "failed"
+        return "released" if failed.cost is Cost.NOTHING else FAILED
 
     def _patiently(
         self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None, *, is_refusal_borne: bool = False
@@ -263,9 +311,12 @@ class WorkerProcess:
             self._conn.close()
         self._conn = None
 
+    def _stall_s(self, attempt: Attempt) -> float:
+        return self.settings.stall_s if attempt.stall_s is None else attempt.stall_s
+
     def _end_stalled(self, attempt: Attempt) -> None:
         """Called by the keeper: the attempt is charged with a crash, and the process, whose thread cannot be ended, ends."""
-        seconds = f"{self.settings.stall_s:g}"
+        seconds = f"{self._stall_s(attempt):g}"
         failed = Failed(Cost.CRASH, "Stalled", f"no byte, row or statement for {seconds} s; the worker process was ended")
         logger.error("attempt.stalled", extra={"task_id": attempt.lease.task_id, "attempt_no": attempt.lease.attempt_no})
         try:
@@ -274,6 +325,25 @@ class WorkerProcess:
                 end_without_effect(conn, attempt.lease, failed, Outcome.CRASHED, spent, self.settings.retry_policy)
         except ProtheonError:
             logger.exception("attempt.stalled_unsaid")  # its lease will run out
+        os._exit(STALL_EXIT)
+
+    def end_unfinished(self) -> None:
+        """End the process in the midst of its work, through no fault of that: what it has not finished is given back, at no cost.
+
+        Called on a thread of its own, some time after Dask began to close the worker: its scheduler ended, or it was told to.
+        """
+        failed = Failed(Cost.NOTHING, "WorkerClosed", "its worker process had to end: the Dask scheduler ended, or the worker was told to")
+        for attempt in self._keeper.attempts():
+            attempt.lose()  # its transaction is broken off
+            lease = attempt.lease
+            logger.warning("attempt.unfinished", extra={"task_id": lease.task_id, "attempt_no": lease.attempt_no})
+            try:
+                with opened(self._url, application="protheon-worker") as conn, conn.transaction():
+                    verbs.release(conn, lease, failed, Outcome.RELEASED, 0.0)
+            except LeaseLost:  # it committed at this moment, or was expired
+                continue
+            except ProtheonError:
+                logger.exception("attempt.unfinished_unsaid")  # its lease will run out
         os._exit(STALL_EXIT)
 
 

@@ -1,3 +1,0 @@
--- worker_of: which worker opened an attempt that is still open.
--- Params: task_id bigint, attempt_no integer   Returns: (worker, host), or no row   Index: attempt_pkey.
-SELECT worker, host FROM protheon.attempt WHERE task_id = %(task_id)s AND attempt_no = %(attempt_no)s AND ended_at IS NULL;
