@@ -158,6 +158,7 @@ class Cluster:
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._is_closing = threading.Event()
         self._lock = threading.Lock()
+        self.ground = threading.Lock()  # held while PostgreSQL is stopped: two faults cannot stop it at once
         self.parts: dict[str, Part] = {}
         self.hosts: dict[str, Host] = {}
 
@@ -197,7 +198,7 @@ class Cluster:
         self.key_file = make_key(self.directory)
         self.scheduler_port, self.broker_port = free_port(), free_port()
         self.broker_postgres = self._postgres_proxy()
-        self._stack.callback(self._end_parts)
+        self._stack.callback(self.end_parts)
         scheduler = f"tcp://{LOOPBACK}:{self.scheduler_port}"
         self.scheduler_address, self.broker_address = scheduler, f"{LOOPBACK}:{self.broker_port}"
         dashboard = f"{LOOPBACK}:{free_port()}"
@@ -219,7 +220,10 @@ class Cluster:
         url = f"{self.server.url('campaign').replace(f':{self.server.port}/', f':{postgres.port}/')}?sslmode=disable"
         values = {"lease_s": LEASE_S, "renew_s": RENEW_S, "exit_grace_s": EXIT_GRACE_S, "workspace_quota_bytes": QUOTA_BYTES}
         settings = Settings(
-            database_url=url, home=str(self.directory), workspace=str(self.workspace), **{**values, **self._settings}  # type: ignore[arg-type]
+            database_url=url,
+            home=str(self.directory),
+            workspace=str(self.workspace),
+            **{**values, **self._settings},  # type: ignore[arg-type]
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL", "DASK_"))}
         return {**kept, **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(self.key_file)}
@@ -288,14 +292,13 @@ class Cluster:
                 if not (part.is_over or part.is_held) and time.time() - part.ends[-1] > RESTART_S:
                     part.start()
 
-    def _end_parts(self) -> None:
+    def end_parts(self) -> None:
+        """End every process but PostgreSQL; idempotent."""
         self._is_closing.set()
         if self._keeper.is_alive():
             self._keeper.join()
         for order in ("client", "chaos-", "broker", "scheduler"):
-            threads = [
-                threading.Thread(target=part.end) for part in self.parts.values() if part.name.startswith(order)
-            ]
+            threads = [threading.Thread(target=part.end) for part in self.parts.values() if part.name.startswith(order)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -303,11 +306,7 @@ class Cluster:
 
     def left_behind(self) -> list[int]:
         """Processes of the campaign's parts that still run: none, after the end."""
-        return [
-            process.pid
-            for process in psutil.process_iter()
-            if _has_home(process, str(self.directory)) and process.pid != os.getpid()
-        ]
+        return [process.pid for process in psutil.process_iter() if _has_home(process, str(self.directory)) and process.pid != os.getpid()]
 
 
 def _has_home(process: psutil.Process, home: str) -> bool:

@@ -1,7 +1,7 @@
-"""The faults of the campaign. Each kind is a small class that waits for the moment at which it can hurt, strikes, heals, and says what it hit.
+"""The faults of the campaign. Each kind is a small class: it waits for a moment at which it can hurt, strikes, heals, and says what it hit.
 
-A strike that hit nothing is no fault: it returns None, and the schedule tries the kind again. What counts as a hit is in the class's
-first line; the proof (which attempts were open, which COMMIT was in flight) goes into the campaign's log.
+A strike that hit nothing is not counted, and the schedule tries the kind again. What counts as a hit is in the class's first line; the
+proof (which attempts were open, which COMMIT was in flight) goes into the campaign's log.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,12 +36,12 @@ MAX_CHARGED = 1
 
 
 @dataclass
-class Hit:
-    """A fault that hit something. Unix times.
+class Strike:
+    """A fault that was done, whatever it hit. Unix times.
 
     struck_at .. healed_at: while the fault was there. back_at: when what was stopped was there again (a process, a server).
-    workers:  those that it kept from working in this time; every worker where the ground was taken from all.
-    attempts: open when it struck.
+    attempts: open when it struck. is_counted: it hit what it is meant to hit, and the evidence shows it.
+    workers:  whose attempts it may have cost something; none where the ground was taken from all: an outage costs nobody anything.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Hit:
     attempts: list[tuple[int, int]] = field(default_factory=list)
     workers: list[str] = field(default_factory=list)
     back_at: float | None = None
+    is_counted: bool = True
     is_alone: bool = False
     recovery_s: dict[str, float] = field(default_factory=dict)
 
@@ -66,7 +68,7 @@ class Fault:
     def __init__(self, cluster: Cluster, rng: random.Random) -> None:
         self.cluster, self.rng = cluster, rng
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         raise NotImplementedError
 
     # --- aiming -----------------------------------------------------------------------------------------------------------
@@ -90,14 +92,11 @@ class Fault:
     def draw_host(self) -> Host:
         return self.rng.choice(list(self.cluster.hosts.values()))
 
-    def hit(
-        self, target: str, struck_at: float, attempts: Sequence[tuple[int, int]], workers: Sequence[str], **evidence: Any
-    ) -> Hit | None:
-        """A hit of these attempts, as far as they had not ended before; None: they all had."""
+    def hit(self, target: str, struck_at: float, attempts: Sequence[tuple[int, int]], workers: Sequence[str], **evidence: Any) -> Strike:
+        """What was done, healed by now; counted if any of these attempts had not ended before it."""
+        healed_at = time.time()
         caught = self.cluster.ledger.still_open(attempts, struck_at)
-        if not caught:
-            return None
-        return Hit(self.kind, target, struck_at, time.time(), {"open_attempts": caught, **evidence}, caught, list(workers))
+        return Strike(self.kind, target, struck_at, healed_at, evidence, caught, list(workers), is_counted=bool(caught))
 
 
 class Worker9(Fault):
@@ -105,7 +104,7 @@ class Worker9(Fault):
 
     kind = "worker killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim(lambda attempt: not attempt.charged)
         process = self.part_of(attempt).worker if attempt else None
         if attempt is None or process is None:
@@ -120,7 +119,7 @@ class Nanny9(Fault):
 
     kind = "nanny killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim()
         process = self.part_of(attempt).main if attempt else None
         if attempt is None or process is None:
@@ -135,7 +134,7 @@ class HostKilled(Fault):
 
     kind = "host killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim()
         if attempt is None:
             return None
@@ -152,11 +151,11 @@ class HostKilled(Fault):
 
 
 class Stopped(Fault):
-    """A worker process stands still (SIGSTOP) for longer than its lease, then goes on; hit: the attempt in whose data transaction it was."""
+    """A worker process stands still (SIGSTOP) beyond its lease, then goes on; hit: the attempt in whose data transaction it was."""
 
     kind = "worker stopped"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim()
         process = self.part_of(attempt).worker if attempt else None
         if attempt is None or process is None:
@@ -176,7 +175,7 @@ class Frozen(Fault):
 
     kind = "host frozen"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim()
         if attempt is None:
             return None
@@ -213,7 +212,7 @@ class Cut(Network):
 
     kind = "connections cut"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         line = self.draw_line()
         if line is None:
             return None
@@ -228,11 +227,11 @@ class Cut(Network):
 
 
 class CutBroker(Network):
-    """The broker's connections to PostgreSQL break, its leadership's among them; hit: a connection that had moved bytes, told by its log."""
+    """The broker's connections to PostgreSQL break, its leadership's among them; hit: its log says that it lost the ledger."""
 
     kind = "broker cut off"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         proxy, log = self.cluster.broker_postgres, self.cluster.parts["broker"].log
         attempt = self.aim()
         if attempt is None:
@@ -244,15 +243,11 @@ class CutBroker(Network):
         time.sleep(away_s)
         proxy.refuse(False)
         healed_at = time.time()
-        if not wait_until(lambda: said(log, offset, "ledger.back"), AIM_S):
-            return None
-        return Hit(
-            self.kind, "broker to PostgreSQL", struck_at, healed_at,
-            {"n_connections": n_links, "log": "ledger.lost, ledger.back"}, [attempt.pair], self.all_workers(), time.time(),
-        )  # fmt: skip
-
-    def all_workers(self) -> list[str]:
-        return [part.name for part in self.cluster.workers]
+        is_back = wait_until(lambda: said(log, offset, "ledger.back"), AIM_S)
+        evidence = {"n_connections": n_links, "away_s": away_s, "log": "ledger.lost, ledger.back" if is_back else ""}
+        return Strike(
+            self.kind, "broker to PostgreSQL", struck_at, healed_at, evidence, [attempt.pair], back_at=healed_at, is_counted=is_back
+        )
 
 
 class BlackHole(Network):
@@ -260,7 +255,7 @@ class BlackHole(Network):
 
     direction: ClassVar[Direction]
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         line = self.draw_line()
         if line is None:
             return None
@@ -296,7 +291,7 @@ class CommitLost(Network):
 
     kind = "COMMIT dropped"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         host, loss = self.draw_host(), self.rng.choice(list(Loss))
         late_s = self.rng.uniform(0.5, 5.0)
         struck: list[tuple[float, Loss, Link]] = []
@@ -317,7 +312,7 @@ class CommitLost(Network):
             )
         ]
         evidence = {"loss": loss, "task_id": link.task_id}
-        return Hit(self.kind, host.name, struck_at, time.time(), evidence, pairs, [part.name for part in host.parts])
+        return Strike(self.kind, host.name, struck_at, time.time(), evidence, pairs)
 
 
 class Transfer(Fault):
@@ -346,14 +341,14 @@ class TransferCut(Transfer):
 
     kind = "transfer cut"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         host = self.draw_transfer()
         if host is None:
             return None
         pairs = self.fetching(host)
         struck_at = time.time()
         n_links = host.broker.cut()
-        return self.hit(f"{host.name} to broker", struck_at, pairs, [part.name for part in host.parts], n_connections=n_links)
+        return self.hit(f"{host.name} to broker", struck_at, pairs, (), n_connections=n_links)
 
 
 class TransferHeld(Transfer):
@@ -361,7 +356,7 @@ class TransferHeld(Transfer):
 
     kind = "transfer black-holed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         host = self.draw_transfer()
         if host is None:
             return None
@@ -372,14 +367,17 @@ class TransferHeld(Transfer):
             time.sleep(self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             host.broker.let_through(Direction.DOWN)
-        return self.hit(f"broker to {host.name}", struck_at, pairs, [part.name for part in host.parts])
+        return self.hit(f"broker to {host.name}", struck_at, pairs, ())
 
 
 class Ground(Fault):
-    """What all stand on goes: every worker is kept from working."""
+    """What all stand on goes for a while."""
 
-    def all_workers(self) -> list[str]:
-        return [part.name for part in self.cluster.workers]
+    def outage(self, target: str, struck_at: float, back_at: float, attempts: Sequence[tuple[int, int]], **evidence: Any) -> Strike:
+        """It is back: nobody may have been charged for it."""
+        strike = self.hit(target, struck_at, attempts, (), **evidence)
+        strike.healed_at = strike.back_at = back_at
+        return strike
 
     def open_pairs(self) -> list[tuple[int, int]]:
         return [attempt.pair for attempt in self.cluster.ledger.open_attempts()]
@@ -390,7 +388,7 @@ class PostgresStopped(Ground):
 
     signal: ClassVar[signal.Signals]
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         if self.aim() is None:
             return None
         running = [attempt.pair for attempt in self.cluster.ledger.open_attempts() if attempt.in_transaction]
@@ -401,10 +399,7 @@ class PostgresStopped(Ground):
             time.sleep(away_s)
             server.start()
             back_at = time.time()
-        hit = self.hit("PostgreSQL", struck_at, running, self.all_workers(), away_s=away_s)
-        if hit is not None:
-            hit.healed_at = hit.back_at = back_at
-        return hit
+        return self.outage("PostgreSQL", struck_at, back_at, running, away_s=away_s)
 
 
 class PostgresFast(PostgresStopped):
@@ -426,7 +421,7 @@ class SchedulerKilled(Ground):
 
     kind = "scheduler killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         part = self.cluster.parts["scheduler"]
         if self.aim(in_transaction=False) is None or (process := part.main) is None:
             return None
@@ -434,10 +429,7 @@ class SchedulerKilled(Ground):
         struck_at = time.time()
         process.kill()
         wait_until(lambda: len(part.starts) > n_starts, 10)
-        hit = self.hit("scheduler", struck_at, pairs, self.all_workers(), pid=process.pid)
-        if hit is not None:
-            hit.healed_at = hit.back_at = part.starts[-1]
-        return hit
+        return self.outage("scheduler", struck_at, part.starts[-1], pairs, pid=process.pid)
 
 
 class SchedulerFrozen(Ground):
@@ -445,7 +437,7 @@ class SchedulerFrozen(Ground):
 
     kind = "scheduler frozen"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         if self.aim(in_transaction=False) is None or (process := self.cluster.parts["scheduler"].main) is None:
             return None
         pairs = self.open_pairs()
@@ -457,12 +449,10 @@ class SchedulerFrozen(Ground):
             with suppress(psutil.Error):
                 process.resume()
         healed_at = time.time()
-        if self.cluster.ledger.n_started(struck_at + 4.0, healed_at):
-            return None
-        hit = self.hit("scheduler", struck_at, pairs, self.all_workers(), pid=process.pid, attempts_started_meanwhile=0)
-        if hit is not None:
-            hit.healed_at = hit.back_at = healed_at
-        return hit
+        n_started = self.cluster.ledger.n_started(struck_at + 4.0, healed_at)
+        strike = self.outage("scheduler", struck_at, healed_at, pairs, pid=process.pid, attempts_started_meanwhile=n_started)
+        strike.is_counted = strike.is_counted and not n_started
+        return strike
 
 
 class BrokerKilled(Ground):
@@ -470,7 +460,7 @@ class BrokerKilled(Ground):
 
     kind = "broker killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         part = self.cluster.parts["broker"]
         if self.aim(in_transaction=False) is None or (process := part.main) is None:
             return None
@@ -479,10 +469,7 @@ class BrokerKilled(Ground):
         struck_at = time.time()
         process.kill()
         wait_until(lambda: len(part.starts) > n_starts, 10)
-        hit = self.hit("broker", struck_at, pairs, self.all_workers(), pid=process.pid, transfers=transfers)
-        if hit is not None:
-            hit.healed_at = hit.back_at = part.starts[-1]
-        return hit
+        return self.outage("broker", struck_at, part.starts[-1], pairs, pid=process.pid, transfers=transfers)
 
 
 class WorkspaceFull(Ground):
@@ -490,7 +477,7 @@ class WorkspaceFull(Ground):
 
     kind = "workspace full"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         log = self.cluster.parts["broker"].log
         filler, offset = self.cluster.workspace / "filler", log.stat().st_size
         struck_at = time.time()
@@ -500,10 +487,9 @@ class WorkspaceFull(Ground):
             time.sleep(self.rng.uniform(0.0, 3.0))
         finally:
             filler.unlink(missing_ok=True)
-        if not is_hit:
-            return None
         healed_at = time.time()
-        return Hit(self.kind, "workspace", struck_at, healed_at, {"log": "No space left on device"}, [], self.all_workers(), healed_at)
+        evidence = {"log": "No space left on device" if is_hit else ""}
+        return Strike(self.kind, "workspace", struck_at, healed_at, evidence, back_at=healed_at, is_counted=is_hit)
 
 
 class ChunkFile(Fault):
@@ -512,7 +498,7 @@ class ChunkFile(Fault):
     def spoil(self, path: Path) -> None:
         raise NotImplementedError
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         found: list[tuple[Path, int, int]] = []
 
         def look() -> bool:
@@ -536,10 +522,9 @@ class ChunkFile(Fault):
 
         wait_until(look_again, 3 * AIM_S)
         [(now, _, attempt_no)] = self.cluster.ledger.ask(sql, (task_id,))
-        if now == generation:
-            return None
-        evidence = {"file": path.name, "task_id": task_id, "generation": generation, "cut_again_as": now}
-        return Hit(self.kind, f"chunk {task_id}", struck_at, time.time(), evidence, [(task_id, max(1, attempt_no))])
+        evidence = {"file": path.name, "task_id": task_id, "generation": generation, "generation_after": now}
+        pairs = [(task_id, max(1, attempt_no))]
+        return Strike(self.kind, f"chunk {task_id}", struck_at, time.time(), evidence, pairs, is_counted=now > generation)
 
     def _ready_files(self) -> list[tuple[Path, int, int]]:
         rows = self.cluster.ledger.ask(
@@ -547,7 +532,9 @@ class ChunkFile(Fault):
             " JOIN protheon.chunk ON chunk.task_id = task.id WHERE task.state = 'ready' AND task.ready_at <= now() ORDER BY task.id"
         )
         files = {path.parent.name + "/" + path.name: path for path in self.cluster.workspace.glob("*/*/*.zst")}
-        places = [(f"{load_id}/{first_line:012d}.{generation}.zst", task_id, generation) for task_id, load_id, first_line, generation in rows]
+        places = [
+            (f"{load_id}/{first_line:012d}.{generation}.zst", task_id, generation) for task_id, load_id, first_line, generation in rows
+        ]
         return [(files[name], task_id, generation) for name, task_id, generation in places if name in files]
 
 
@@ -579,21 +566,22 @@ class Twice(Ground):
 
     kind = "attempt executed twice"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         attempt = self.aim(in_transaction=False)
         if attempt is None:
             return None
         dispatches = [Dispatch(attempt.task_id, attempt.attempt_no - 1, "ingest"), Dispatch(attempt.task_id, attempt.attempt_no, "ingest")]
-        rows = self.cluster.ledger.ask("SELECT id, attempt_no FROM protheon.task WHERE state = 'ready' AND ready_at <= now() ORDER BY id LIMIT 1")
+        rows = self.cluster.ledger.ask(
+            "SELECT id, attempt_no FROM protheon.task WHERE state = 'ready' AND ready_at <= now() ORDER BY id LIMIT 1"
+        )
         dispatches += [Dispatch(task_id, attempt_no, "ingest") for task_id, attempt_no in rows for _ in range(2)]
         struck_at = time.time()
         with Client(self.cluster.scheduler_address, set_as_default=False, timeout=AIM_S) as client:  # type: ignore[no-untyped-call]
             futures = [client.submit(run_attempt, item, pure=False, retries=0) for item in dispatches]  # type: ignore[no-untyped-call]
             words = [str(word) for word in client.gather(futures, errors="skip")]  # type: ignore[no-untyped-call]
         n_refused = words.count("not claimed")
-        if not n_refused:
-            return None
-        return Hit(self.kind, attempt.worker, struck_at, time.time(), {"words": words, "task_id": attempt.task_id}, [attempt.pair])
+        evidence = {"words": words, "task_id": attempt.task_id}
+        return Strike(self.kind, attempt.worker, struck_at, time.time(), evidence, [attempt.pair], is_counted=bool(n_refused))
 
 
 class ClockShifted(Ground):
@@ -601,7 +589,7 @@ class ClockShifted(Ground):
 
     kind = "clock shifted"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         if not FAKETIME:
             return None
         part = self.cluster.parts["broker"] if self.rng.random() < 0.3 else self.rng.choice(self.cluster.workers)
@@ -609,21 +597,30 @@ class ClockShifted(Ground):
         pairs = [attempt.pair for attempt in self.cluster.ledger.open_attempts() if attempt.worker == part.name or part.name == "broker"]
         n_starts, part.clock_s = len(part.starts), shift_s
         struck_at = time.time()
-        for process in (part.main,):
-            if process is not None:
-                process.terminate()
-        if not wait_until(lambda: len(part.starts) > n_starts, 30):
-            return None
+        if (process := part.main) is not None:
+            process.terminate()
+        wait_until(lambda: len(part.starts) > n_starts, 30)
         back_at = part.starts[-1]
-        workers = self.all_workers() if part.name == "broker" else [part.name]
-        sql = """SELECT count(*) FROM protheon.attempt WHERE started_at > to_timestamp(%s) AND outcome = 'succeeded' AND worker = ANY (%s)"""
-
-        def has_committed() -> bool:
-            return bool(self.cluster.ledger.ask(sql, (back_at + 1.0, workers))[0][0])
-
-        if not wait_until(has_committed, 30, 0.2):
-            return None
-        return Hit(self.kind, part.name, struck_at, time.time(), {"shift_s": shift_s, "committed_with_it": True}, pairs, workers, back_at)
+        names = [name.name for name in self.cluster.workers] if part.name == "broker" else [part.name]
+        sql = """SELECT count(*) FROM protheon.attempt
+                  JOIN protheon.task ON task.id = attempt.task_id AND (task.created_at > %(at)s OR %(any)s)
+                  WHERE attempt.started_at > %(at)s AND attempt.outcome = 'succeeded' AND attempt.worker = ANY (%(names)s)"""
+        facts = {"at": datetime.fromtimestamp(back_at, UTC), "any": part.name != "broker", "names": names}
+        wait_until(lambda: bool(self.cluster.ledger.ask(sql, facts)[0][0]), 30, 0.2)
+        [(n_committed,)] = self.cluster.ledger.ask(sql, facts)
+        evidence = {"shift_s": shift_s, "committed_with_it": n_committed}
+        workers = [] if part.name == "broker" else [part.name]
+        return Strike(
+            self.kind,
+            part.name,
+            struck_at,
+            back_at,
+            evidence,
+            pairs,
+            workers,
+            back_at,
+            is_counted=n_committed > 0 and len(part.starts) > n_starts,
+        )
 
 
 class ClientKilled(Ground):
@@ -631,7 +628,7 @@ class ClientKilled(Ground):
 
     kind = "client killed"
 
-    def strike(self) -> Hit | None:
+    def strike(self) -> Strike | None:
         clients = [part for part in self.cluster.clients() if not part.is_over and part.main is not None]
         if not clients or self.aim(in_transaction=False) is None:
             return None
@@ -641,9 +638,9 @@ class ClientKilled(Ground):
             return None
         struck_at = time.time()
         process.kill()
-        if not wait_until(lambda: said(part.log, offset, "submitted"), 20):
-            return None
-        return Hit(self.kind, part.name, struck_at, time.time(), {"pid": process.pid, "log": "submitted again"})
+        is_hit = wait_until(lambda: said(part.log, offset, "submitted"), 20)
+        evidence = {"pid": process.pid, "log": "submitted" if is_hit else ""}
+        return Strike(self.kind, part.name, struck_at, time.time(), evidence, is_counted=is_hit)
 
 
 def fill(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -42,7 +42,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._conn: psycopg.Connection | None = None
 
-    def ask(self, sql: str, params: Sequence[Any] = (), *, patience_s: float = PATIENCE_S) -> list[tuple[Any, ...]]:
+    def ask(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), *, patience_s: float = PATIENCE_S) -> list[tuple[Any, ...]]:
         """Rows of a query, as soon as the server answers. Raises psycopg.OperationalError: not within patience_s."""
         end_at = time.monotonic() + patience_s
         while True:
@@ -105,7 +105,8 @@ class Ledger:
 
     def first_commit_after(self, at: float) -> float | None:
         """When the first attempt succeeded after this moment, whenever it began."""
-        sql = "SELECT min(extract(epoch FROM ended_at))::float8 FROM protheon.attempt WHERE outcome = 'succeeded' AND ended_at >= to_timestamp(%s)"
+        sql = """SELECT min(extract(epoch FROM ended_at))::float8 FROM protheon.attempt
+                  WHERE outcome = 'succeeded' AND ended_at >= to_timestamp(%s)"""
         return self._one(sql, (at,))
 
     def claims_by_worker(self, after: float) -> dict[str, float]:
