@@ -6,6 +6,7 @@ a load and a *task* with the handler ``ingest``; an *attempt* is one try at a ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -234,6 +235,13 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """A function of the general queue returned; what it wrote through its connection is in its transaction, completing makes it stand."""
+
+    result_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """An attempt that ended without effect, and what that costs its task."""
 
@@ -243,3 +251,4 @@ class Failed:
     traceback: str | None = None
     sqlstate: str | None = None
     pause: str | None = None  # set: the run pauses with this reason (the operator must act)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage, what was measured until then

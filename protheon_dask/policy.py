@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protheon_dask.model import Cost
 
@@ -38,6 +38,10 @@ class RetryPolicy:
     base_s: float
     cap_s: float
     jitter: float
+
+    def dead_at(self, cost: Cost, n: int) -> RetryPolicy:
+        """The same, but for one cap: of a task that has its own."""
+        return replace(self, caps={**self.caps, cost: n})
 
     def decide(self, cost: Cost, n: int, u: float) -> Retry | GiveUp:
         """n: how often this task has ended at this cost, this time included; u in [0, 1)."""

@@ -14,7 +14,7 @@ from typing import Final, Self, assert_never
 import grpc
 
 from protheon_dask.broker import wire
-from protheon_dask.broker._pb import chunk_pb2_grpc, run_pb2_grpc
+from protheon_dask.broker._pb import chunk_pb2_grpc, run_pb2_grpc, task_pb2_grpc
 from protheon_dask.broker.chunks import (
     ChunkAssembler,
     ChunkSink,
@@ -48,6 +48,8 @@ CALL_S = 10.0
 """Deadline of a call that the ledger answers at once."""
 SUBMIT_S = 300.0
 """Deadline of a submission: the master resolves its paths and may read the heads of thousands of sources."""
+SUBMIT_TASK_S = 40.0
+"""Deadline of submitting a task: the master may import its module first, to see that the function is one."""
 UNDO_S = 24 * 3_600.0
 """Deadline of deleting a load's rows: it may read whole tables, and goes on where it was when it is asked again."""
 STREAM_S = 60.0
@@ -182,6 +184,38 @@ class BrokerClient:
         with self._translated():
             return wire.undone_from_message(self._runs().Undo(wire.undo_message(load_id), timeout=timeout_s))
 
+    def replay_dead_letters(self, choice: wire.LetterChoice, timeout_s: float = SUBMIT_S) -> wire.DeadLetters:
+        """Make dead tasks ready again. Raises: ConfigError: why not; NotFound; BrokerUnavailable: ask again, it is safe to repeat."""
+        with self._translated():
+            return wire.letters_from_message(self._runs().ReplayDeadLetters(wire.choice_to_message(choice), timeout=timeout_s))
+
+    def purge_dead_letters(self, choice: wire.LetterChoice, timeout_s: float = SUBMIT_S) -> wire.DeadLetters:
+        """Give dead tasks up for good. Raises: NotFound; BrokerUnavailable: ask again, it is safe to repeat."""
+        with self._translated():
+            return wire.letters_from_message(self._runs().PurgeDeadLetters(wire.choice_to_message(choice), timeout=timeout_s))
+
+    def submit_task(self, submission: wire.TaskSubmission, timeout_s: float = SUBMIT_TASK_S) -> wire.TaskView:
+        """Put a task into the queue. Raises: ConfigError: why not; BrokerUnavailable: safe to repeat under the same request_id."""
+        request = wire.task_submission_to_message(submission)
+        with self._translated():
+            return wire.task_from_message(self._tasks().SubmitTask(request, timeout=timeout_s))
+
+    def get_task(self, task_id: int, timeout_s: float = CALL_S) -> wire.TaskView:
+        """Return the task as it is now. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            return wire.task_from_message(self._tasks().GetTask(wire.get_task_message(task_id), timeout=timeout_s))
+
+    def wait_task(self, task_id: int, wait_s: float) -> wire.TaskView:
+        """Return the task once it has ended, or as it is after wait_s (above 0, at most 60). Raises: NotFound; BrokerUnavailable."""
+        request = wire.wait_task_message(task_id, wait_s)
+        with self._translated():
+            return wire.task_from_message(self._tasks().WaitTask(request, timeout=wait_s + CALL_S))
+
+    def cancel_task(self, task_id: int, timeout_s: float = CALL_S) -> wire.TaskView:
+        """Cancel a task and return it as it is then. Raises: NotFound; ConfigError: it is a chunk; BrokerUnavailable."""
+        with self._translated():
+            return wire.task_from_message(self._tasks().CancelTask(wire.cancel_task_message(task_id), timeout=timeout_s))
+
     def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
         """Return who leads and where its services are. Raises: BrokerUnavailable."""
         with self._translated():
@@ -223,6 +257,9 @@ class BrokerClient:
             if self._channel is None:
                 self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
             return self._channel
+
+    def _tasks(self) -> task_pb2_grpc.TaskServiceStub:
+        return task_pb2_grpc.TaskServiceStub(self._connected())
 
     def _runs(self) -> run_pb2_grpc.RunServiceStub:
         return run_pb2_grpc.RunServiceStub(self._connected())

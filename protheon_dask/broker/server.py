@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protheon_dask.broker import wire
-from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc
+from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc, task_pb2, task_pb2_grpc
 from protheon_dask.broker.chunks import MESSAGE_BYTES
 from protheon_dask.errors import ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 
@@ -41,11 +41,16 @@ OPTIONS: Final = (
 )
 WATCH_PERIOD_S = 0.5
 """How often a watched run is looked at."""
+TASK_PERIOD_S = 0.25
+"""How often the tasks that somebody waits for are looked at, all in one question."""
+MAX_TASK_WAIT_S = 60.0
+"""Longest WaitTask, and the one that is asked for without a time."""
 POOL_THREADS = 8
-"""Of each pool: runs, the finding of chunks, the reading of files: a slow ledger must not hold up open streams."""
+"""Of each pool: runs, tasks, the finding of chunks, the reading of files: a slow ledger must not hold up open streams."""
 SERVICES: Final = tuple(
     message.DESCRIPTOR.services_by_name[name].full_name for message, name in ((chunk_pb2, "ChunkService"), (run_pb2, "RunService"))
 )
+TASK_SERVICE: Final = task_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +84,41 @@ class RunPort(Protocol):
     def resume(self, resumption: wire.Resumption) -> wire.RunView: ...
     def replay(self, replay: wire.Replay) -> wire.Submitted: ...
     def undo(self, load_id: int) -> wire.Undone: ...
+    def replay_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters: ...
+    def purge_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters: ...
     def info(self) -> wire.MasterInfo: ...
 
 
-class BrokerServer:
-    """Serves both ports from the running event loop. Single use.
+class TaskPort(Protocol):
+    """Answers for tasks of the general queue, as RunPort does for runs."""
 
+    def submit(self, submission: wire.TaskSubmission) -> wire.TaskView: ...
+    def get(self, task_id: int) -> wire.TaskView: ...
+    def cancel(self, task_id: int) -> wire.TaskView: ...
+    def ended(self, task_ids: Sequence[int]) -> Iterable[wire.TaskView]:
+        """Those of these tasks that have ended."""
+        ...
+
+
+class BrokerServer:
+    """Serves its ports from the running event loop. Single use.
+
+    tasks:   None: the general queue is not served here.
     on_sent: called in the loop with (chunk_id, bytes) after each message: count and return.
     Guarantee: memory is two messages a stream, however slow its reader; nothing blocks the loop.
     """
 
-    def __init__(self, runs: RunPort, chunks: ChunkPort, on_sent: Callable[[int, int], None] | None = None) -> None:
-        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "find", "read")]
-        run_pool, find_pool, read_pool = self._pools
+    def __init__(
+        self,
+        runs: RunPort,
+        chunks: ChunkPort,
+        tasks: TaskPort | None = None,
+        on_sent: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "task", "find", "read")]
+        run_pool, task_pool, find_pool, read_pool = self._pools
         self._runs = _Runs(runs, run_pool)
+        self._tasks = None if tasks is None else _Tasks(tasks, task_pool)
         self._chunks = _Chunks(chunks, find_pool, read_pool, on_sent)
         self._server: aio.Server | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
@@ -105,16 +131,20 @@ class BrokerServer:
         server = aio.server(options=OPTIONS)
         chunk_pb2_grpc.add_ChunkServiceServicer_to_server(self._chunks, server)
         run_pb2_grpc.add_RunServiceServicer_to_server(self._runs, server)
+        services = SERVICES
+        if self._tasks is not None:
+            task_pb2_grpc.add_TaskServiceServicer_to_server(self._tasks, server)
+            services = (*SERVICES, TASK_SERVICE)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if is_loopback(host):
-            reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound_port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {address}: is another broker there? Stop it, or choose another port") from error
         self._server = server
-        for name in ("", *SERVICES):
+        for name in ("", *services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         return bound_port
@@ -124,6 +154,8 @@ class BrokerServer:
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
             await self._server.stop(grace_s)
+        if self._tasks is not None:
+            self._tasks.stop()
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -177,8 +209,76 @@ class _Runs(run_pb2_grpc.RunServiceServicer):
     async def Undo(self, request: run_pb2.UndoRequest, context: Context) -> run_pb2.UndoResponse:
         return wire.undone_to_message(await _answer(context, self._pool, self._port.undo, request.load_id))
 
+    async def ReplayDeadLetters(self, request: run_pb2.DeadLettersRequest, context: Context) -> run_pb2.DeadLettersResponse:
+        choice = wire.choice_from_message(request)
+        return wire.letters_to_message(await _answer(context, self._pool, self._port.replay_dead_letters, choice))
+
+    async def PurgeDeadLetters(self, request: run_pb2.DeadLettersRequest, context: Context) -> run_pb2.DeadLettersResponse:
+        choice = wire.choice_from_message(request)
+        return wire.letters_to_message(await _answer(context, self._pool, self._port.purge_dead_letters, choice))
+
     async def Info(self, request: run_pb2.InfoRequest, context: Context) -> run_pb2.InfoResponse:  # noqa: ARG002  # the service's shape
         return wire.info_to_message(await _answer(context, self._pool, self._port.info))
+
+
+class _Tasks(task_pb2_grpc.TaskServiceServicer):
+    def __init__(self, port: TaskPort, pool: ThreadPoolExecutor) -> None:
+        self._port, self._pool = port, pool
+        self._awaited: dict[int, list[asyncio.Future[wire.TaskView]]] = {}  # by task, one a caller
+        self._looking: asyncio.Task[None] | None = None
+
+    async def SubmitTask(self, request: task_pb2.SubmitTaskRequest, context: Context) -> task_pb2.Task:
+        submission = wire.task_submission_from_message(request)
+        return wire.task_to_message(await _answer(context, self._pool, self._port.submit, submission))
+
+    async def GetTask(self, request: task_pb2.GetTaskRequest, context: Context) -> task_pb2.Task:
+        return wire.task_to_message(await _answer(context, self._pool, self._port.get, request.task_id))
+
+    async def WaitTask(self, request: task_pb2.WaitTaskRequest, context: Context) -> task_pb2.Task:
+        if not request.timeout_s >= 0:  # not a number is refused as well
+            await _abort(context, ConfigError(f"timeout_s={request.timeout_s:g}: wait 0 (as long as possible) to {MAX_TASK_WAIT_S:g} s"))
+        task = await _answer(context, self._pool, self._port.get, request.task_id)
+        if not task.is_ended:
+            ended = await self._ended(task.task_id, min(request.timeout_s or MAX_TASK_WAIT_S, MAX_TASK_WAIT_S))
+            task = await _answer(context, self._pool, self._port.get, request.task_id) if ended is None else ended
+        return wire.task_to_message(task)
+
+    async def CancelTask(self, request: task_pb2.CancelTaskRequest, context: Context) -> task_pb2.Task:
+        return wire.task_to_message(await _answer(context, self._pool, self._port.cancel, request.task_id))
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _ended(self, task_id: int, timeout_s: float) -> wire.TaskView | None:
+        """The task once it has ended; None: it has not, within timeout_s."""
+        ending: asyncio.Future[wire.TaskView] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(task_id, []).append(ending)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            return await asyncio.wait_for(ending, timeout_s)
+        except TimeoutError:
+            return None
+        finally:  # also when the caller went away
+            self._awaited[task_id].remove(ending)
+            if not self._awaited[task_id]:
+                del self._awaited[task_id]
+
+    async def _look(self) -> None:
+        """Look at all tasks that somebody waits for in one question, as long as there are any. An outage is waited for."""
+        loop = asyncio.get_running_loop()
+        while self._awaited:
+            await asyncio.sleep(TASK_PERIOD_S)
+            try:
+                ended = await loop.run_in_executor(self._pool, self._port.ended, list(self._awaited))
+            except ProtheonError:
+                continue  # those who wait hear of it at the end of their time
+            for task in ended:
+                for ending in self._awaited.get(task.task_id, ()):
+                    if not ending.done():
+                        ending.set_result(task)
 
 
 class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Self
 
-from protheon_dask.broker.server import BrokerServer, ChunkPort, RunPort
+from protheon_dask.broker.server import BrokerServer, ChunkPort, RunPort, TaskPort
 from protheon_dask.errors import InvariantError
 
 
@@ -15,9 +15,16 @@ class BrokerThread:
     """A BrokerServer in a thread with an event loop of its own, for a caller that has none. Single use; a context manager."""
 
     def __init__(
-        self, runs: RunPort, chunks: ChunkPort, host: str, port: int, *, on_sent: Callable[[int, int], None] | None = None
+        self,
+        runs: RunPort,
+        chunks: ChunkPort,
+        host: str,
+        port: int,
+        *,
+        tasks: TaskPort | None = None,
+        on_sent: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, on_sent), host, port
+        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent), host, port
         self._port: int | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="broker", daemon=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc
 
 from protheon_dask import errors
-from protheon_dask.broker._pb import chunk_pb2, run_pb2
+from protheon_dask.broker._pb import chunk_pb2, run_pb2, task_pb2
 from protheon_dask.broker.chunks import WantedChunk
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
-from protheon_dask.model import Joined, RunState
+from protheon_dask.model import Joined, RunState, TaskState
 from protheon_dask.pipelines.pack import PackedPipeline
 
 Status = grpc.StatusCode
@@ -72,6 +73,58 @@ class Undone:
 
     load_id: int
     deleted_rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterChoice:
+    """Which dead letters: those of these tasks, of whatever run; with no task, all that are open of a run."""
+
+    run_id: int = 0  # 0: the latest
+    task_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Dead letters to which something happened; notices are for the person, in plain words."""
+
+    task_ids: tuple[int, ...]  # empty: none was open
+    run_ids: tuple[int, ...] = ()  # runs that have their tasks in hand now: they run, or are paused
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSubmission:
+    """A task of the general queue: a function's name, and its payload."""
+
+    handler: str  # module:name
+    payload_json: str = "null"
+    priority: int = 0  # higher goes first; chunks have 0
+    delay_s: float = 0.0
+    visibility_timeout_s: float = 0.0  # 0: the cluster's stall_s
+    max_failures: int = 0  # 0: the cluster's dead_at_failures
+    request_id: str = ""  # as in Submission
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task at one moment. JSON is text, as PostgreSQL's jsonb gives it; times are aware UTC."""
+
+    task_id: int
+    handler: str
+    state: TaskState
+    attempt_no: int  # of the latest; 0: none yet
+    payload_json: str
+    result_json: str | None  # of a task that succeeded
+    error_class: str | None  # of the last attempt that failed
+    message: str | None
+    submitted_at: datetime
+    ready_at: datetime | None  # of a task that is ready: not to be claimed before
+    ended_at: datetime | None
+
+    @property
+    def is_ended(self) -> bool:
+        """Nothing changes any more by itself; a dead or cancelled task may be replayed."""
+        return self.state in (TaskState.SUCCEEDED, TaskState.DEAD, TaskState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +337,87 @@ def undone_to_message(value: Undone) -> run_pb2.UndoResponse:
 
 def undone_from_message(message: run_pb2.UndoResponse) -> Undone:
     return Undone(message.load_id, dict(message.deleted_rows))
+
+
+def choice_to_message(value: LetterChoice) -> run_pb2.DeadLettersRequest:
+    return run_pb2.DeadLettersRequest(run_id=value.run_id, task_ids=value.task_ids)
+
+
+def choice_from_message(message: run_pb2.DeadLettersRequest) -> LetterChoice:
+    return LetterChoice(message.run_id, tuple(message.task_ids))
+
+
+def letters_to_message(value: DeadLetters) -> run_pb2.DeadLettersResponse:
+    return run_pb2.DeadLettersResponse(task_ids=value.task_ids, run_ids=value.run_ids, notices=[_utf8(notice) for notice in value.notices])
+
+
+def letters_from_message(message: run_pb2.DeadLettersResponse) -> DeadLetters:
+    return DeadLetters(tuple(message.task_ids), tuple(message.run_ids), tuple(message.notices))
+
+
+def task_submission_to_message(value: TaskSubmission) -> task_pb2.SubmitTaskRequest:
+    """Raises: ConfigError: a number that the protocol cannot carry."""
+    try:
+        return task_pb2.SubmitTaskRequest(**{name: getattr(value, name) for name in TaskSubmission.__dataclass_fields__})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"task of {value.handler}: {error}") from error
+
+
+def task_submission_from_message(message: task_pb2.SubmitTaskRequest) -> TaskSubmission:
+    values = {name: getattr(message, name) for name in TaskSubmission.__dataclass_fields__}
+    return TaskSubmission(**{**values, "payload_json": message.payload_json or "null"})
+
+
+def task_to_message(value: TaskView) -> task_pb2.Task:
+    return task_pb2.Task(
+        task_id=value.task_id,
+        handler=value.handler,
+        state=value.state.value,
+        attempt_no=value.attempt_no,
+        payload_json=value.payload_json,
+        result_json=value.result_json or "",
+        error_class=value.error_class or "",
+        message=_utf8(value.message or ""),
+        submitted_at=_time_to_text(value.submitted_at),
+        ready_at=_time_to_text(value.ready_at),
+        ended_at=_time_to_text(value.ended_at),
+    )
+
+
+def task_from_message(message: task_pb2.Task) -> TaskView:
+    return TaskView(
+        task_id=message.task_id,
+        handler=message.handler,
+        state=TaskState(message.state),
+        attempt_no=message.attempt_no,
+        payload_json=message.payload_json,
+        result_json=message.result_json or None,
+        error_class=message.error_class or None,
+        message=message.message or None,
+        submitted_at=datetime.fromisoformat(message.submitted_at),
+        ready_at=_time_from_text(message.ready_at),
+        ended_at=_time_from_text(message.ended_at),
+    )
+
+
+def get_task_message(task_id: int) -> task_pb2.GetTaskRequest:
+    return task_pb2.GetTaskRequest(task_id=task_id)
+
+
+def wait_task_message(task_id: int, timeout_s: float) -> task_pb2.WaitTaskRequest:
+    return task_pb2.WaitTaskRequest(task_id=task_id, timeout_s=timeout_s)
+
+
+def cancel_task_message(task_id: int) -> task_pb2.CancelTaskRequest:
+    return task_pb2.CancelTaskRequest(task_id=task_id)
+
+
+def _time_to_text(value: datetime | None) -> str:
+    return "" if value is None else value.astimezone(UTC).isoformat()
+
+
+def _time_from_text(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _limits(message: run_pb2.SubmitRequest | run_pb2.ResumeRequest | run_pb2.ReplayRequest) -> tuple[int | None, float | None]:

@@ -25,8 +25,8 @@ LIVENESS = {
 }
 
 
-def connect(url: str, *, application: str, autocommit: bool = True) -> Connection:
-    """Open a connection that sets nothing in its session.
+def connect(url: str, *, application: str, autocommit: bool = True, kind: type[Connection] = psycopg.Connection) -> Connection:
+    """Open a connection of this kind that sets nothing in its session.
 
     Raises:    LedgerUnavailable: the server does not answer or is not ready. ConfigError: it refused us, is older than
                LEAST_VERSION, or the database is not in UTF-8.
@@ -40,7 +40,7 @@ def connect(url: str, *, application: str, autocommit: bool = True) -> Connectio
         "client_encoding": "UTF8",
     }
     try:
-        conn = psycopg.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
+        conn = kind.connect(url, autocommit=autocommit, prepare_threshold=None, **parameters)
     except psycopg.Error as exc:
         raise _not_connected(exc, url) from exc
     try:

@@ -105,10 +105,15 @@ def _lacks(what: str, error: ModuleNotFoundError) -> ConfigError:
     return MissingSetting(f"{what} imports {error.name}, which is not {told}: pip install {library}")
 
 
-def import_named(name: str) -> ModuleType:
-    """Import the author's module, which runs it; the current directory is on sys.path from then on. Raises as find()."""
+def show_current_directory() -> None:
+    """Put the current directory on sys.path, as python does for who works there."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def import_named(name: str) -> ModuleType:
+    """Import the author's module, which runs it; the current directory is on sys.path from then on. Raises as find()."""
+    show_current_directory()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from protheon_dask.errors import ConfigError, NotFound
@@ -102,18 +103,28 @@ def find_task(handler: str) -> TaskFunction[..., object]:
                decorated.
     Guarantee: imports the module, which runs it, as find.find() does; calls nothing of it.
     """
-    from protheon_dask.pipelines.find import import_named
+    from protheon_dask.pipelines.find import import_named  # here: pipelines of all kinds come with it
 
+    module_name, name = split_handler(handler)
+    return task_of(import_named(module_name), name)
+
+
+def split_handler(handler: str) -> tuple[str, str]:
+    """The module and the name in ``module:name``. Raises ConfigError."""
     module_name, colon, name = handler.rpartition(":")
-    if not (colon and module_name and name) or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"handler {handler!r}: say module:name, as of a function with @protheon.task in a module that workers can import")
-    module = import_named(module_name)
+    if not (colon and name.isprintable() and name) or not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"handler {handler!r}: say module:name, of a function with @protheon.task in a module that workers can import")
+    return module_name, name
+
+
+def task_of(module: ModuleType, name: str) -> TaskFunction[..., object]:
+    """The module's task of this name. Raises: NotFound: it has none; ConfigError: that is not decorated."""
     known = {value.name: value for value in vars(module).values() if isinstance(value, TaskFunction)}
     if name in known:
         return known[name]
     if hasattr(module, name):
-        raise ConfigError(f"handler {handler}: {name} is no task: decorate the function with @protheon.task")
-    raise NotFound(f"handler {handler}: module {module_name} has no task {name!r}; its tasks: {', '.join(known) or 'none'}")
+        raise ConfigError(f"handler {module.__name__}:{name} is no task: decorate the function with @protheon.task")
+    raise NotFound(f"handler {module.__name__}:{name}: the module has no task {name!r}; its tasks: {', '.join(known) or 'none'}")
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------------

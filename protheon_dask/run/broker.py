@@ -27,6 +27,7 @@ from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.settings import read_settings, workspace_of
+from protheon_dask.run.task_desk import TaskDesk
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def serve(
     place = Place(scheduler_address, dashboard_link, str(broker_uuid))
     runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
     chunks = ChunkDesk(settings.database_url, store, coordinator.tell)
-    with BrokerThread(runs, chunks, LOOPBACK, port, on_sent=coordinator.count_sent) as server:
+    tasks = TaskDesk(settings.database_url, coordinator.look_for_ready)
+    with BrokerThread(runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent) as server:
         print(json.dumps({"port": server.port, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}), flush=True)
         coordinator.run()
 

@@ -98,6 +98,10 @@ class Coordinator:
         self._swept_at = 0.0
         self._wake.set()
 
+    def look_for_ready(self) -> None:
+        """A task became ready: dispatch it now; nothing has to be swept for that."""
+        self._wake.set()
+
     def count_sent(self, chunk_id: int, n_bytes: int) -> None:
         """Chunk bytes went out."""
         with self._sent_lock:

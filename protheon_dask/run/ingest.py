@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -13,14 +13,15 @@ from protheon_dask.broker.chunks import WantedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.errors import InvariantError, ProtheonError
-from protheon_dask.ledger import replays, runs, transaction, verbs
+from protheon_dask.ledger import replays, runs, verbs
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.replays import Place
 from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, StageClock
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import Verdict
 from protheon_dask.policy import REJECT_LIMIT, RejectLimit
-from protheon_dask.run.keeper import Attempt
+from protheon_dask.run.completing import complete
+from protheon_dask.run.keeper import Attempt, Pulse
 from protheon_dask.sink.catalog import Target
 from protheon_dask.sink.checksum import Comparable
 from protheon_dask.sink.loader import ChunkLoader, LineFault
@@ -71,9 +72,10 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     started_s, waited_before_s = time.perf_counter(), clock.seconds["wait"]
 
     def wait(seconds: float) -> None:
-        """Wait for a broker that is away, or cuts the chunk again: charged apart, it says nothing of the link."""
+        """Wait for a broker that is away, or cuts the chunk again: charged apart, for it says nothing of the link, and no stall: it ends."""
         began_s = time.perf_counter()
         work.attempt.wait(seconds)
+        work.attempt.progress()
         clock.add("wait", time.perf_counter() - began_s)
 
     spool = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115  # closed by the caller
@@ -93,7 +95,7 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
     Guarantee: memory is a few batches, however large the chunk is. All is written but complete and COMMIT.
     """
     chunk, lease, clock = work.chunk, work.claimed.lease, work.clock
-    pulse = _Pulse(work.attempt, lambda: verbs.check_fence(conn, lease), work.settings.renew_s)
+    pulse = Pulse(work.attempt, lambda: verbs.check_fence(conn, lease), work.settings.renew_s)
     context = ChunkContext(
         load_id=work.claimed.replay_of or work.load_id, task_id=lease.task_id, path=work.claimed.path or "", progress=pulse
     )
@@ -118,8 +120,10 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         work.attempt.check()
         started_s = time.perf_counter()
         places = _places(conn, work, batch)
-        rows = transformer.transform(*_as_in_source(batch, places))
-        clock.add("transform", time.perf_counter() - started_s)
+        try:
+            rows = transformer.transform(*_as_in_source(batch, places))
+        finally:  # of an attempt that ends here, too
+            clock.add("transform", time.perf_counter() - started_s)
         with work.attempt.in_flight():
             faults = loader.load(rows)
             whole = {fault.index for fault in faults}
@@ -155,26 +159,6 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         if work.claimed.replay_of is not None:
             replays.mark_replayed(conn, work.run_id, work.load_id, chunk.first_line, chunk.n_lines)
     return Loaded(Lines(total, loaded, filtered, rejected, blank, parts), counts)
-
-
-class _Pulse:
-    """Progress within a batch of a slow pipeline: tells the keeper each time, and looks at the fence after each silence of pause_s.
-
-    That look is a statement: the server ends a transaction whose client says nothing for long (transaction.Timeouts.idle_s).
-    """
-
-    def __init__(self, attempt: Attempt, check_fence: Callable[[], None], pause_s: float) -> None:
-        self._attempt, self._check_fence, self._pause_s = attempt, check_fence, pause_s
-        self._spoke_at = attempt.progressed_at
-
-    def __call__(self) -> None:
-        attempt = self._attempt
-        attempt.check()
-        attempt.progress()
-        if attempt.progressed_at - self._spoke_at > self._pause_s:
-            with attempt.in_flight():
-                self._check_fence()
-            self._spoke_at = attempt.progressed_at
 
 
 class _RejectLimit:
@@ -215,25 +199,6 @@ class _RejectLimit:
 
     def _is_crossed(self, rejected: int, limit: RejectLimit, committed: runs.Committed) -> bool:
         return limit.is_crossed(committed.rejected + rejected, committed.lines + self._work.chunk.n_lines)
-
-
-def complete(work: ChunkWork, conn: Connection, loaded: Loaded) -> None:
-    """Write the last statements of the data transaction and commit it.
-
-    Raises: LeaseLost: roll back. transaction.CommitUnanswered: only the ledger knows.
-    """
-    failpoints.hit("complete.before")
-    with work.attempt.in_flight():
-        started_s = time.perf_counter()
-        verbs.complete(conn, work.claimed.lease, loaded, work.clock)
-        work.clock.add("ledger", time.perf_counter() - started_s)
-    failpoints.hit("complete.after")
-    failpoints.hit("commit.before")
-    with work.attempt.in_flight():
-        started_s = time.perf_counter()
-        transaction.commit(conn)
-        work.clock.add("commit", time.perf_counter() - started_s)
-    failpoints.hit("commit.after")
 
 
 def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.LineBatch]:

@@ -1,10 +1,11 @@
 -- complete: close a running attempt as succeeded; the last statement of its data transaction.
--- Params: task_id bigint, attempt_no integer, the counts of lines, the bytes and the stages' seconds, now timestamptz?
+-- Params: task_id bigint, attempt_no integer, result jsonb? (of other handlers than ingest), the counts of lines, the bytes and the
+--         stages' seconds, now timestamptz?
 -- Returns: task_id, or no row: the lease has moved on. The caller raises LeaseLost and rolls back.
 -- Locks: task, then attempt (the order of claim). Nothing shared is touched: counts of runs and loads are sums.
 -- Index: task_pkey, attempt_pkey. ended_at is the clock's time, not the transaction's start.
 WITH moved AS (
-    UPDATE protheon.task SET state = 'succeeded', lease_until_at = NULL
+    UPDATE protheon.task SET state = 'succeeded', lease_until_at = NULL, result = %(result)s::jsonb
      WHERE id = %(task_id)s AND state = 'running' AND attempt_no = %(attempt_no)s
  RETURNING id
 )

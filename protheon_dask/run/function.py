@@ -1,0 +1,111 @@
+"""Any other handler than ``ingest``: a registered Python function, JSON in and JSON out, in the same fenced data transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from protheon_dask.errors import ProtheonError
+from protheon_dask.ledger import verbs
+from protheon_dask.ledger.lent import LentConnection
+from protheon_dask.model import Returned, StageClock
+from protheon_dask.pipelines.function import find_task, to_json
+from protheon_dask.run.completing import complete
+from protheon_dask.run.keeper import Attempt, Pulse
+
+
+class FunctionFailed(ProtheonError):
+    """The function of a task raised, or could not be found; its __cause__ is what it raised."""
+
+    def __init__(self, handler: str) -> None:
+        super().__init__(handler)
+        self.handler = handler
+
+    def __str__(self) -> str:
+        return f"{self.handler} raised"
+
+
+class FunctionCall:
+    """One attempt at a task: the function's TaskContext, and what completes it. Single use.
+
+    lend: opens the attempt's data transaction on a connection of its own; called once at most.
+    """
+
+    def __init__(
+        self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock, pause_s: float, lend: Callable[[], LentConnection]
+    ) -> None:
+        self.claimed, self.attempt, self.clock = claimed, attempt, clock
+        self._lend = lend
+        self._lent: LentConnection | None = None
+        self._not_lent: ProtheonError | None = None
+        self._pulse = Pulse(attempt, self._check_fence, pause_s)
+
+    # --- TaskContext: called by the function ----------------------------------------------------------------------------
+
+    @property
+    def task_id(self) -> int:
+        return self.claimed.lease.task_id
+
+    @property
+    def attempt_no(self) -> int:
+        return self.claimed.lease.attempt_no
+
+    def progress(self) -> None:
+        self._pulse()
+
+    def check(self) -> None:
+        self.attempt.check()
+
+    @property
+    def connection(self) -> LentConnection:
+        self.attempt.check()
+        if self._lent is None:
+            try:
+                lent = self._lent = self._lend()
+            except ProtheonError as exc:
+                self._not_lent = exc
+                raise
+            self.attempt.is_busy = lambda: lent.is_busy
+        return self._lent
+
+    # --- called by the worker -------------------------------------------------------------------------------------------
+
+    def call(self) -> tuple[Returned, LentConnection | None]:
+        """Call the function. Returns its result, and the connection with the data transaction if it has opened that.
+
+        Raises: LeaseLost; LedgerUnavailable: PostgreSQL is to blame; FunctionFailed: the function is. ConfigError: its result is no
+                JSON, or it ended the transaction itself. The caller rolls back what is open.
+        """
+        handler, started_s = self.claimed.handler, time.perf_counter()
+        try:
+            value = self._called(handler)
+        except (Exception, SystemExit) as exc:  # the author's code may raise anything; it becomes a value in the ledger
+            self.attempt.check()  # a severed connection is a lost lease, not a failure
+            outage = self._not_lent or (self._lent.outage_of(exc) if self._lent is not None else None)
+            if outage is exc or (outage is not None and outage.__cause__ is not None):
+                raise outage  # noqa: B904  # it has its cause
+            if outage is not None:
+                raise outage from exc
+            raise FunctionFailed(handler) from exc
+        finally:
+            self.attempt.is_busy = lambda: False
+            if self._lent is not None:
+                self._lent.take_back()
+            self.attempt.progress()
+            self.clock.add("transform", time.perf_counter() - started_s)
+        if self._lent is not None:
+            self._lent.check_intact()
+        return Returned(to_json(value, f"what {handler} returned")), self._lent
+
+    def _called(self, handler: str) -> Any:
+        function, payload = find_task(handler), self.claimed.payload
+        return function(payload, self) if function.takes_context else function(payload)
+
+    def _check_fence(self) -> None:
+        """The server ends a transaction whose client says nothing for long; outside of one there is nothing to look at."""
+        if self._lent is not None and self._lent.is_idle:
+            verbs.check_fence(self._lent, self.claimed.lease)
+
+
+__all__ = ["FunctionCall", "FunctionFailed", "complete"]
