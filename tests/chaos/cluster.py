@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import psutil
@@ -148,11 +149,21 @@ class Host:
 class Cluster:
     """A context manager: everything runs on entering, and nothing is left after leaving.
 
-    hosts: how many worker processes each host has.
+    hosts:    how many worker processes each host has.
+    variants: modules that are preloaded into workers; the first is run in the broker's place (tests/chaos/variants.py).
+    env:      what all processes see besides.
     """
 
-    def __init__(self, directory: Path, hosts: Sequence[int] = (1, 1, 2), *, variants: Sequence[str] = (), **settings: float) -> None:
-        self.directory, self._shape, self._variants = directory, hosts, variants
+    def __init__(
+        self,
+        directory: Path,
+        hosts: Sequence[int] = (1, 1, 2),
+        *,
+        variants: Sequence[str] = (),
+        env: Mapping[str, str] = MappingProxyType({}),
+        **settings: float,
+    ) -> None:
+        self.directory, self._shape, self._variants, self._extra_env = directory, hosts, variants, env
         self._settings = settings
         self._stack = ExitStack()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -205,7 +216,8 @@ class Cluster:
         python = [sys.executable, "-m"]
         self._add("scheduler", [*python, *f"dask scheduler --host {LOOPBACK} --port {self.scheduler_port}".split(),
                                 "--dashboard-address", dashboard, "--no-show"], self._env(self.broker_postgres))  # fmt: skip
-        self._add("broker", [*python, "protheon_dask.run.broker", "--scheduler", scheduler, "--port", str(self.broker_port)],
+        broker_module = self._variants[0] if self._variants else "protheon_dask.run.broker"
+        self._add("broker", [*python, broker_module, "--scheduler", scheduler, "--port", str(self.broker_port)],
                   self._env(self.broker_postgres))  # fmt: skip
         for letter, n_workers in zip("abcdefgh", self._shape, strict=False):
             self._add_host(f"chaos-{letter}", n_workers)
@@ -226,7 +238,7 @@ class Cluster:
             **{**values, **self._settings},  # type: ignore[arg-type]
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL", "DASK_"))}
-        return {**kept, **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(self.key_file)}
+        return {**kept, **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(self.key_file), **self._extra_env}
 
     def _add(self, name: str, command: Sequence[str], env: dict[str, str], host: str = "") -> Part:
         part = Part(name, command, env, self.directory / "logs" / f"{name}.log", host)
