@@ -284,7 +284,7 @@ class Coordinator:
                 holder = holder_of(self._ledger, attempt)
                 if holder is not None and holder.worker == worker:  # else it was never claimed, or by another process
                     self._gone[attempt] = nanny_lives
-                    if nanny_lives:
+                    if nanny_lives and holder.run_id is not None:  # of a task without a run its function is the first suspect
                         self.hosts.note(Ending(holder.host, attempt, holder.run_id, Ended.BAD, DIED))
             case Wanted():
                 self.cutting.note_missing(self._ledger, event)

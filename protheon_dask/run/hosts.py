@@ -179,7 +179,7 @@ class HostWatch:
         elif (attempt := hosts.ended_attempt(conn, seen)) is not None and attempt.host == host:
             if attempt.outcome is Outcome.SUCCEEDED:
                 self.note(Ending(host, seen, attempt.run_id, Ended.GOOD))
-            elif attempt.cost is Cost.FAILURE:
+            elif attempt.cost is Cost.FAILURE and attempt.run_id is not None:  # of a task without a run its function is the first suspect
                 ended = Ended.MISFIT if word == MISFIT else Ended.BAD
                 self.note(Ending(host, seen, attempt.run_id, ended, attempt.message or ""))
 
