@@ -18,9 +18,10 @@ from protheon_dask import __version__
 from protheon_dask.cli import exits, output
 from protheon_dask.cli.database import config, db, sql
 from protheon_dask.cli.demo import demo
+from protheon_dask.cli.dlq import dlq
 from protheon_dask.cli.load import load
 from protheon_dask.cli.rejects import rejects
-from protheon_dask.cli.reports import attempts, chunks, dlq, files
+from protheon_dask.cli.reports import attempts, chunks, files
 from protheon_dask.cli.runs import runs
 from protheon_dask.cli.sample import sample
 from protheon_dask.cli.scaffold import scaffold

@@ -1,4 +1,4 @@
-"""The reports of a run: files, chunks, attempts, rejects, dead letters. They read the ledger; no master need run."""
+"""The reports of a run: files, chunks, attempts. They read the ledger; no master need run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
-from rich.text import Text
 
 from protheon_dask.cli import figures, output
 from protheon_dask.cli.output import Shown
@@ -57,15 +56,6 @@ ATTEMPT_COLUMNS: Final = (
     Shown("outcome", "outcome", keep=True),
     Shown("loaded", "loaded", count_text, right=True, drop=3),
     Shown("rejected", "rejects", count_text, right=True, drop=4),
-    Shown("message", "message", style="yellow"),
-)
-DEAD_COLUMNS: Final = (
-    Shown("task_id", "task", right=True, style="bold"),
-    Shown("load_id", "load", right=True, drop=2),
-    Shown("chunk_no", "chunk", right=True),
-    Shown("attempt_no", "attempts", right=True, drop=3),
-    Shown("died_at", "died", keep=True, drop=4),
-    Shown("reason", "reason"),
     Shown("message", "message", style="yellow"),
 )
 
@@ -168,47 +158,3 @@ def attempts_list(run: int | None, limit: int, into: str | None, as_json: bool) 
 def took(attempt: Mapping[str, Any]) -> float | None:
     """Seconds of an attempt that has ended."""
     return None if attempt["ended_at"] is None else (attempt["ended_at"] - attempt["started_at"]).total_seconds()
-
-
-@click.group(cls=NounGroup)
-def dlq() -> None:
-    """The dead letters: chunks that gave up.
-
-    \b
-    Example:  protheon dlq
-              protheon dlq show --task 12
-    """
-
-
-@dlq.command("list")
-@run_argument
-@database_option
-@json_option
-def dlq_list(run: int | None, into: str | None, as_json: bool) -> None:
-    """List the dead letters of a run.
-
-    \b
-    Example:  protheon dlq list --json
-    """
-    emit_list(read("dead_letters", run, into), DEAD_COLUMNS, "no dead letters", as_json=as_json)
-
-
-@dlq.command("show")
-@run_argument
-@click.option("--task", "task_id", type=click.IntRange(min=1), help="One dead letter by its task.")
-@database_option
-@json_option
-def dlq_show(run: int | None, task_id: int | None, into: str | None, as_json: bool) -> None:
-    """Show dead letters with the errors that they died of.
-
-    \b
-    Example:  protheon dlq show
-    """
-    rows = read("dead_letters", run, into, **({} if task_id is None else {"task_id": task_id}))
-    if as_json:
-        output.emit_json(rows)
-    elif not rows:
-        output.messages().print("no dead letters", markup=False)
-    for row in () if as_json else rows:
-        pairs = [(name.replace("_", " "), Text(str(value) if name == "traceback" else output.cell(value))) for name, value in row.items()]
-        output.emit_drawing(output.record([(name, value) for name, value in pairs if value.plain]), Text(""))

@@ -137,6 +137,8 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
     hints += [f"protheon rejects replay {run} {pipeline}{database}" for run in list(replays)[:MAX_REPLAYS]]
     if s.dead_letters:
         hints.append(f"protheon dlq show {s.run}{database}")
+    if s.chunks_dead > s.dead_letters:
+        hints.append(f"protheon dlq list {s.run} --all{database}")
     if s.state is RunState.INCOMPLETE and not hints:
         hints.append(f"protheon files {s.run}{database}")
     if s.state is RunState.PAUSED and not s.gone_on_by:
@@ -146,4 +148,6 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
     if way_on := no_json(s):
         drawing.append(Text(f"  {way_on}", style="bold"))
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
+    if s.dead_letters and s.state.is_final:
+        drawing.append(Text(f"  once mended: protheon dlq replay {s.run}{database}", style="dim"))
     return drawing

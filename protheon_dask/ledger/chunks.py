@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -30,11 +31,16 @@ class StoredManifest:
 
 
 def stored(conn: psycopg.Connection, load_id: int | None = None) -> list[StoredManifest]:
-    """Manifests of tasks that may still run, and of dead ones, of one load or of all."""
+    """Manifests of tasks that may still run, and of dead ones that were not purged, of one load or of all."""
     return [
         StoredManifest(row["task_id"], row["load_id"], TaskState(row["state"]), row["owner_runs"], verbs.manifest_of(row))
         for row in rows(conn, "stored_chunks", {"load_id": load_id})
     ]
+
+
+def purged(conn: psycopg.Connection, load_ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Load and first line of the dead chunks of these loads that were given up."""
+    return [(row["load_id"], row["first_line"]) for row in rows(conn, "purged_chunks", {"load_ids": list(load_ids)})]
 
 
 def enqueue_oversized(

@@ -94,11 +94,14 @@ def live(conn: psycopg.Connection, load_ids: Sequence[int]) -> list[LiveReplay]:
 def retire_dead(conn: psycopg.Connection, load_id: int) -> list[int]:
     """Retire the replays of this load that ended without all of their lines; return them.
 
-    Guarantee: idempotent. Commit it before their lines are taken: a chunk that is completing locks lines first, then its task.
+    Guarantee: idempotent, in a transaction of its own: a chunk that is completing locks lines first, then its task, so no line may
+               be taken in it. One whose dead chunks are made ready at this moment is either retired before, or goes on.
     """
-    dead = [row["load_id"] for row in rows(conn, "dead_replays", {"load_id": load_id})]
-    for replay_id in dead:
-        retire(conn, replay_id)
+    with conn.transaction():
+        rows(conn, "lock_loads", {"load_ids": [load_id]})
+        dead = [row["load_id"] for row in rows(conn, "dead_replays", {"load_id": load_id})]
+        for replay_id in dead:
+            retire(conn, replay_id)
     return dead
 
 

@@ -95,12 +95,6 @@ def stream_rejects(conn: psycopg.Connection, run_id: int, *, replayed: bool) -> 
 _REJECTS: dict[str, Any] = {"limit": None, "reject_id": None, "replayed": True}
 
 
-def dead_letters(conn: psycopg.Connection, run_id: int, limit: int = LIMIT, task_id: int | None = None) -> Report:
-    """Tasks of the run's loads that gave up, and were not replayed, with the error of their last attempt."""
-    existing_run(conn, run_id)
-    return list(rows(conn, "report_dead_letters", {"run_id": run_id, "limit": limit, "task_id": task_id}))
-
-
 def verify(conn: psycopg.Connection, run_id: int) -> list[tuple[int, str]]:
     """What does not add up in a run: number of the check (LEDGER_CHECKS, from 1) and words; empty: each line is accounted for once.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -19,6 +20,8 @@ from protheon_dask.policy import RejectLimit
 
 PAUSED_BY_HAND = "paused by hand"
 """The reason of a pause that came without one."""
+CANCELLED_BY_HAND = "cancelled by hand"
+"""The reason of a run that a person cancelled."""
 
 
 def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:
@@ -240,9 +243,11 @@ def note_progress(conn: psycopg.Connection, run_id: int, reason: str) -> RunStat
     return RunState(row["state"])
 
 
-def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None) -> bool:
-    """Bring a run to a final state; False: it had one."""
-    return bool(rows(conn, "end_run", {"run_id": run_id, "state": state, "reason": reason, "now": None}))
+def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None, *, seen: OpenRun | None = None) -> bool:
+    """Bring a run to a final state; False: it had one, or was resumed, or got dead chunks back, since it was seen with nothing left to do."""
+    is_seen, resumed_at = (True, seen.resumed_at) if seen is not None else (False, None)
+    params = {"run_id": run_id, "state": state, "reason": reason, "is_seen": is_seen, "resumed_at": resumed_at, "now": None}
+    return bool(rows(conn, "end_run", params))
 
 
 def cancel_run(conn: psycopg.Connection, run_id: int, reason: str) -> bool:
@@ -362,6 +367,7 @@ class OpenRun:
     n_unfinished: int
     messages: tuple[str, ...]
     limit: RejectLimit
+    resumed_at: datetime | None = None
 
 
 def reject_limit(lines: int | None, fraction: float | None) -> RejectLimit:
@@ -379,6 +385,7 @@ def open_runs(conn: psycopg.Connection) -> list[OpenRun]:
             row["n_unfinished"],
             tuple(row["messages"]),
             reject_limit(row["reject_limit_lines"], row["reject_limit_fraction"]),
+            row["resumed_at"],
         )
         for row in rows(conn, "open_runs")
     ]
@@ -392,12 +399,13 @@ class Committed:
     own_lines: int  # loaded by the run itself
     rejected: int
     dead: int
+    purged: int = 0  # of the dead ones: given up by a person
 
 
 def count_lines(conn: psycopg.Connection, run_id: int) -> Committed:
     """Sums over the run's loads, whoever loaded them."""
     [row] = rows(conn, "count_lines", {"run_id": run_id})
-    return Committed(row["lines"], row["own_lines"], row["rejected"], row["dead"])
+    return Committed(row["lines"], row["own_lines"], row["rejected"], row["dead"], row["purged"])
 
 
 def latest_run(conn: psycopg.Connection) -> int:

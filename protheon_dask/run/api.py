@@ -8,15 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from protheon_dask.broker.wire import DeadLetters
 from protheon_dask.config import Effective, scheme_and_host
 from protheon_dask.errors import ConfigError
-from protheon_dask.ledger import reports, runs
+from protheon_dask.ledger import dead_letters, reports, runs
 from protheon_dask.ledger.connect import opened as connection
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, check_current
 from protheon_dask.ledger.migrate import migrate as migrate_ledger
 from protheon_dask.model import Refusal
 from protheon_dask.run import settings as rim
+from protheon_dask.run.dead_letters import (
+    count_dead_letters,
+    list_dead_letters,
+    purge_dead_letters,
+    show_dead_letters,
+    task_states,
+)
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
@@ -34,6 +42,7 @@ SERVED_LOOK_S = 0.5
 
 __all__ = [
     "Database",
+    "DeadLetters",
     "Exported",
     "LocalCluster",
     "Master",
@@ -43,10 +52,15 @@ __all__ = [
     "UndonePlan",
     "Verdict",
     "Verification",
+    "count_dead_letters",
     "export",
+    "list_dead_letters",
     "plan_undo",
+    "purge_dead_letters",
     "read_settings",
+    "show_dead_letters",
     "still_refused",
+    "task_states",
     "undo_load",
 ]
 
@@ -147,7 +161,7 @@ REPORTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "attempts": reports.attempts,
     "rejects": reports.rejects,
     "replayed": reports.replayed,
-    "dead_letters": reports.dead_letters,
+    "dead_letters": dead_letters.listed,
 }
 
 
@@ -216,5 +230,5 @@ def cancel_run(url: str, run_id: int | None = None) -> RunStatistics:
         check_current(conn)
         number = runs.existing_run(conn, run_id)  # NotFound before anything is written
         with conn.transaction():
-            runs.cancel_run(conn, number, "cancelled by hand")
+            runs.cancel_run(conn, number, runs.CANCELLED_BY_HAND)
         return statistics_of(conn, number)

@@ -143,11 +143,14 @@ class Cutting:
         self._split_after[load_id] = time.monotonic() + min(SPLIT_RETRY_S, 2.0 ** min(n_tries - 1, 10))
         return True
 
-    def settle(self, conn: Connection, task_ids: Collection[int]) -> None:
-        """Delete, park or unpark the files of tasks to which something happened."""
+    def settle(self, conn: Connection, task_ids: Collection[int]) -> set[int]:
+        """Delete, park or unpark the files of tasks to which something happened; return those that still run."""
+        running: set[int] = set()
         for item in verbs.look(conn, list(task_ids)) if task_ids else ():
             if item.load_id is None or item.first_line is None:
                 continue
+            if item.state is TaskState.RUNNING:
+                running.add(item.task_id)
             key = (item.load_id, item.first_line)
             if item.state in (TaskState.SUCCEEDED, TaskState.CANCELLED):
                 self.store.delete(*key)
@@ -155,13 +158,16 @@ class Cutting:
                 self.store.park(*key)
             else:
                 self.store.unpark(*key)
+        return running
 
     def put_aside(self, conn: Connection, dispatched: Container[int]) -> None:
-        """Free the quota for the runs that go on: park what waits for a paused run, delete what a cancelled one left.
+        """Free the quota for the runs that go on: park what waits for a paused run, delete what a cancelled one left, and what was purged.
 
-        The ledger is asked which those are: workers pause runs, and people cancel them, on connections of their own.
+        The ledger is asked which those are: workers pause runs, and people cancel and purge, on connections of their own.
         """
         loads = self.store.loads()
+        for key in chunks.purged(conn, list(loads)) if loads else ():
+            self.store.delete(*key)
         for load_id, state in runs.idle_loads(conn, list(loads)).items() if loads else ():
             if state is RunState.CANCELLED:
                 self.store.delete_load(load_id)

@@ -25,6 +25,7 @@ from protheon_dask.ledger.undo import loads_beside, to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
+from protheon_dask.run import dead_letters
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.cutting import SPLIT_RETRY_S, Wanted
 from protheon_dask.run.rejects import with_refusals
@@ -114,7 +115,7 @@ class RunDesk:
         with self._connected() as conn:
             run_id = run_id or runs.latest_run(conn)
             with conn.transaction():
-                runs.cancel_run(conn, run_id, "cancelled by hand")
+                runs.cancel_run(conn, run_id, runs.CANCELLED_BY_HAND)
             self._coordinator.wake()
             return self._view(conn, run_id)
 
@@ -161,6 +162,21 @@ class RunDesk:
     def undo(self, load_id: int) -> wire.Undone:
         """Delete the rows of a load, as run.undo.undo_load says; the call lasts as long as that."""
         return wire.Undone(load_id, undo_load(self._url, load_id).deleted_rows)
+
+    def replay_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters:
+        """Make dead tasks ready again, and bring back the runs that had ended over them: see ledger.dead_letters.replay."""
+        lead = self._coordinator.leadership
+        with self._connected() as conn:
+            done = dead_letters.replay(conn, lead.epoch if lead else 0, choice.run_id, choice.task_ids, ephemeral=self._ephemeral)
+        self._coordinator.wake()
+        return done
+
+    def purge_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters:
+        """Give dead tasks up: the coordinator deletes their files at its next look."""
+        with self._connected() as conn:
+            done = dead_letters.purge(conn, choice.run_id, choice.task_ids)
+        self._coordinator.wake()
+        return done
 
     def info(self) -> wire.MasterInfo:
         lead = self._coordinator.leadership

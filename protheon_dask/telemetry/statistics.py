@@ -33,7 +33,7 @@ class RunStatistics:
     chunks_ready: int
     chunks_running: int
     chunks_done: int
-    chunks_dead: int
+    chunks_dead: int  # with those that were purged, which dead_letters leaves out
     chunks_cancelled: int
     lines: int  # committed: loaded + filtered + rejected + blank
     loaded: int

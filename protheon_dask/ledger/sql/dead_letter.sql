@@ -13,7 +13,9 @@ WITH moved AS (
 ), ended AS (
     UPDATE protheon.attempt
        SET ended_at = coalesce(%(now)s, clock_timestamp()), outcome = %(outcome)s, cost = %(cost)s,
-           error_class = %(error_class)s, message = %(message)s, traceback = %(traceback)s, sqlstate = %(sqlstate)s
+           error_class = %(error_class)s, message = %(message)s, traceback = %(traceback)s, sqlstate = %(sqlstate)s,
+           wait_s = %(wait_s)s, fetch_s = %(fetch_s)s, decompress_s = %(decompress_s)s, transform_s = %(transform_s)s,
+           copy_s = %(copy_s)s, merge_s = %(merge_s)s, ledger_s = %(ledger_s)s, commit_s = %(commit_s)s
       FROM moved
      WHERE attempt.task_id = moved.id AND attempt.attempt_no = %(attempt_no)s AND attempt.ended_at IS NULL
  RETURNING attempt.task_id, attempt.attempt_no

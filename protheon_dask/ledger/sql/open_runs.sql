@@ -1,9 +1,9 @@
 -- open_runs: runs that have not ended, with what decides whether they can.
 -- Params: none
 -- Returns: (id, state, n_live_loads: still being cut or with ready or running tasks, n_unfinished, messages text[],
---           reject_limit_lines, reject_limit_fraction)
+--           reject_limit_lines, reject_limit_fraction, resumed_at)
 -- Index: run_open, run_load_pkey, task_load.
-SELECT run.id, run.state, run.reject_limit_lines, run.reject_limit_fraction,
+SELECT run.id, run.state, run.reject_limit_lines, run.reject_limit_fraction, run.resumed_at,
        count(DISTINCT load.id) FILTER (WHERE load.finished_at IS NULL AND
              (load.split_state IN ('pending', 'splitting')
               OR EXISTS (SELECT FROM protheon.task WHERE task.load_id = load.id AND task.state IN ('ready', 'running')))) AS n_live_loads,

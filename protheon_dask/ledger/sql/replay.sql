@@ -1,12 +1,21 @@
--- replay: make the dead and cancelled tasks of a load ready again, counters at zero, attempts kept; those of a retired load stay as they are.
--- Params: load_id bigint, now timestamptz?   Returns: task_id of each
--- Locks: task, then dead_letter.   Index: task_load.
-WITH again AS (
+-- replay: make dead tasks ready again, counters at zero, attempts and letters kept: those of a load, whose cancelled ones come too, or
+-- some by their numbers. Those of a retired load stay as they are.
+-- Params: load_id bigint?, task_ids bigint[], now timestamptz?   Returns: task_id of each
+-- Locks: task in order of id, then dead_letter.   Index: task_load, task_pkey, dead_letter_open.
+WITH picked AS (
+    SELECT task.id
+      FROM protheon.task LEFT JOIN protheon.load ON load.id = task.load_id
+     WHERE ((task.load_id = %(load_id)s::bigint AND task.state IN ('dead', 'cancelled'))
+            OR (task.id = ANY(%(task_ids)s::bigint[]) AND task.state = 'dead'))
+       AND load.retired_at IS NULL
+     ORDER BY task.id
+       FOR NO KEY UPDATE OF task
+), again AS (
     UPDATE protheon.task
        SET state = 'ready', failures = 0, crashes = 0, losses = 0, ready_at = coalesce(%(now)s, now())
-     WHERE load_id = %(load_id)s AND state IN ('dead', 'cancelled')
-       AND EXISTS (SELECT FROM protheon.load WHERE load.id = task.load_id AND load.retired_at IS NULL)
- RETURNING id
+      FROM picked
+     WHERE task.id = picked.id
+ RETURNING task.id
 ), closed AS (
     UPDATE protheon.dead_letter SET replayed_at = coalesce(%(now)s, now())
       FROM again

@@ -51,7 +51,10 @@ SELECT run.id AS run, run.state, run.state_reason AS reason, run.pipeline_name A
        files.files, files.files_done, files.skipped_files, files.attached_files, files.split_done,
        cut.final_lines + greatest(files.estimated_open, cut.open_lines) AS estimated_lines,
        tasks.*,
-       tasks.chunks_dead AS dead_letters,
+       tasks.chunks_dead - CASE WHEN tasks.chunks_dead = 0 THEN 0 ELSE  -- those that a person gave up
+            (SELECT count(*) FROM joined JOIN protheon.task ON task.load_id = joined.id AND task.state = 'dead'
+               JOIN protheon.dead_letter ON dead_letter.task_id = task.id AND dead_letter.replayed_at IS NULL AND dead_letter.purged_at IS NOT NULL)
+            END AS dead_letters,
        coalesce(CASE WHEN run.state IN ('cancelled', 'paused', 'incomplete')  -- also in report_runs
                      THEN (SELECT array_agg(DISTINCT load.owner_run_id) FILTER (WHERE load.owner_run_id <> run.id AND NOT joined.skipped AND NOT joined.attached)
                              FROM joined JOIN protheon.load ON load.id = joined.id
