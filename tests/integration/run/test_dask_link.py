@@ -53,14 +53,14 @@ def test_a_frozen_scheduler_is_an_outage_and_answers_again_when_it_thaws(
     scheduler: SchedulerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = DaskLink(scheduler.address, lambda _: None)
-    assert link.n_threads() == 0
+    assert link.workers() == ()
     monkeypatch.setattr(dask_link, "ANSWER_S", 0.3)
     scheduler.freeze()
     with pytest.raises(TimeoutError):
-        link.n_threads()
+        link.workers()
     scheduler.thaw()
     monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
-    assert link.n_threads() == 0
+    assert link.workers() == ()
     link.close()
 
 
@@ -79,9 +79,9 @@ def test_a_client_that_is_being_made_is_waited_for_so_long_and_made_once(
     link = DaskLink(scheduler.address, lambda _: None)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            link.n_threads()
+            link.workers()
     go_on.set()
     monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
-    assert link.n_threads() == 0
+    assert link.workers() == ()
     assert len(made) == 1
     link.close()
