@@ -109,7 +109,7 @@ class Campaign:
     ) -> None:
         self._directory, self._seed, self._fault_s, self._n_faults, self._say = directory, seed, fault_s, n_faults, say
         self._chunks_a_source = chunks_a_source
-        self.cluster = Cluster(directory, hosts, variants=variants, **(settings or {}))
+        self.cluster = Cluster(directory, hosts, variants=variants, env={}, **(settings or {}))
         self.schedule = Schedule(seed, kinds)
         self._strikes: list[Strike] = []
         self._problems: list[str] = []
@@ -232,12 +232,13 @@ class Campaign:
             assert back_at is not None, "an outage ends"
             at = ledger.first_commit_after(back_at)
             seconds["first_commit"] = None if at is None else at - back_at
-        elif back_at is not None:
+        elif strike.kind in ("broker killed", "broker cut off", "workspace full"):
+            assert back_at is not None, "an outage ends"
             at = ledger.first_commit(started_after=back_at)
             seconds["first_commit"] = None if at is None else at - back_at
         elif strike.kind.startswith("chunk"):
             seconds["cut_again"] = strike.healed_at - strike.struck_at
-        elif strike.attempts:
+        elif strike.workers or strike.kind in ("COMMIT dropped", "transfer cut", "transfer black-holed"):
             endings = ledger.endings(strike.attempts)
             for n, measure in enumerate(("ready", "claimed", "committed")):
                 times = [ending[n] for ending in endings if ending[0] is not None or n == 2]  # one that succeeded after all lost nothing

@@ -21,7 +21,7 @@ from distributed import Client
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run.tasks import run_attempt
-from tests.chaos.cluster import FAKETIME, LEASE_S, Cluster, Freezer, Host, Part, wait_until
+from tests.chaos.cluster import LEASE_S, Cluster, Freezer, Host, Part, wait_until
 from tests.chaos.looks import OpenAttempt
 from tests.chaos.proxy import Direction, Link, Loss, Proxy
 
@@ -577,8 +577,8 @@ class Twice(Ground):
         dispatches += [Dispatch(task_id, attempt_no, "ingest") for task_id, attempt_no in rows for _ in range(2)]
         struck_at = time.time()
         with Client(self.cluster.scheduler_address, set_as_default=False, timeout=AIM_S) as client:  # type: ignore[no-untyped-call]
-            futures = [client.submit(run_attempt, item, pure=False, retries=0) for item in dispatches]  # type: ignore[no-untyped-call]
-            words = [str(word) for word in client.gather(futures, errors="skip")]  # type: ignore[no-untyped-call]
+            futures = [client.submit(run_attempt, item, pure=False, retries=0) for item in dispatches]
+            words = [answer.word for answer in client.gather(futures, errors="skip")]
         n_refused = words.count("not claimed")
         evidence = {"words": words, "task_id": attempt.task_id}
         return Strike(self.kind, attempt.worker, struck_at, time.time(), evidence, [attempt.pair], is_counted=bool(n_refused))
@@ -590,7 +590,7 @@ class ClockShifted(Ground):
     kind = "clock shifted"
 
     def strike(self) -> Strike | None:
-        if not FAKETIME:
+        if not self.cluster.can_shift_clocks:
             return None
         part = self.cluster.parts["broker"] if self.rng.random() < 0.3 else self.rng.choice(self.cluster.workers)
         shift_s = self.rng.choice([-1, 1]) * self.rng.choice([45.0, 600.0, 7_200.0])
