@@ -33,7 +33,7 @@ ANSWER_S = CONNECT_S + 2.0
 ASK_S, ASK_AGAIN_S = 2.0, 0.25
 """Period of asking a scheduler that is well, and one that is not or has no workers yet."""
 CLOSE_S = 2.0
-LOST = "cancelled: the connection to the scheduler was lost"
+LOST = f"{CANCELLED}the connection to the scheduler was lost"
 """The link's own word for a dispatch of which no scheduler will tell."""
 NANNY_PROBE_S = 1.0
 RESTART_S = 30.0

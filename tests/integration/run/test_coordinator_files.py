@@ -13,6 +13,7 @@ from protheon_dask.ledger import runs
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.cutting import Wanted
+from protheon_dask.run.dask_link import WorkerSeen
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import wait_until
 from tests.integration.run.conftest import Bench
@@ -26,7 +27,7 @@ def coordinator(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coord
     bench.conn.execute("SELECT pg_advisory_unlock_all()")
     store = ChunkStore(bench.directory / "workspace", 1 << 20)
     made = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:1", store, uuid4(), 1)
-    monkeypatch.setattr(made._dask, "n_threads", lambda: 0)
+    monkeypatch.setattr(made._dask, "workers", lambda: ())
     yield made
     made.cutting.splitters.stop_all()
     if made._conn is not None:
@@ -74,8 +75,9 @@ def test_parked_files_count_again_when_their_tasks_go_to_dask(
     runs.pause_run(bench.conn, bench.run_id, "over the reject limit")
     assert coordinator.start_leading(ephemeral=False)
     bench.conn.execute("UPDATE protheon.run SET state = 'running', state_reason = NULL")
-    monkeypatch.setattr(coordinator._dask, "n_threads", lambda: 4)
-    monkeypatch.setattr(coordinator._dask, "dispatch", lambda items: None)
+    there = WorkerSeen("tcp://127.0.0.1:2", "w", "h", uuid4(), n_threads=4)
+    monkeypatch.setattr(coordinator._dask, "workers", lambda: (there,))
+    monkeypatch.setattr(coordinator._dask, "dispatch", lambda items, workers: None)
 
     coordinator._dispatch()
 

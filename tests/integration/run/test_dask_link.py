@@ -1,41 +1,43 @@
-"""The link to a real scheduler that freezes: every question has an end."""
+"""The link to a real scheduler that freezes or dies: no call waits for it, and what it had is answered for once."""
 
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from distributed import Client
 
+from protheon_dask.model import Dispatch
 from protheon_dask.run import dask_link
-from protheon_dask.run.dask_link import DaskLink
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink
+from protheon_dask.run.tasks import CANCELLED
+from tests.fixtures.cluster import wait_until
+
+AT_ONCE_S = 1.0
+ITEMS = [Dispatch(task_id, 0, "ingest") for task_id in (1, 2, 3)]
 
 
 @dataclass
 class SchedulerProcess:
-    """A scheduler without workers, in a process that can be frozen."""
+    """A scheduler without workers, in a process that can be frozen, killed and started again."""
 
     process: subprocess.Popen[str]
     address: str
 
-    def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def scheduler() -> Iterator[SchedulerProcess]:
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    @classmethod
+    def start(cls, port: int = 0) -> SchedulerProcess:
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         told = []
         for line in process.stderr:
@@ -45,43 +47,121 @@ def scheduler() -> Iterator[SchedulerProcess]:
         else:
             pytest.fail("".join(told))
         threading.Thread(target=process.stderr.read, daemon=True).start()  # an unread pipe would fill
-        yield SchedulerProcess(process, found[1])
-        process.kill()
+        return cls(process, found[1])
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def start_again(self) -> None:
+        again = self.start(int(self.address.rpartition(":")[2]))
+        assert again.address == self.address
+        self.process = again.process
+
+
+@pytest.fixture
+def scheduler() -> Iterator[SchedulerProcess]:
+    made = SchedulerProcess.start()
+    yield made
+    made.kill()
+
+
+@dataclass
+class Linked:
+    """A link, and what it told."""
+
+    link: DaskLink
+    events: queue.Queue[DaskEvent]
+
+    def trouble(self) -> str:
+        """What workers() raises; it answers at once, whatever the scheduler does."""
+        began_s = time.monotonic()
+        try:
+            self.link.workers()
+        except OSError as exc:
+            return str(exc)
+        finally:
+            assert time.monotonic() - began_s < AT_ONCE_S
+        return ""
+
+    def wait_well(self) -> None:
+        wait_until(lambda: not self.trouble())
+
+    def wait_trouble(self, words: str) -> None:
+        wait_until(lambda: words in self.trouble())
+
+
+@pytest.fixture
+def linked(scheduler: SchedulerProcess) -> Iterator[Linked]:
+    events: queue.Queue[DaskEvent] = queue.Queue()
+    link = DaskLink(scheduler.address, events.put)
+    yield Linked(link, events)
+    link.close()
 
 
 def test_a_frozen_scheduler_is_an_outage_and_answers_again_when_it_thaws(
-    scheduler: SchedulerProcess, monkeypatch: pytest.MonkeyPatch
+    scheduler: SchedulerProcess, linked: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = DaskLink(scheduler.address, lambda _: None)
-    assert link.workers() == ()
-    monkeypatch.setattr(dask_link, "ANSWER_S", 0.3)
+    monkeypatch.setattr(dask_link, "ANSWER_S", 0.5)
+    monkeypatch.setattr(dask_link, "ASK_AGAIN_S", 0.1)
+    linked.wait_well()
+    linked.link.dispatch(ITEMS)
     scheduler.freeze()
-    with pytest.raises(TimeoutError):
-        link.workers()
+    linked.wait_trouble("has said nothing for 0.5 s")
+    with pytest.raises(OSError, match="has said nothing"):
+        linked.link.dispatch(ITEMS)
     scheduler.thaw()
-    monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
-    assert link.workers() == ()
-    link.close()
+    linked.wait_well()
+    assert linked.events.empty()  # it still has them
 
 
-def test_a_client_that_is_being_made_is_waited_for_so_long_and_made_once(
-    scheduler: SchedulerProcess, monkeypatch: pytest.MonkeyPatch
+def test_what_a_scheduler_had_is_answered_for_once_when_it_dies_and_the_next_one_is_found(
+    scheduler: SchedulerProcess, linked: Linked
 ) -> None:
-    go_on, made, real = threading.Event(), [], dask_link.Client
+    linked.wait_well()
+    linked.link.dispatch(ITEMS)
+    scheduler.kill()
+    lost = [linked.events.get(timeout=10) for _ in ITEMS]
+    assert all(isinstance(event, Answered) and event.word.startswith(CANCELLED) for event in lost)
+    assert sorted(event.dispatch.task_id for event in lost) == [1, 2, 3]
+    assert linked.trouble()
+    scheduler.start_again()
+    back_s = time.monotonic()
+    linked.wait_well()
+    assert time.monotonic() - back_s < 10
+    linked.link.dispatch(ITEMS)
+    assert linked.events.empty()  # each was answered for once
+
+
+def test_nobody_waits_for_a_client_that_is_being_made_and_one_that_comes_too_late_is_closed(
+    scheduler: SchedulerProcess, linked: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, begun, late = threading.Event(), threading.Event(), queue.Queue[Any]()
 
     def slow(*args: Any, **options: Any) -> Any:
-        made.append(args)
-        go_on.wait(30)
-        return real(*args, **options)
+        is_first = not begun.is_set()
+        begun.set()
+        if is_first:
+            go_on.wait(30)
+        client: Any = Client(*args, **options)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        if is_first:
+            late.put(client)
+        return client
 
     monkeypatch.setattr(dask_link, "Client", slow)
-    monkeypatch.setattr(dask_link, "ANSWER_S", 0.1)
-    link = DaskLink(scheduler.address, lambda _: None)
-    for _ in range(2):
-        with pytest.raises(TimeoutError):
-            link.workers()
-    go_on.set()
+    monkeypatch.setattr(dask_link, "ANSWER_S", 0.3)
+    linked.wait_trouble("made no client in 0.3 s")
     monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
-    assert link.workers() == ()
-    assert len(made) == 1
-    link.close()
+    linked.wait_well()
+    go_on.set()
+    client = late.get(timeout=10)
+    wait_until(lambda: client.status == "closed")
+    linked.wait_well()
