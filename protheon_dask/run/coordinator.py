@@ -79,6 +79,7 @@ class Coordinator:
         self._outages = 0  # attempts that PostgreSQL could not serve, since one succeeded
         self._swept_at = 0.0
         self._expire_from = 0.0
+        self._heard_s = self._heard_at = 0.0  # when the ledger last told whose lease ran out: monotonic, and by the wall clock
         self._ephemeral = False
         self._conn: Connection | None = None
         self.leadership: leadership.Leadership | None = None
@@ -326,9 +327,10 @@ class Coordinator:
         """
         gone = dict(self._gone)
         taken: list[int] = []
-        may_expire = now >= self._expire_from
         with self._ledger.transaction():
-            for item in verbs.expire(self._ledger, self._epoch, list(gone)):
+            expiring = verbs.expire(self._ledger, self._epoch, list(gone))
+            may_expire = self._may_expire()  # after it was heard: the statement itself may have hung
+            for item in expiring:
                 seen = Seen(item.lease.task_id, item.lease.attempt_no)
                 if not item.known_gone and not may_expire:
                     continue
@@ -361,6 +363,18 @@ class Coordinator:
         for task_id in taken:
             self._dispatched.pop(task_id, None)  # a frozen worker's key frees its slot in the window
         self._look.update(taken)
+
+    def _may_expire(self) -> bool:
+        """Do leases that ran out count? Not where the ledger was not heard of for so long that a live worker's may be among them.
+
+        It, the way to it, this process or this machine stood still, and maybe the workers as well: they renew first.
+        """
+        now_s, now_at = time.monotonic(), time.time()
+        silent_s = max(now_s - self._heard_s, now_at - self._heard_at)  # of a machine that slept the wall clock alone tells
+        self._heard_s, self._heard_at = now_s, now_at
+        if silent_s > self.settings.lease_s - self.settings.renew_s:  # what a lease has left at least when its worker falls silent
+            self._expire_from = now_s + self.settings.lease_s
+        return now_s >= self._expire_from
 
     def _dispatch(self) -> None:
         """Fill the window: enough tasks with Dask to keep fast hosts busy, and no more."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from protheon_dask.errors import ConfigError, LedgerUnavailable
-from protheon_dask.telemetry.statistics import RunStatistics
-from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
-from tests.fixtures.cluster import local_cluster, wait_until
+from tests.acceptance.conftest import Gate, World
+from tests.fixtures.cluster import local_cluster
 from tests.fixtures.own_postgres import MAY_MOUNT, PASSWORD, OwnServer, small_disk
+from tests.integration.databases.outages import assert_whole, begin, kill_at_work, wait_reason
 
-N_LINES = 3_000
+WITH_CRASH = pytest.mark.parametrize("with_crash", [False, pytest.param(True, marks=pytest.mark.slow)])
+"""Alone, and at the same time as a worker that dies in the middle of a chunk."""
 SERVER_SETTINGS = {"max_connections": "24", "synchronous_commit": "on"}
 
 
@@ -31,51 +31,30 @@ def served(own_server: OwnServer, tmp_path_factory: pytest.TempPathFactory) -> I
         yield World(cluster, own_server.url("shop"), directory)
 
 
-def begin(world: World, name: str, gate: Gate, directory: Path) -> int:
-    """A run of six chunks of which two are loaded, and the others wait at the gate."""
-    run_id = world.submit(write_pipeline(directory, name, gate.body(2, 500)), write_numbers(directory / "n.txt", N_LINES), chunk_lines=500)
-    world.wait_chunks_done(run_id.run_id, 2)
-    return run_id.run_id
-
-
-def wait_reason(world: World, run_id: int, words: str) -> str:
-    """What the run says that it waits for."""
-
-    def reason() -> str | None:
-        try:
-            told = world.cluster.client.get(run_id).reason
-        except (LedgerUnavailable, ConfigError) as exc:  # the broker cannot ask either, and says the same
-            told = f"since now: {exc}"
-        return told if told is not None and words in told else None
-
-    told = wait_until(reason)
-    assert told.startswith("since ")
-    assert "s3cr3t" not in told
-    return str(told)
-
-
-def assert_whole(world: World, done: RunStatistics, name: str, costs: Collection[str] = ("nothing",)) -> None:
-    assert (done.state, done.loaded) == ("succeeded", N_LINES)
-    assert done.reason is None
-    assert numbers(world.url, name) == list(range(N_LINES))
-    charged = "SELECT cost, error_class, message, sqlstate FROM protheon.attempt WHERE run_id = %s AND cost <> ALL (%s)"
-    assert world.ask(charged, done.run, list(costs)) == []
-    assert world.findings(done.run) == ()
-
-
 @pytest.mark.parametrize(
-    ("name", "how"),
-    [("stopped_fast", signal.SIGINT), pytest.param("stopped_at_once", signal.SIGQUIT, marks=pytest.mark.slow), ("killed", signal.SIGKILL)],
+    ("how", "with_crash"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGKILL, True),
+        pytest.param(signal.SIGQUIT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGQUIT, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_server_that_goes_and_comes_back_is_waited_for(
-    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, name: str, how: signal.Signals
+    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, how: signal.Signals, with_crash: bool
 ) -> None:
+    """Stopped fast, at once, or with its postmaster killed; with_crash: a worker dies at the same time, in the middle of a chunk."""
+    name = f"stopped_by_{how.name.lower()}{'_with_crash' if with_crash else ''}"
     run_id = begin(served, name, gate, tmp_path)
+    if with_crash:
+        kill_at_work(served, run_id)
     own_server.signal(how)
     gate.open()
     wait_reason(served, run_id, "does not answer")
     own_server.start()
-    assert_whole(served, served.finish(run_id), name)
+    assert_whole(served, served.finish(run_id), name, n_crashes=int(with_crash))
 
 
 @pytest.mark.slow
@@ -89,12 +68,15 @@ def test_commits_that_a_crash_of_the_server_has_lost_are_loaded_again(
     served.wait_chunks_done(run_id, 4)
     own_server.signal(signal.SIGQUIT)
     own_server.start()
-    assert_whole(served, served.finish(run_id), "forgotten", costs={"nothing", "loss"})
+    assert_whole(served, served.finish(run_id), "forgotten", costs={"loss"})
     own_server.execute("ALTER DATABASE shop RESET synchronous_commit")
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root on Linux can make a small file system")
-def test_a_full_disk_is_waited_for_until_there_is_room(served: World, own_server: OwnServer, gate: Gate, tmp_path: Path) -> None:
+@WITH_CRASH
+def test_a_full_disk_is_waited_for_until_there_is_room(
+    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, with_crash: bool
+) -> None:
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(own_server.root, 1 << 20))
         own_server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'", "GRANT CREATE ON TABLESPACE small TO loader")
@@ -105,6 +87,8 @@ def test_a_full_disk_is_waited_for_until_there_is_room(served: World, own_server
             database="shop",
         )
         run_id = begin(served, "full_disk", gate, tmp_path)
+        if with_crash:
+            kill_at_work(served, run_id)
         ballast = disk.parent / "ballast"
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
@@ -114,11 +98,17 @@ def test_a_full_disk_is_waited_for_until_there_is_room(served: World, own_server
         assert "make room there" in told
         assert "SQLSTATE 53100" in told
         ballast.unlink()
-        assert_whole(served, served.finish(run_id), "full_disk")
+        assert_whole(served, served.finish(run_id), "full_disk", n_crashes=int(with_crash))
 
 
-def test_a_server_without_a_connection_left_is_waited_for(served: World, own_server: OwnServer, gate: Gate, tmp_path: Path) -> None:
-    run_id = begin(served, "crowded", gate, tmp_path)
+@WITH_CRASH
+def test_a_server_without_a_connection_left_is_waited_for(
+    served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, with_crash: bool
+) -> None:
+    name = "crowded_with_crash" if with_crash else "crowded"
+    run_id = begin(served, name, gate, tmp_path)
+    if with_crash:
+        kill_at_work(served, run_id)
     crowd: list[psycopg.Connection] = []
     with ExitStack() as stack:
         with psycopg.connect(own_server.url("shop"), autocommit=True) as superuser:
@@ -132,7 +122,7 @@ def test_a_server_without_a_connection_left_is_waited_for(served: World, own_ser
         gate.open()
         told = wait_reason(served, run_id, "PostgreSQL has no connection left")
         assert "max_connections" in told
-    assert_whole(served, served.finish(run_id), "crowded")
+    assert_whole(served, served.finish(run_id), name, n_crashes=int(with_crash))
 
 
 def _is_ours_out(superuser: psycopg.Connection) -> bool:

@@ -1,0 +1,56 @@
+"""A run in the middle of its work while its database is away, and what must be true of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection
+from pathlib import Path
+
+from protheon_dask.errors import ConfigError, LedgerUnavailable
+from protheon_dask.telemetry.statistics import RunStatistics
+from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import wait_until
+
+N_LINES = 3_000
+
+
+def begin(world: World, name: str, gate: Gate, directory: Path) -> int:
+    """A run of six chunks of which two are loaded, and the others wait at the gate."""
+    run_id = world.submit(write_pipeline(directory, name, gate.body(2, 500)), write_numbers(directory / "n.txt", N_LINES), chunk_lines=500)
+    world.wait_chunks_done(run_id.run_id, 2)
+    return run_id.run_id
+
+
+def wait_reason(world: World, run_id: int, words: str) -> str:
+    """What the run says that it waits for."""
+
+    def reason() -> str | None:
+        try:
+            told = world.cluster.client.get(run_id).reason
+        except (LedgerUnavailable, ConfigError) as exc:  # the broker cannot ask either, and says the same
+            told = f"since now: {exc}"
+        return told if told is not None and words in told else None
+
+    told = wait_until(reason)
+    assert told.startswith("since ")
+    assert "s3cr3t" not in told
+    return str(told)
+
+
+def kill_at_work(world: World, run_id: int) -> None:
+    """kill -9 of a worker that waits at the gate: its chunk is open, and the broker hears of it at once."""
+    wait_until(lambda: len(world.cluster.worker_pids()) == 2)  # the one that a test before killed is back
+    open_attempts = "SELECT DISTINCT worker FROM protheon.attempt WHERE run_id = %s AND ended_at IS NULL"
+    wait_until(lambda: len(world.ask(open_attempts, run_id)) == 2)
+    os.kill(world.cluster.worker_pids()[0][1], signal.SIGKILL)
+
+
+def assert_whole(world: World, done: RunStatistics, name: str, costs: Collection[str] = (), n_crashes: int = 0) -> None:
+    """Each line is there once, and nothing was charged but so many crashes, and what costs names."""
+    assert (done.state, done.loaded) == ("succeeded", N_LINES)
+    assert done.reason is None
+    assert numbers(world.url, name) == list(range(N_LINES))
+    charged = "SELECT cost, outcome, message FROM protheon.attempt WHERE run_id = %s AND cost <> 'nothing' AND cost <> ALL (%s)"
+    assert world.ask(charged, done.run, list(costs)) == [("crash", "crashed", "the worker process died")] * n_crashes
+    assert world.findings(done.run) == ()
