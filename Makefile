@@ -29,7 +29,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all fuzz wheels gen bench bench-merge clean help
+.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-all: lint ## every test, and many more examples of each property
 MINUTES ?= 5
 fuzz: $(VENV)/.made-fuzz ## damage archives and streams for MINUTES=; what it finds is kept in fuzz-found/
 	$(BIN)/python -m tests.fuzz --seconds $$(($(MINUTES) * 60))
+
+chaos: $(VENV)/.made-dev ## faults against a running cluster for MINUTES=, then a judge; SEED= has a campaign again, ONLY= some kinds of faults
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 wheels: $(VENV)/.made-dev ## every runtime dependency has a wheel for Windows and macOS; asks the package index, needs uv
 	$(BIN)/python tests/portability/wheels.py

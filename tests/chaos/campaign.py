@@ -186,7 +186,7 @@ class Campaign:
         for n, (kind, seed) in enumerate(zip(step.kinds, step.seeds, strict=True)):
             if n:
                 time.sleep(step.between_s)
-            threads.append(threading.Thread(target=self._strike, args=(step, kind, seed)))
+            threads.append(threading.Thread(target=self._strike, args=(step, kind, seed), daemon=True))
             threads[-1].start()
         for thread in threads:
             thread.join()

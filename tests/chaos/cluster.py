@@ -164,6 +164,8 @@ class Cluster:
         self._is_closing = threading.Event()
         self._lock = threading.Lock()
         self.ground = threading.Lock()  # held while PostgreSQL is stopped: two faults cannot stop it at once
+        self.ending = threading.Event()  # set when no fault is to stand any longer
+        self._freezers: list[Freezer] = []
         self.parts: dict[str, Part] = {}
         self.hosts: dict[str, Host] = {}
 
@@ -301,7 +303,10 @@ class Cluster:
 
     def end_parts(self) -> None:
         """End every process but PostgreSQL; idempotent."""
+        self.ending.set()
         self._is_closing.set()
+        for freezer in self._freezers:
+            freezer.thaw()
         if self._keeper.is_alive():
             self._keeper.join()
         for order in ("client", "chaos-", "broker", "scheduler"):
@@ -310,6 +315,12 @@ class Cluster:
                 thread.start()
             for thread in threads:
                 thread.join()
+
+    def freezer(self, name: str) -> Freezer:
+        """A control group of this campaign, thawed and removed at its end at the latest."""
+        made = Freezer(f"{self.directory.name}-{name}")
+        self._freezers.append(made)
+        return made
 
     def left_behind(self) -> list[int]:
         """Processes of the campaign's parts that still run: none, after the end."""
@@ -354,10 +365,11 @@ def small_disk(place: Path, n_bytes: int) -> Iterator[Path]:
 
 
 class Freezer:
-    """A control group whose processes stand still while frozen: as a machine that sleeps. A context manager, thawed at its end."""
+    """A control group whose processes stand still while frozen: as a machine that sleeps."""
 
     def __init__(self, name: str) -> None:
         self._group = FREEZER / name
+        self._processes: Sequence[psutil.Process] = ()
         self.is_real = os.geteuid() == 0 and (FREEZER / "cgroup.procs").exists()
 
     def freeze(self, processes: Sequence[psutil.Process]) -> None:
@@ -373,19 +385,21 @@ class Freezer:
         (self._group / "freezer.state").write_text("FROZEN")
 
     def thaw(self) -> None:
-        """Let them go on, out of the group, which is removed."""
+        """Let them go on, out of the group, which is removed. Idempotent."""
         if not self.is_real:
             self._signal(signal.SIGCONT)
             return
-        (self._group / "freezer.state").write_text("THAWED")
-        for _ in range(100):
+        wait_until(self._is_gone, 10, KEEP_S)
+
+    def _is_gone(self) -> bool:
+        """Thaw it and move its processes out, of which some may end meanwhile; then remove it."""
+        with suppress(OSError):
+            (self._group / "freezer.state").write_text("THAWED")
             for pid in (self._group / "cgroup.procs").read_text().split():
                 with suppress(OSError):
                     (FREEZER / "cgroup.procs").write_text(pid)
-            with suppress(OSError):
-                self._group.rmdir()
-                return
-            time.sleep(KEEP_S)
+            self._group.rmdir()
+        return not self._group.exists()
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes:

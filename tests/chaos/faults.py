@@ -21,7 +21,7 @@ from distributed import Client
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run.tasks import run_attempt
-from tests.chaos.cluster import LEASE_S, Cluster, Freezer, Host, Part, wait_until
+from tests.chaos.cluster import LEASE_S, Cluster, Host, Part, wait_until
 from tests.chaos.looks import OpenAttempt
 from tests.chaos.proxy import Direction, Link, Loss, Proxy
 
@@ -70,6 +70,10 @@ class Fault:
 
     def strike(self) -> Strike | None:
         raise NotImplementedError
+
+    def rest(self, seconds: float) -> None:
+        """Let the fault stand; shorter if the campaign is broken off."""
+        self.cluster.ending.wait(seconds)
 
     # --- aiming -----------------------------------------------------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class HostKilled(Fault):
             part.is_held = True
         struck_at = time.time()
         pids = [pid for part in host.parts for pid in part.kill()]
-        time.sleep(self.rng.uniform(1.0, 6.0))
+        self.rest(self.rng.uniform(1.0, 6.0))
         for part in host.parts:
             part.is_held = False
         return self.hit(host.name, struck_at, pairs, [part.name for part in host.parts], pids=pids)
@@ -163,7 +167,7 @@ class Stopped(Fault):
         struck_at = time.time()
         process.suspend()
         try:
-            time.sleep(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             with suppress(psutil.Error):
                 process.resume()
@@ -181,12 +185,12 @@ class Frozen(Fault):
             return None
         host = self.cluster.hosts[self.part_of(attempt).host]
         pairs = [item.pair for item in self.cluster.ledger.open_attempts() if self.on_host(host)(item)]
-        freezer = Freezer(f"{self.cluster.directory.name}-{host.name}")
+        freezer = self.cluster.freezer(host.name)
         processes = [process for part in host.parts for process in part.processes()]
         struck_at = time.time()
         try:
             freezer.freeze(processes)
-            time.sleep(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             freezer.thaw()
         return self.hit(
@@ -221,7 +225,7 @@ class Cut(Network):
         struck_at = time.time()
         proxy.refuse(away_s > 0)
         n_links = proxy.cut()
-        time.sleep(away_s)
+        self.rest(away_s)
         proxy.refuse(False)
         return self.hit(target, struck_at, pairs, workers, n_connections=n_links, away_s=away_s)
 
@@ -240,7 +244,7 @@ class CutBroker(Network):
         struck_at = time.time()
         proxy.refuse(away_s > 0)
         n_links = proxy.cut()
-        time.sleep(away_s)
+        self.rest(away_s)
         proxy.refuse(False)
         healed_at = time.time()
         is_back = wait_until(lambda: said(log, offset, "ledger.back"), AIM_S)
@@ -264,7 +268,7 @@ class BlackHole(Network):
         struck_at = time.time()
         proxy.hold_back(self.direction)
         try:
-            time.sleep(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
             if is_cut_after:
                 proxy.cut()
         finally:
@@ -302,7 +306,7 @@ class CommitLost(Network):
             return None
         struck_at, _, link = struck[0]
         if loss is Loss.LATE:
-            time.sleep(late_s)
+            self.rest(late_s)
         pairs = [
             (row[0], row[1])
             for row in self.cluster.ledger.ask(
@@ -364,7 +368,7 @@ class TransferHeld(Transfer):
         struck_at = time.time()
         host.broker.hold_back(Direction.DOWN)
         try:
-            time.sleep(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             host.broker.let_through(Direction.DOWN)
         return self.hit(f"broker to {host.name}", struck_at, pairs, ())
@@ -396,7 +400,7 @@ class PostgresStopped(Ground):
         with self.cluster.ground:
             struck_at = time.time()
             server.signal(self.signal)
-            time.sleep(away_s)
+            self.rest(away_s)
             server.start()
             back_at = time.time()
         return self.outage("PostgreSQL", struck_at, back_at, running, away_s=away_s)
@@ -444,7 +448,7 @@ class SchedulerFrozen(Ground):
         struck_at = time.time()
         process.suspend()
         try:
-            time.sleep(self.rng.uniform(6.0, 16.0))
+            self.rest(self.rng.uniform(6.0, 16.0))
         finally:
             with suppress(psutil.Error):
                 process.resume()
@@ -484,7 +488,7 @@ class WorkspaceFull(Ground):
         try:
             fill(filler)
             is_hit = wait_until(lambda: said(log, offset, "No space left on device"), AIM_S)
-            time.sleep(self.rng.uniform(0.0, 3.0))
+            self.rest(self.rng.uniform(0.0, 3.0))
         finally:
             filler.unlink(missing_ok=True)
         healed_at = time.time()
