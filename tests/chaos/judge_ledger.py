@@ -212,9 +212,11 @@ def _judge_tasks(
         if task["state"] != ("dead" if task_id in meant_dead else "succeeded"):
             found.add(Kind.BROKEN, "tasks", f"task {task_id} ({task['handler']}) is {task['state']} after {task['attempt_no']} attempts")
         for cost, column in (("failure", "failures"), ("crash", "crashes"), ("loss", "losses")):
-            n = sum(attempt["cost"] == cost and not attempt["given_back"] for attempt in attempts.get(task_id, []))
-            if task[column] > n or (task[column] < n and not task["began_anew"]):
-                found.add(Kind.BROKEN, "charges", f"task {task_id} is charged {task[column]} {column}, its attempts {n}")
+            charged = [attempt["given_back"] for attempt in attempts.get(task_id, []) if attempt["cost"] == cost]
+            most = len(charged) if task["state"] == "succeeded" else charged.count(False)  # what comes too late is noted there alone
+            if not (0 if task["began_anew"] else charged.count(False)) <= task[column] <= most:
+                said = f"its attempts {len(charged)}, {charged.count(True)} of them given back"
+                found.add(Kind.BROKEN, "charges", f"task {task_id} is charged {task[column]} {column}, {said}")
     for row in look.execute(OPEN_LETTERS):
         if row["task_id"] not in meant_dead:
             found.add(Kind.BROKEN, "dead letters", f"task {row['task_id']}: {row['reason']}")

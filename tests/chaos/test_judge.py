@@ -64,7 +64,7 @@ def test_a_load_without_a_fault_is_judged_clean(campaign: Campaign) -> None:
 
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
-ONE_EVENT = "(SELECT min(ctid) FROM campaign.events WHERE pad <> '')"
+ONE_EVENT = "(SELECT min(ctid) FROM campaign.events WHERE pad <> '' AND id < 8000000000000000)"
 TWIN = "(SELECT id FROM campaign.events WHERE child = 0 AND id > 9000000000000000 GROUP BY id HAVING count(*) > 2 LIMIT 1)"
 ROWS = {
     "a lost row": ([f"DELETE FROM campaign.events WHERE ctid = {ONE_EVENT}"], "lost: events: .* is there 0 times and must be 1 times"),
@@ -174,7 +174,11 @@ LEDGER = {
         [SECOND.format("started_at", LATER_STILL, "'succeeded'", "'nothing'", "lines"), MOVED],
         "attempt 2 began before 1 had ended",
     ),
-    "a charge that no attempt has": ([CHARGED.format("losses")], r"charges: task \d+ is charged 1 losses, its attempts 0"),
+    "a charge that no attempt has": ([CHARGED.format("losses")], r"charges: task \d+ is charged 1 losses, its attempts 0,"),
+    "a charge that is forgotten": (
+        [f"UPDATE protheon.attempt SET cost = 'loss' WHERE task_id = {TASK}"],
+        r"charges: task \d+ is charged 0 losses, its attempts 1, 0 of them given back",
+    ),
     "a loss without a fault": (
         [f"UPDATE protheon.attempt SET cost = 'loss' WHERE task_id = {TASK}", CHARGED.format("losses")],
         "was charged a loss and no fault hit it",
@@ -316,7 +320,7 @@ def test_the_material_has_what_the_campaign_is_to_meet(campaign: Campaign) -> No
             places.setdefault(block, set()).add(source.name)
     assert any(n > len(places[block]) for block, n in chunks.items())  # identical chunks in one source
     assert any(len(found) > 1 for found in places.values())  # and in two
-    assert lines.most_common(1)[0][1] > 20
+    assert lines.most_common(1)[0][1] > 10
     answer = oracle.answer(expected)
     assert answer.contested
     assert any(len({line.source for line in group}) > 1 for group in answer.contested.values())
