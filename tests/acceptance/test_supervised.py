@@ -34,7 +34,7 @@ SLACK = 2.0  # what those times may be exceeded by on a busy machine, as a facto
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[OwnServer]:
     with scratch_dir() as root:
-        server = OwnServer(find_test_binaries(), root)
+        server = OwnServer(find_test_binaries(), root, {"synchronous_commit": "on"})  # else an immediate stop forgets what was committed
         server.make()
         server.start()
         yield server
