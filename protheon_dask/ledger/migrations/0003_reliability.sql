@@ -15,6 +15,7 @@ CREATE TABLE protheon.host_aside (
 );
 
 ALTER TABLE protheon.task
+    ADD COLUMN counted_after integer NOT NULL DEFAULT 0,    -- attempt_no when it was last replayed: what attempts up to it cost is forgotten
     ADD COLUMN request_id   text,                           -- names the submission, so that a repeated one finds this task
     ADD COLUMN result       jsonb,                          -- what its function returned; of other handlers than 'ingest', as the rest
     ADD COLUMN visibility_s double precision CHECK (visibility_s > 0),  -- progress is heard of that often, or the attempt is taken back; NULL: stall_s

@@ -3,6 +3,7 @@
 --         NULL: the process whose attempts they were), now timestamptz?
 -- Returns: (task_id, attempt_no, is_back boolean: its task was dead and is ready) of each that was given back now; a second time none
 -- A task stays dead where a person gave it up, its run has ended or its load was retired: its counts are put right all the same.
+-- What an attempt cost before its task was replayed is forgotten already: it is noted there and takes nothing off what came after.
 -- A succeeded task is left as it is; a backoff is over. The state is asked again where it is written: a replay may have come first.
 -- Locks: leadership (share), task in order of id, then attempt, then dead_letter.
 -- Index: task_pkey, attempt_pkey, dead_letter_open.
@@ -11,7 +12,7 @@ WITH leader AS (
 ), asked AS (
     SELECT DISTINCT * FROM unnest(%(task_ids)s::bigint[], %(attempt_nos)s::integer[]) AS pair (task_id, attempt_no)
 ), held AS (
-    SELECT task.id
+    SELECT task.id, task.counted_after
       FROM protheon.task
      WHERE task.id IN (SELECT asked.task_id FROM asked)
        AND (%(epoch)s::bigint IS NULL OR EXISTS (SELECT FROM leader))
@@ -22,13 +23,14 @@ WITH leader AS (
       FROM asked JOIN held ON held.id = asked.task_id
      WHERE attempt.task_id = asked.task_id AND attempt.attempt_no = asked.attempt_no
        AND attempt.ended_at IS NOT NULL AND attempt.cost = ANY (%(costs)s::text[]) AND NOT attempt.given_back
- RETURNING attempt.task_id, attempt.attempt_no, attempt.cost
+ RETURNING attempt.task_id, attempt.attempt_no, attempt.cost, attempt.attempt_no > held.counted_after AS counts
 ), sums AS (
     SELECT given.task_id,
            count(*) FILTER (WHERE given.cost = 'failure') AS failures,
            count(*) FILTER (WHERE given.cost = 'crash') AS crashes,
            count(*) FILTER (WHERE given.cost = 'loss') AS losses
       FROM given
+     WHERE given.counts
      GROUP BY given.task_id
 ), revived AS (
     SELECT sums.task_id
@@ -38,7 +40,7 @@ WITH leader AS (
       JOIN protheon.task ON task.id = sums.task_id AND task.state = 'dead'
       LEFT JOIN protheon.load ON load.id = task.load_id
       LEFT JOIN protheon.run ON run.id = load.owner_run_id
-     WHERE attempt.cost IN (SELECT given.cost FROM given WHERE given.task_id = sums.task_id)
+     WHERE attempt.cost IN (SELECT given.cost FROM given WHERE given.task_id = sums.task_id AND given.counts)
        AND load.retired_at IS NULL AND run.ended_at IS NULL
 ), closed AS (
     UPDATE protheon.dead_letter SET replayed_at = coalesce(%(now)s, now())

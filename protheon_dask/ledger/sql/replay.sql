@@ -12,7 +12,7 @@ WITH picked AS (
        FOR NO KEY UPDATE OF task
 ), again AS (
     UPDATE protheon.task
-       SET state = 'ready', failures = 0, crashes = 0, losses = 0, ready_at = coalesce(%(now)s, now())
+       SET state = 'ready', failures = 0, crashes = 0, losses = 0, counted_after = task.attempt_no, ready_at = coalesce(%(now)s, now())
       FROM picked
      WHERE task.id = picked.id
  RETURNING task.id
