@@ -164,7 +164,8 @@ class Coordinator:
             self.cutting.stop()
             self._finisher.stop()
             self._dask.close()
-            self._interrupt()
+            if self._stopping.is_set():  # a defect ends this process, not the command: it is started again, and the runs go on
+                self._interrupt()
             if self._conn is not None:
                 self._conn.close()
 
