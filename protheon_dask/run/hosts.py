@@ -73,13 +73,14 @@ class Judgement:
 
     aside: tuple[Aside, ...] = ()
     readmitted: tuple[str, ...] = ()
+    late: tuple[Seen, ...] = ()  # what was under way on a host when it was set aside, and failed like what was before: given back too
     paused: tuple[Pause, ...] = ()
 
 
-def judge(endings: Sequence[Ending], working: Collection[str], tried: Collection[str]) -> Judgement:
+def judge(endings: Sequence[Ending], working: Collection[str], tried: Collection[str], aside_yet: Collection[str] = ()) -> Judgement:
     """Decide from what was heard, oldest first.
 
-    working:   hosts that have workers and are not set aside. tried: hosts that are aside and whose time is over.
+    working:   hosts that have workers and are not set aside. tried: hosts that are aside and whose time is over. aside_yet: others.
     Guarantee: a host is set aside only while another one works; a host whose last ending is good stays; what is given back was
                charged on that host, for tasks that failed on no other.
     """
@@ -98,7 +99,8 @@ def judge(endings: Sequence[Ending], working: Collection[str], tried: Collection
         if others and (verdict := _fault_of(endings, host, others)) is not None:
             aside.append(verdict)
             left = others
-    return Judgement(tuple(aside), tuple(readmitted), tuple(_pauses(endings, left)))
+    late = tuple(ending.seen for ending in endings if ending.host in aside_yet and ending.ended is not Ended.GOOD)
+    return Judgement(tuple(aside), tuple(readmitted), late, tuple(_pauses(endings, left)))
 
 
 def _fault_of(endings: Sequence[Ending], host: str, others: Collection[str]) -> Aside | None:
@@ -106,16 +108,16 @@ def _fault_of(endings: Sequence[Ending], host: str, others: Collection[str]) -> 
     failed_elsewhere = {ending.seen.task_id for ending in endings if ending.ended is not Ended.GOOD and ending.host != host}
     streak = _streak(endings, host)
     own = [(n, ending) for n, ending in streak if ending.seen.task_id not in failed_elsewhere]
+    for run_id in _misfits(endings, host):
+        of_run = [(n, e) for n, e in enumerate(endings) if e.host == host and e.run_id == run_id and e.ended is Ended.MISFIT]
+        if _succeeded(endings, others, run_id, of_run[0][0], len(endings)):
+            return Aside(host, f"it lacks what other hosts have: {of_run[-1][1].message}", _attempts({*own, *of_run}))
     for run_id in dict.fromkeys(ending.run_id for _, ending in own):
         of_run = [(n, ending) for n, ending in own if ending.run_id == run_id]
         different = {ending.seen.task_id for _, ending in of_run}
         if len(different) >= N_FAILED and _succeeded(endings, others, run_id, of_run[0][0], of_run[-1][0]):
             told = f"{len(different)} chunks in a row failed there and on no other host, the last: {of_run[-1][1].message}"
             return Aside(host, told, _attempts(own))
-    for run_id in _misfits(endings, host):
-        of_run = [(n, e) for n, e in enumerate(endings) if e.host == host and e.run_id == run_id and e.ended is Ended.MISFIT]
-        if _succeeded(endings, others, run_id, of_run[0][0], len(endings)):
-            return Aside(host, f"it lacks what other hosts have: {of_run[-1][1].message}", _attempts({*own, *of_run}))
     return None
 
 
@@ -192,14 +194,18 @@ class HostWatch:
         """Judge what was heard, write it, and learn who is aside. is_due: look even though nothing was heard."""
         if not (is_due or self._is_unsettled):
             return
-        self._aside = {item.host: item for item in hosts.hosts_aside(conn)}
+        aside = {item.host: item for item in hosts.hosts_aside(conn)}
+        self._drop(set(aside) - set(self._aside))  # what was heard of it before is no answer to the one task that it is tried with
+        self._aside = aside
         present = {worker.host for worker in workers}
         tried = {host for host, item in self._aside.items() if item.is_due}
-        verdict = judge(tuple(self._endings), present - set(self._aside), tried)
+        verdict = judge(tuple(self._endings), present - set(self._aside), tried, set(self._aside) - tried)
         if verdict != Judgement():
             with conn.transaction():
                 self._write(conn, epoch, verdict)
             self._forget(verdict)
+        self._drop({host for host, item in aside.items() if not item.is_due})
+        if verdict != Judgement():
             self._aside = {item.host: item for item in hosts.hosts_aside(conn)}
         self._is_unsettled = False
 
@@ -208,20 +214,23 @@ class HostWatch:
             hosts.set_host_aside(conn, epoch, aside.host, aside.reason, ASIDE_S)
             given = hosts.give_back(conn, aside.attempts, (Cost.FAILURE, Cost.CRASH), epoch=epoch)
             logger.warning("host.aside", extra={"host": aside.host, "reason": aside.reason, "given_back": len(given)})
+        hosts.give_back(conn, verdict.late, (Cost.FAILURE, Cost.CRASH), epoch=epoch)
         for host in verdict.readmitted:
             hosts.readmit_host(conn, epoch, host)
             logger.info("host.readmitted", extra={"host": host})
         for pause in verdict.paused:
             last = pause.attempts[-1]
-            runs.pause_run(conn, pause.run_id, pause.reason, by=Lease(last.task_id, last.attempt_no, 0.0))
-            given = hosts.give_back(conn, pause.attempts, (Cost.FAILURE,), epoch=epoch)
-            logger.warning("run.pause", extra={"run_id": pause.run_id, "reason": pause.reason, "given_back": len(given)})
+            hosts.give_back(conn, pause.attempts, (Cost.FAILURE,), epoch=epoch)
+            if runs.pause_run(conn, pause.run_id, pause.reason, by=Lease(last.task_id, last.attempt_no, 0.0)):
+                logger.warning("run.pause", extra={"run_id": pause.run_id, "reason": pause.reason})
 
     def _forget(self, verdict: Judgement) -> None:
-        judged = {item.host for item in verdict.aside} | set(verdict.readmitted)
-        paused = {item.run_id for item in verdict.paused}
-        kept = [e for e in self._endings if e.host not in judged and e.run_id not in paused]
-        self._endings = deque(kept, maxlen=N_HEARD)
+        self._drop({item.host for item in verdict.aside} | set(verdict.readmitted))
+        paused, late = {item.run_id for item in verdict.paused}, set(verdict.late)
+        self._endings = deque((e for e in self._endings if e.run_id not in paused and e.seen not in late), maxlen=N_HEARD)
+
+    def _drop(self, of_hosts: Collection[str]) -> None:
+        self._endings = deque((ending for ending in self._endings if ending.host not in of_hosts), maxlen=N_HEARD)
 
     @property
     def told(self) -> str | None:

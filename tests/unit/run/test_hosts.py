@@ -104,6 +104,11 @@ def test_a_host_that_is_tried_again_is_judged_by_that_one_chunk(
     assert judge(story(text), working, "a").readmitted == readmitted
 
 
+def test_what_was_under_way_when_a_host_was_set_aside_is_given_back_too() -> None:
+    assert judge(story("a-1 a+2 b-3"), "b", "", "a").late == (Seen(1, 1),)
+    assert judge(story("a-1"), "b", "a", "").late == ()
+
+
 ENDINGS = st.lists(
     st.builds(
         Ending,
