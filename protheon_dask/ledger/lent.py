@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from protheon_dask import postgres
 from protheon_dask.errors import ConfigError, LedgerUnavailable, ProtheonError
@@ -27,8 +28,9 @@ class LentConnection(psycopg.Connection[tuple[Any, ...]]):
         self._is_lent = True
 
     def take_back(self) -> None:
-        """From here on Protheon has it, as the function left it."""
+        """From here on Protheon has it, in the transaction as the function left it, and otherwise as it was."""
         self._is_lent = False
+        self.row_factory, self.cursor_factory = tuple_row, psycopg.Cursor
 
     def check_intact(self) -> None:
         """See that the transaction can be committed as the task's.

@@ -73,7 +73,9 @@ def commit(conn: psycopg.Connection) -> None:
 def rollback(conn: psycopg.Connection) -> None:
     """Roll back whatever is open; a broken connection is closed, which does the same. Never raises."""
     try:
-        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if conn.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            conn.close()  # in the midst of a COPY, say: a statement would wait for its end for ever
+        elif conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             conn.execute("ROLLBACK")
     except psycopg.Error:
         conn.close()

@@ -74,12 +74,15 @@ class FunctionCall:
     def call(self) -> tuple[Returned, LentConnection | None]:
         """Call the function. Returns its result, and the connection with the data transaction if it has opened that.
 
-        Raises: LeaseLost; LedgerUnavailable: PostgreSQL is to blame; FunctionFailed: the function is. ConfigError: its result is no
-                JSON, or it ended the transaction itself. The caller rolls back what is open.
+        Raises: LeaseLost; LedgerUnavailable: PostgreSQL is to blame; FunctionFailed: the function is: it raised, is not here, its result
+                is no JSON, or it ended the transaction itself. The caller rolls back what is open.
         """
         handler, started_s = self.claimed.handler, time.perf_counter()
         try:
-            value = self._called(handler)
+            result_json = to_json(self._called(handler), f"what {handler} returned")
+            if self._lent is not None:
+                self._lent.take_back()
+                self._lent.check_intact()
         except (Exception, SystemExit) as exc:  # the author's code may raise anything; it becomes a value in the ledger
             self.attempt.check()  # a severed connection is a lost lease, not a failure
             outage = self._not_lent or (self._lent.outage_of(exc) if self._lent is not None else None)
@@ -91,12 +94,10 @@ class FunctionCall:
         finally:
             self.attempt.is_busy = lambda: False
             if self._lent is not None:
-                self._lent.take_back()
+                self._lent.take_back()  # however the function ended
             self.attempt.progress()
             self.clock.add("transform", time.perf_counter() - started_s)
-        if self._lent is not None:
-            self._lent.check_intact()
-        return Returned(to_json(value, f"what {handler} returned")), self._lent
+        return Returned(result_json), self._lent
 
     def _called(self, handler: str) -> Any:
         function, payload = find_task(handler), self.claimed.payload

@@ -272,11 +272,13 @@ class WorkerProcess:
             end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
             if failed.pause is not None and claimed.run_id is not None:
                 runs.pause_run(conn, claimed.run_id, failed.pause, by=lease)
+        if failed.cost is not Cost.NOTHING:
+            return FAILED
         if failed.error_class == ChecksumMismatch.__name__:
             return CORRUPT
         if failed.error_class == LedgerUnavailable.__name__ and is_outage(failed.sqlstate):
             return f"{OUTAGE}{failed.message}"
-        return "released" if failed.cost is Cost.NOTHING else FAILED
+        return "released"
 
     def _patiently(
         self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None, *, is_refusal_borne: bool = False
