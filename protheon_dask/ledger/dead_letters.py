@@ -78,14 +78,16 @@ def replay(conn: psycopg.Connection, epoch: int, chosen: Chosen, *, ephemeral: b
     owners = {row["load_id"]: row for row in _owners(conn, load_ids)}
     for run_id in {row["run_id"] for row in owners.values()}:
         undo.refuse_while_undoing(conn, run_id)
+    rows(conn, "lock_dead_tasks", {"task_ids": list(chosen.loads)})
     now = {row["task_id"]: row for row in rows(conn, "letters_of_tasks", {"task_ids": list(chosen.loads)})}
-    wanted = [task_id for task_id, row in now.items() if row["state"] == TaskState.DEAD]
+    is_named = bool(chosen.stand)  # of a run, what somebody purges at this moment stays so
+    wanted = [task_id for task_id, row in now.items() if row["state"] == TaskState.DEAD and (is_named or not row["is_purged"])]
     refused = {
         task_id: why
         for task_id in wanted
         if (load_id := chosen.loads[task_id]) is not None and (why := _why_not(owners[load_id])) is not None
     }
-    if refused and (chosen.stand or len(refused) == len(wanted)):
+    if refused and (is_named or len(refused) == len(wanted)):
         raise ConfigError("; ".join(dict.fromkeys(f"{_tasks(refused, why)}: {why}" for why in refused.values())))
     if not rows(conn, "check_lead", {"epoch": epoch}):
         raise LeadershipLost(epoch)
