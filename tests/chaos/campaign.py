@@ -243,7 +243,7 @@ class Campaign:
             for n, measure in enumerate(("ready", "claimed", "committed")):
                 times = [ending[n] for ending in endings if ending[0] is not None or n == 2]  # one that succeeded after all lost nothing
                 if times:
-                    seconds[measure] = None if None in times else max(time for time in times if time is not None) - strike.struck_at
+                    seconds[measure] = None if None in times else max(0.0, *(time - strike.struck_at for time in times if time is not None))
         strike.recovery_s = {measure: round(value, 3) for measure, value in seconds.items() if value is not None}
         return len(strike.recovery_s) == len(seconds)
 

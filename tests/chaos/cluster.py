@@ -159,6 +159,7 @@ class Cluster:
     ) -> None:
         self.directory, self._shape, self._variants, self._extra_env = directory, hosts, variants, env
         self._settings = settings
+        self.lease_s = settings.get("lease_s", LEASE_S)
         self._stack = ExitStack()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._is_closing = threading.Event()

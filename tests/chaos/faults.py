@@ -21,7 +21,7 @@ from distributed import Client
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run.tasks import run_attempt
-from tests.chaos.cluster import LEASE_S, Cluster, Host, Part, wait_until
+from tests.chaos.cluster import Cluster, Host, Part, wait_until
 from tests.chaos.looks import OpenAttempt
 from tests.chaos.proxy import Direction, Link, Loss, Proxy
 
@@ -29,8 +29,8 @@ AIM_S = 8.0
 """How long a fault waits for something to hit."""
 YOUNG_S, OLD_S = 0.25, 1.0
 """Age of an attempt that is aimed at: it has its bytes or is fetching them, and is not about to end."""
-BEYOND_LEASE_S = (LEASE_S + 3.0, LEASE_S + 8.0)
-"""How long what is to outlive a lease lasts: the attempt is taken back, and its successor has had time to commit."""
+BEYOND_LEASE_S = (3.0, 8.0)
+"""How much longer than a lease that lasts which is to outlive one: the attempt is taken back, and its successor has had time to commit."""
 MAX_CHARGED = 1
 """Crashes and losses of a task that may be hit once more; a third crash would rightly make it a dead letter."""
 
@@ -167,7 +167,7 @@ class Stopped(Fault):
         struck_at = time.time()
         process.suspend()
         try:
-            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.cluster.lease_s + self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             with suppress(psutil.Error):
                 process.resume()
@@ -190,7 +190,7 @@ class Frozen(Fault):
         struck_at = time.time()
         try:
             freezer.freeze(processes)
-            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.cluster.lease_s + self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             freezer.thaw()
         return self.hit(
@@ -268,7 +268,7 @@ class BlackHole(Network):
         struck_at = time.time()
         proxy.hold_back(self.direction)
         try:
-            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.cluster.lease_s + self.rng.uniform(*BEYOND_LEASE_S))
             if is_cut_after:
                 proxy.cut()
         finally:
@@ -368,7 +368,7 @@ class TransferHeld(Transfer):
         struck_at = time.time()
         host.broker.hold_back(Direction.DOWN)
         try:
-            self.rest(self.rng.uniform(*BEYOND_LEASE_S))
+            self.rest(self.cluster.lease_s + self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             host.broker.let_through(Direction.DOWN)
         return self.hit(f"broker to {host.name}", struck_at, pairs, ())

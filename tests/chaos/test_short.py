@@ -32,7 +32,16 @@ def assert_clean(report: Report) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_short_campaign_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
-    campaign = Campaign(tmp_path, seed=SEED, fault_s=90, kinds=SHORT, n_faults=len(SHORT), hosts=(1, 1), chunks_a_source=6)
+    campaign = Campaign(
+        tmp_path,
+        seed=SEED,
+        fault_s=90,
+        kinds=SHORT,
+        n_faults=len(SHORT),
+        hosts=(1, 1),
+        chunks_a_source=4,
+        settings={"lease_s": 6.0, "renew_s": 1.5},
+    )
     report = campaign.run()
     assert_clean(report)
     assert sum(report.counted.values()) >= len(SHORT)
