@@ -243,7 +243,7 @@ class Coordinator:
                 self._events.popleft()  # only now: an event whose ledger was away is taken again
             now = time.monotonic()
             due = now - self._swept_at >= SWEEP_S
-            if due or self._gone:
+            if (due or self._gone) and not (self._ephemeral and self._stopping.is_set()):  # its workers end with it: no loss
                 self._expire(now)
             if due:
                 self._swept_at = now

@@ -122,6 +122,8 @@ class LocalCluster:
         self._is_closing = True
         for process in self._processes.values():
             process.leave()  # else one of which another's end is the end would be started again
+        if "broker" in self._processes:
+            self._processes["broker"].end()  # first: what it would hear of workers that end is no loss
         self._stack.close()
 
     def check(self) -> None:
