@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from protheon_dask.errors import ConfigError
@@ -27,6 +29,7 @@ class HandlerCheck:
 
     def __init__(self) -> None:
         self._good: dict[str, object] = {}  # handler -> its module's file, as it was
+        self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by handler: those who come together ask once
 
     def check(self, handler: str) -> None:
         """Raise ConfigError if the handler is no module:name, or names what is no task of a module that can be imported here.
@@ -34,27 +37,38 @@ class HandlerCheck:
         Guarantee: a module that is not here, or cannot be imported here, passes: the workers know.
         """
         module_name, _ = split_handler(handler)
-        stamp = _stamp(module_name)
-        if stamp is not None and self._good.get(handler) == stamp:
+        if not (places := _places(module_name)):
             return
-        if (refusal := _ask(handler)) is not None:
-            raise ConfigError(refusal)
-        self._good[handler] = stamp
+        with self._asking[handler]:
+            stamp = _stamp(module_name, places)
+            if stamp is not None and self._good.get(handler) == stamp:
+                return
+            if (refusal := _ask(handler)) is not None:
+                raise ConfigError(refusal)
+            self._good[handler] = stamp
 
 
-def _stamp(module_name: str) -> object:
-    """The module's file and its time; None: there is none here."""
+def _places(module_name: str) -> list[Path]:
+    """Where the first part of the module's name lies on this host; empty: it is not here. Nothing is imported."""
+    show_current_directory()
+    importlib.invalidate_caches()  # it may have come a moment ago
     try:
-        show_current_directory()
-        importlib.invalidate_caches()
-        spec = importlib.util.find_spec(module_name.partition(".")[0])  # of a package: finding more would import it
-        if spec is None or spec.origin is None:
-            return None
-        path = Path(spec.origin)
-        path = path.parent.joinpath(*module_name.split(".")[1:]).with_suffix(".py") if "." in module_name else path
-        return path, path.stat().st_mtime_ns
-    except (OSError, ImportError, ValueError):
-        return None
+        spec = importlib.util.find_spec(module_name.partition(".")[0])
+    except (ImportError, ValueError):  # a module without a specification
+        return []
+    if spec is None:
+        return []
+    return [Path(place).parent for place in spec.submodule_search_locations or [str(spec.origin)]]
+
+
+def _stamp(module_name: str, places: Sequence[Path]) -> object:
+    """The module's own file and its time; None: it has none, and is asked for each time."""
+    for place in places:
+        path = place.joinpath(*module_name.split("."))
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file, file.stat().st_mtime_ns
+    return None
 
 
 def _ask(handler: str) -> str | None:

@@ -21,7 +21,8 @@ import pytest
 import protheon_dask as protheon
 from protheon_dask import errors
 from protheon_dask.ledger import tasks, verbs
-from protheon_dask.model import Dispatch
+from protheon_dask.ledger.statements import statement
+from protheon_dask.model import Dispatch, Lease, Outcome, Seen
 from protheon_dask.run import function
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.worker import WorkerProcess
@@ -68,8 +69,8 @@ class Queue:
     def expire(self) -> None:
         """Take the attempt from its worker, as the coordinator does when its lease ran out."""
         with self.bench.conn.transaction():
-            [expiring] = verbs.expire(self.bench.conn, self.bench.epoch, [verbs.Seen(self.task_id, self.record().attempt_no)])
-            verbs.release(self.bench.conn, expiring.lease, LOST, verbs.Outcome.EXPIRED, 0.0)
+            [expiring] = verbs.expire(self.bench.conn, self.bench.epoch, [Seen(self.task_id, self.record().attempt_no)])
+            verbs.release(self.bench.conn, expiring.lease, LOST, Outcome.EXPIRED, 0.0)
 
 
 @pytest.fixture
@@ -417,7 +418,7 @@ def unfenced(name: str) -> bytes:
     return text.encode()
 
 
-real_statement = verbs.statement
+real_statement = statement
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired"])
@@ -510,8 +511,8 @@ def test_progress_keeps_the_transaction_of_a_function_that_computes_for_long(que
 def test_the_keeper_looks_at_an_attempt_with_a_short_visibility_though_it_renews_seldom(bench: Bench) -> None:
     told = threading.Event()
     keeper = LeaseKeeper(bench.url, lease_s=60.0, renew_s=15.0, stall_s=120.0, on_stall=lambda attempt: told.set())
-    with keeper.held(verbs.Lease(1, 1, 60.0)):
-        with keeper.held(verbs.Lease(2, 1, 60.0), 1.0):
+    with keeper.held(Lease(1, 1, 60.0)):
+        with keeper.held(Lease(2, 1, 60.0), 1.0):
             assert told.wait(5)
         told.clear()
         assert not told.wait(1.2)
