@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.directed import SCENARIOS, Field, opened_field
+from tests.chaos.directed import FROZEN_S, SCENARIOS, Field, opened_field
 from tests.chaos.variants import VARIANTS
 
 CAUGHT = {
@@ -21,6 +21,8 @@ CAUGHT = {
     "expiry_by_age": ("slow attempt", r"broken: charges: .* was expired while it was alive and made progress"),
 }
 """By variant: the fault that shows it, and what the judge must say."""
+BROKEN_S = 15.0
+"""How long the judge waits for a load that is broken: it may never end, and what is wrong is there long before."""
 SHORT = "complete_outside"
 """The one that `make test` runs."""
 
@@ -34,7 +36,7 @@ def test_each_variant_and_each_scenario_is_used() -> None:
 def test_the_judge_catches_what_is_broken_on_purpose(tmp_path: Path, variant: str) -> None:
     scenario, said = CAUGHT[variant]
     with opened_field(tmp_path, variant) as field:
-        verdict = field.campaign(SCENARIOS[scenario])
+        verdict = field.campaign(SCENARIOS[scenario], FROZEN_S if scenario == "frozen in commit" else BROKEN_S)
     assert not verdict.is_clean
     assert any(re.search(said, problem) for problem in verdict.problems), verdict.problems
 

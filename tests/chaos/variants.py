@@ -17,7 +17,7 @@ import psycopg
 
 from protheon_dask import failpoints
 from protheon_dask.errors import LeaseLost
-from protheon_dask.ledger import transaction, verbs
+from protheon_dask.ledger import rows, transaction, verbs
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import ChunkManifest, Cost, Failed
@@ -141,7 +141,7 @@ def _replace_sql(changes: Mapping[str, Mapping[str, str]]) -> None:
             assert text.count(old) == 1, f"{name}.sql has no {old!r}, or more than one"
             text = text.replace(old, new)
         changed[name] = text.encode()
-    for module in (verbs, transaction):
+    for module in (verbs, rows, transaction):
         _set(module, "statement", lambda name: changed.get(name) or statement(name))
 
 
