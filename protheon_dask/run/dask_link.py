@@ -251,9 +251,9 @@ def _seen(address: str, worker: Mapping[str, Any]) -> WorkerSeen:
 
 def _restart(client: Client, worker: WorkerSeen) -> None:
     try:
-        answer = client.restart_workers([worker.address], timeout=RESTART_S, raise_for_error=False)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        answer = client.restart_workers([worker.address], timeout=RESTART_S, raise_for_error=False)
         logger.warning("worker.restarted", extra={"worker": worker.name, "host": worker.host, "answer": str(answer[worker.address])})
-    except Exception:  # noqa: BLE001  # it is gone by itself, or nobody answers there: the ledger needs nothing of it
+    except Exception:  # it is gone by itself, or nobody answers there: the ledger needs nothing of it
         logger.warning("worker.restart_failed", extra={"worker": worker.name, "host": worker.host}, exc_info=True)
 
 

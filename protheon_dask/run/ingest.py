@@ -72,7 +72,7 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     started_s, waited_before_s = time.perf_counter(), clock.seconds["wait"]
 
     def wait(seconds: float) -> None:
-        """Wait for a broker that is away, or cuts the chunk again: charged apart, for it says nothing of the link, and no stall: it ends."""
+        """Wait for a broker that is away, or cuts the chunk again: charged apart, it says nothing of the link; no stall, for it ends."""
         began_s = time.perf_counter()
         work.attempt.wait(seconds)
         work.attempt.progress()

@@ -26,7 +26,7 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
-from protheon_dask.run.supervise import Part, Supervised, http_probe
+from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
 LOOPBACK = "127.0.0.1"
@@ -280,6 +280,7 @@ class LocalCluster:
                 *("--no-dashboard", "--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
             ],
             {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
+            needs=port_probe(LOOPBACK, scheduler_port),  # else one of them that gives up on it would end all others with itself
         )
         try:
             broker.first_line(START_S)
@@ -299,11 +300,12 @@ class LocalCluster:
         *,
         more_again: Sequence[str] = (),
         probe: Callable[[], object] | None = None,
+        needs: Callable[[], object] | None = None,
         on_again: Callable[[float], object] = lambda _: None,
     ) -> Supervised:
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(mode=OWNER_DIR, exist_ok=True)
-        part = Part(name, arguments, env, log, self.settings.exit_grace_s / 2, more_again, probe)
+        part = Part(name, arguments, env, log, self.settings.exit_grace_s / 2, more_again, probe, needs)
         supervised = Supervised(part, on_event=self._on_event, on_end=self._note_end, on_again=on_again)
         self._processes[name] = self._stack.enter_context(supervised)
         return supervised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ HEALTHY_S = 60.0
 """A process that lived so long has its ends before that forgotten."""
 QUICK_S = 10.0
 """An end within this time may be a failure to start. Not longer: `dask worker` gives up on a scheduler that is away after 10 s."""
+NEEDS_POLL_S = 0.2
+"""Period of the look whether what a process needs is back."""
 MAX_QUICK_ENDS = 5
 """So many failures to start in a row are an error."""
 PROBE_EVERY_S, PROBE_S, MAX_STRIKES = 1.0, 2.0, 3
@@ -46,6 +49,7 @@ class Part:
     grace_s: float  # between a polite end and a kill
     more_again: Sequence[str] = ()  # arguments of every start but the first
     probe: Callable[[], object] | None = None  # raises OSError where the process is not well
+    needs: Callable[[], object] | None = None  # raises OSError while what it needs is away: it is started again only when that is there
 
 
 class Tethered:
@@ -244,8 +248,8 @@ class Supervised:
         self._on_end(self)
 
     def _start_again(self, pause_s: float) -> bool:
-        """Start it after the pause, and as soon as the system lets us; False: it is to end."""
-        while not self._closing.wait(pause_s):
+        """Start it after the pause, when what it needs is there, and as soon as the system lets us; False: it is to end."""
+        while not self._closing.wait(pause_s) and self._wait_needs():
             with self._lock:
                 if self._closing.is_set():
                     break
@@ -259,6 +263,16 @@ class Supervised:
                 self._current, self._started_s = again, time.monotonic()
             return True
         return False
+
+    def _wait_needs(self) -> bool:
+        """Wait for what it needs; False: it is to end."""
+        while self.part.needs is not None and not self._closing.is_set():
+            try:
+                self.part.needs()
+                break
+            except OSError:
+                self._closing.wait(NEEDS_POLL_S)
+        return not self._closing.is_set()
 
     def _wait_end(self) -> bool:
         """Wait until the process has ended, and kill it if it is frozen; True: it was ready before that."""
@@ -278,6 +292,15 @@ class Supervised:
                     tethered.kill()
                     strikes = 0
         return is_well or tethered.has_spoken
+
+
+def port_probe(host: str, port: int) -> Callable[[], None]:
+    """A probe that asks whether somebody listens: Raises OSError if not, within PROBE_S. A frozen process listens, too."""
+
+    def probe() -> None:
+        socket.create_connection((host, port), timeout=PROBE_S).close()
+
+    return probe
 
 
 def http_probe(host: str, port: int, path: str = "/health") -> Callable[[], None]:

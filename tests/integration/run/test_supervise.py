@@ -20,10 +20,12 @@ import pytest
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import supervise
 from protheon_dask.run.local import _port
-from protheon_dask.run.supervise import Part, Supervised, http_probe
+from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from tests.fixtures.cluster import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+Probe = Callable[[], object] | None
 
 LIVES = "import sys, time; print(sys.argv[1:], flush=True); time.sleep(600)"
 FAILS = "import sys; print('port 1 is taken', file=sys.stderr); sys.exit(int(sys.argv[1]))"
@@ -71,11 +73,11 @@ class Starter:
     directory: Path
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def __call__(self, code: str, *arguments: str, keep: bool = True, probe: Callable[[], object] | None = None) -> Kept:
+    def __call__(self, code: str, *arguments: str, keep: bool = True, probe: Probe = None, needs: Probe = None) -> Kept:
         events: queue.Queue[str] = queue.Queue()
         again: list[float] = []
         ended: list[Supervised] = []
-        part = Part("thing", ["-c", code, *arguments], os.environ, self.directory / "thing.log", 2.0, ["--again"], probe)
+        part = Part("thing", ["-c", code, *arguments], os.environ, self.directory / "thing.log", 2.0, ["--again"], probe, needs)
         made = Supervised(part, on_event=events.put, on_again=again.append, on_end=ended.append)
         self.stack.enter_context(made)
         if keep:
@@ -202,6 +204,25 @@ def test_it_is_ended_at_once_also_while_it_waits_for_its_next_start(start: Start
     kept.supervised.close()
     assert time.monotonic() - began_s < 5
     assert kept.again == []
+
+
+def test_it_waits_for_what_it_needs_before_it_is_started_again(start: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    asked: list[None] = []
+    needed = port_probe("127.0.0.1", port)
+
+    def needs() -> None:
+        asked.append(None)
+        needed()
+
+    kept = start(LIVES, needs=needs)  # its first start is its owner's decision
+    kept.first_line()
+    kept.child().kill()
+    wait_until(lambda: len(asked) > 2)
+    assert kept.again == []
+    with socket.create_server(("127.0.0.1", port)):
+        kept.wait_again(1)
 
 
 def test_only_a_process_of_before_a_time_is_killed_for_its_age(start: Starter) -> None:
