@@ -10,10 +10,10 @@ import psycopg
 
 from protheon_dask import postgres
 from protheon_dask.errors import LeaseLost, LedgerUnavailable, ProtheonError
-from protheon_dask.ledger import verbs
+from protheon_dask.ledger import hosts, verbs
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.statements import statement
-from protheon_dask.model import Lease
+from protheon_dask.model import Lease, Outcome, Seen
 
 COMMIT_OUTCOME_UNKNOWN = ("57P01", "57P02", "57P03")
 """SQLSTATEs of a server that is going down: the COMMIT may or may not have been written."""
@@ -86,16 +86,27 @@ def resolve_commit(url: str, lease: Lease) -> verbs.Resolved:
 
     Raises:    LedgerUnavailable: PostgreSQL is away; ask again. The outcome stays unknown until an answer came.
     Guarantee: waits for the old transaction's end, after OLD_BACKEND_S by terminating its backend, so the answer is final.
+               An attempt that is over is not waited for: the lock is then its successor's, who is left in peace.
     """
     with opened(url, application="protheon-worker") as conn:
         key = verbs.advisory_key(lease.task_id)
+        if (over := _resolved_by_end(conn, lease)) is not None:
+            return over
         try:
             with conn.transaction():
                 return _resolve_locked(conn, lease, key)
         except psycopg.errors.LockNotAvailable:
+            if (over := _resolved_by_end(conn, lease)) is not None:  # it was taken back while this waited
+                return over
             verbs.terminate(conn, [lease.task_id])
         with conn.transaction():
             return _resolve_locked(conn, lease, key)
+
+
+def _resolved_by_end(conn: psycopg.Connection, lease: Lease) -> verbs.Resolved | None:
+    """The answer where the attempt's end is committed: nothing changes it any more. None: it is open still, and a look may be overtaken."""
+    ended = hosts.ended_attempt(conn, Seen(lease.task_id, lease.attempt_no))
+    return None if ended is None else verbs.Resolved(committed=ended.outcome is Outcome.SUCCEEDED, still_ours=False)
 
 
 def _resolve_locked(conn: psycopg.Connection, lease: Lease, key: int) -> verbs.Resolved:

@@ -27,6 +27,17 @@ def proxy(bench: Bench) -> Iterator[PostgresProxy]:
         yield between
 
 
+GATE = "SELECT pg_advisory_xact_lock(1)"
+HELD_UP = """CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$"""
+
+
+def hold_up_rows(bench: Bench) -> None:
+    """Make each COPY wait, after its rows, for whoever holds the lock of GATE."""
+    bench.conn.execute(HELD_UP)
+    bench.conn.execute("CREATE TRIGGER hold_up AFTER INSERT ON public.numbers FOR EACH STATEMENT EXECUTE FUNCTION public.hold_up()")
+
+
 def advisory_waiters(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.ask("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
@@ -114,6 +125,32 @@ def test_while_postgres_is_away_the_outcome_of_a_commit_stays_open(bench: Bench,
     assert_loaded_once(bench, [(1, "succeeded", "nothing")])
 
 
+def test_who_asks_what_became_of_its_commit_while_its_successor_is_at_work_leaves_it_in_peace(
+    bench: Bench, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's lock is the successor's by then: to wait for it, and to end whoever has it, would hit a live attempt."""
+    monkeypatch.setattr(transaction, "OLD_BACKEND_S", 0.5)
+    bench.submit(TEN + "x\n")
+    first, second = bench.worker(proxy.url), bench.worker()
+    assert first.run(bench.dispatch(1)) == "succeeded"  # its connection is open from now on
+    hold_up_rows(bench)
+    proxy.arm(Loss.COMMIT)
+    proxy.is_away = True
+    late = Running(lambda: first.run(bench.dispatch()))
+    wait_until(lambda: proxy.refused)
+    with psycopg.connect(bench.url) as gate:
+        gate.execute(GATE)  # given as soon as the old transaction has ended
+        bench.expire()
+        dispatch = bench.dispatch()
+        successor = Running(lambda: second.run(dispatch))
+        wait_until(lambda: advisory_waiters(bench))
+        proxy.is_away = False
+        assert late.answer() == "lease lost"
+        gate.rollback()
+        assert successor.answer() == "succeeded"
+    assert_loaded_once(bench, [(1, "expired", "loss"), (2, "succeeded", "nothing")])
+
+
 # --- workers that are broken on purpose ---------------------------------------------------------------------------------------
 
 
@@ -198,16 +235,11 @@ def test_a_worker_that_only_looks_would_be_caught_by_the_late_commit(
 
 # --- the task is taken away in the middle of the work -------------------------------------------------------------------------
 
-GATE = "SELECT pg_advisory_xact_lock(1)"
-HELD_UP = """CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$"""
-
 
 def taken_away(bench: Bench, how: str) -> None:
     """An attempt is in the middle of its COPY when its task is cancelled, or expires and is claimed by another worker."""
     bench.submit(TEN)
-    bench.conn.execute(HELD_UP)
-    bench.conn.execute("CREATE TRIGGER hold_up AFTER INSERT ON public.numbers FOR EACH STATEMENT EXECUTE FUNCTION public.hold_up()")
+    hold_up_rows(bench)
     first, second = bench.worker(), bench.worker()
     with psycopg.connect(bench.url) as gate:
         gate.execute(GATE)
