@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +38,6 @@ from protheon_dask.telemetry.statistics import RunStatistics
 if TYPE_CHECKING:
     from protheon_dask.run.api import Master
 
-LOOK_EVERY_S: Final = 0.5
 TELL_EVERY_S: Final = 5.0
 
 RUN_COLUMNS: Final = (
@@ -133,10 +131,12 @@ def runs_watch(run: int | None, into: str | None, as_json: bool, quiet: bool) ->
     \b
     Example:  protheon runs watch 3
     """
+    from protheon_dask.run import api
 
+    effective = effective_settings()
     final: RunStatistics | None = None
-    with opened(into) as url, display(quiet=quiet) as progress:
-        for final in changes(url, run):
+    with api.opened(effective, resolved(effective, into)) as url, display(quiet=quiet) as progress:
+        for final in api.watch_run(effective, url, run):
             progress.show(final)
     if final is None:
         return
@@ -145,20 +145,6 @@ def runs_watch(run: int | None, into: str | None, as_json: bool, quiet: bool) ->
     elif not quiet:
         output.emit_drawing(*summary(final, flag_of(into)))
     click.get_current_context().exit(exits.of_state(final.state))
-
-
-def changes(url: str, run: int | None) -> Iterator[RunStatistics]:
-    """The run at once and whenever it changed, until it is final or paused."""
-    from protheon_dask.run import api
-
-    statistics = api.run_statistics(url, run)
-    yield statistics
-    while not (statistics.state.is_final or statistics.state is RunState.PAUSED):
-        time.sleep(LOOK_EVERY_S)
-        latest = api.run_statistics(url, statistics.run)
-        if latest != statistics:
-            statistics = latest
-            yield statistics
 
 
 @runs.command("verify")

@@ -38,3 +38,9 @@ def end_own_session(conn: psycopg.Connection, broker_uuid: UUID) -> bool:
     """
     params = {"broker_uuid": broker_uuid, "lock_class": ADVISORY_CLASS, "lock": LOCK_LEADERSHIP}
     return bool(rows(conn, "end_leader", params))
+
+
+def is_led(conn: psycopg.Connection) -> bool:
+    """Does a broker lead this ledger now, whoever it is? Any connection may ask."""
+    [row] = rows(conn, "is_led", {"lock_class": ADVISORY_CLASS, "lock": LOCK_LEADERSHIP})
+    return bool(row["is_led"])

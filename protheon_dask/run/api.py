@@ -18,6 +18,7 @@ from protheon_dask.ledger.migrate import applied, check_current
 from protheon_dask.ledger.migrate import migrate as migrate_ledger
 from protheon_dask.model import Refusal
 from protheon_dask.run import settings as rim
+from protheon_dask.run import watching
 from protheon_dask.run.dead_letters import (
     count_dead_letters,
     list_dead_letters,
@@ -181,6 +182,11 @@ def run_statistics(url: str, run_id: int | None = None) -> RunStatistics:
     with connection(url, application=APPLICATION) as conn:
         check_current(conn)
         return with_refusals(conn, statistics_of(conn, run_id or runs.latest_run(conn)))
+
+
+def watch_run(effective: Effective, url: str, run_id: int | None = None) -> Iterator[RunStatistics]:
+    """A run at once and whenever it changed, until it is final or paused; None is the latest. What is away is waited for, and named."""
+    return watching.watch_run(rim.home_of(effective.settings), url, run_id)
 
 
 def refusals(url: str, run_id: int | None = None) -> tuple[Refusal, ...]:
