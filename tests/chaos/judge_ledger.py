@@ -29,7 +29,7 @@ SELECT task.id, load.path, chunk.chunk_no, chunk.first_line, chunk.n_lines, chun
  WHERE load.retired_at IS NULL AND load.replay_of IS NULL ORDER BY load.id, chunk.first_line
 """
 TASKS: LiteralString = """
-SELECT task.id, task.handler, task.state, task.attempt_no, task.failures, task.crashes, task.losses,
+SELECT task.id, task.handler, task.state, task.attempt_no, task.failures, task.crashes, task.losses, task.request_id, task.result,
        EXISTS (SELECT FROM protheon.dead_letter WHERE task_id = task.id AND replayed_at IS NOT NULL)
        OR EXISTS (SELECT FROM protheon.run_load WHERE load_id = task.load_id AND joined = 'resumed') AS began_anew
   FROM protheon.task ORDER BY id
@@ -100,10 +100,13 @@ def judge_ledger(
     _judge_chunks(chunks, answer, expected, found)
     _judge_counts(look, chunks, answer, found)
     _judge_tasks(look, chunks, tasks, attempts, expected, found)
+    _judge_notes(tasks, answer, found)
+    fails = {note.request_id: note.fails for note in expected.notes}
     for task_id, story in attempts.items():
         _judge_story(tasks[task_id], story, found)
         for attempt in story:
-            _judge_charge(attempt, evidence, grace_s, found)
+            if attempt["cost"] != "failure" or attempt["attempt_no"] > fails.get(tasks[task_id]["request_id"], 0):
+                _judge_charge(attempt, evidence, grace_s, found)
     for row in look.execute(RUNS):
         if row["state"] not in ("succeeded", "cancelled") and not (row["state"] == "incomplete" and expected.dead_chunks):
             found.add(Kind.BROKEN, "runs", f"run {row['id']} is {row['state']}: {row['state_reason']}")
@@ -220,6 +223,21 @@ def _judge_tasks(
     for row in look.execute(OPEN_LETTERS):
         if row["task_id"] not in meant_dead:
             found.add(Kind.BROKEN, "dead letters", f"task {row['task_id']}: {row['reason']}")
+
+
+def _judge_notes(tasks: dict[int, dict[str, Any]], answer: Answer, found: Findings) -> None:
+    """Each note is one task of the general queue, and its result is its function's."""
+    notes = [task for task in tasks.values() if task["handler"] != "ingest"]
+    seen = Counter(task["request_id"] for task in notes)
+    for task in notes:
+        name = f"task {task['id']} ({task['request_id']})"
+        if task["request_id"] not in answer.results:
+            found.add(Kind.BROKEN, "notes", f"{name} is no note of the material")
+        elif task["state"] == "succeeded" and task["result"] != answer.results[task["request_id"]]:
+            found.add(Kind.WRONG, "notes", f"{name} has the result {task['result']} and must have {answer.results[task['request_id']]}")
+    for request_id in answer.results:
+        if seen[request_id] != 1:
+            found.add(Kind.BROKEN, "notes", f"{request_id} has {seen[request_id]} tasks and must have one")
 
 
 def _judge_story(task: dict[str, Any], story: list[dict[str, Any]], found: Findings) -> None:

@@ -16,6 +16,7 @@ KEYED: LiteralString = "SELECT key, id, word FROM campaign.keyed"
 FIRSTS: LiteralString = "SELECT key, id, word FROM campaign.firsts"
 LATEST: LiteralString = "SELECT key, at, id, word FROM campaign.latest"
 TOTALS: LiteralString = "SELECT key, n, lines FROM campaign.totals"
+HAS_NOTES: LiteralString = "SELECT to_regclass('campaign.notes') IS NOT NULL"
 NOTES: LiteralString = "SELECT no, text FROM campaign.notes"
 REJECTS: LiteralString = """
 SELECT load.path, reject.line, reject.part, reject.reason, reject.sqlstate
@@ -30,7 +31,7 @@ def read(conn: psycopg.Connection[Any], query: LiteralString) -> Counter[Row]:
 
 
 def judge_rows(conn: psycopg.Connection[Any], answer: Answer, found: Findings) -> None:
-    """Compare all five tables and the rejects. Contested lines of the answer are settled first, as the database has them."""
+    """Compare all five tables, the notes and the rejects. Contested lines of the answer are settled first, as the database has them."""
     events, keyed = read(conn, EVENTS), read(conn, KEYED)
     settle_contested(answer, events, keyed, found)
     compare(found, "events", answer.events, events, n_identity=2)
@@ -38,6 +39,8 @@ def judge_rows(conn: psycopg.Connection[Any], answer: Answer, found: Findings) -
     _judge_keys(found, "firsts", answer.firsts, read(conn, FIRSTS))
     _judge_keys(found, "latest", answer.latest, read(conn, LATEST))
     _judge_totals(found, answer, read(conn, TOTALS))
+    if conn.execute(HAS_NOTES).fetchone() == (True,) or answer.notes:
+        compare(found, "notes", answer.notes, read(conn, NOTES), n_identity=1)
     refusals: Counter[Refusal] = Counter()
     for (path, line, part, reason, sqlstate), n in read(conn, REJECTS).items():
         refusals[refusal_of(path, line, part, reason, sqlstate)] += n

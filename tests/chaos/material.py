@@ -17,8 +17,8 @@ import gzip
 import hashlib
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A task of the general queue: its function adds one row to campaign.notes."""
+    """A task of the general queue: its function adds one row to campaign.notes, after it has failed as often as fails says."""
 
     no: int
     text: str
+    fails: int = 0
+    wait_s: float = 0.0  # it sleeps that long before its row and again after it
+
+    @property
+    def request_id(self) -> str:
+        """Names the submission: asking again makes no second task."""
+        return f"note-{self.no}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class Expected:
     sources: tuple[Source, ...]
     dead_chunks: tuple[tuple[str, int], ...] = ()
     notes: tuple[Note, ...] = field(default=())
+
+    def with_notes(self, notes: Iterable[Note]) -> Expected:
+        """The same with these notes besides."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def plus(self, other: Expected) -> Expected:
         """Both materials loaded into one database; a source of both counts once."""
@@ -130,6 +141,13 @@ def make(
         n_lines = plain.count(b"\n") + (not plain.endswith(b"\n"))
         sources.append(Source(no, str(path), n_lines, -(-n_lines // chunk_lines), len(plain), hashlib.sha256(plain).hexdigest()))
     return Expected(chunk_lines, tuple(sources))
+
+
+def make_notes(n: int, *, seed: int, first_no: int = 1, wait_s: float = 0.0) -> tuple[Note, ...]:
+    """Notes with the numbers from first_no on; every eighth fails once before it succeeds."""
+    rng = random.Random(f"{seed}/notes/{first_no}")
+    words = [f"{rng.getrandbits(32):08x}" for _ in range(n)]
+    return tuple(Note(no, word, int(no % 8 == 0), wait_s) for no, word in enumerate(words, start=first_no))
 
 
 def plain_of(source: Source) -> bytes:

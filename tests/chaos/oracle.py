@@ -78,6 +78,7 @@ class Answer:
     firsts:         by key, the rows of which any one may stand: (key, id, word).
     latest:         by key, the rows with the greatest at: (key, at, id, word).
     totals:         by key, (n, lines).
+    notes:          rows of campaign.notes, as a multiset. results: by the request's name, what its task returned.
     contested:      by key of keyed, the lines of which exactly one is loaded; the others are refused as taken.
     chunks:         by (source's name, first line), those of dead chunks too; their rows are in nothing above.
     """
@@ -88,6 +89,8 @@ class Answer:
     latest: dict[str, set[Row]] = field(default_factory=lambda: defaultdict(set))
     totals: dict[str, tuple[int, int]] = field(default_factory=dict)
     refusals: Counter[Refusal] = field(default_factory=Counter)
+    notes: Counter[Row] = field(default_factory=Counter)
+    results: dict[str, Any] = field(default_factory=dict)
     contested: dict[str, list[Contestant]] = field(default_factory=lambda: defaultdict(list))
     chunks: dict[tuple[str, int], Chunk] = field(default_factory=dict)
 
@@ -107,6 +110,9 @@ def answer(expected: Expected) -> Answer:
     """Judge every line of the material. Raises ValueError: a source is not the one that was written."""
     found = Answer()
     wanted: defaultdict[str, list[Contestant]] = defaultdict(list)
+    for note in expected.notes:
+        found.notes[note.no, "".join(reversed(note.text))] += 1
+        found.results[note.request_id] = {"no": note.no, "letters": len(note.text)}
     for source in expected.sources:
         for chunk, lines in _chunks(source, expected.chunk_lines):
             found.chunks[source.name, chunk.first_line] = chunk

@@ -15,10 +15,12 @@ import pytest
 from tests.chaos import material, oracle
 from tests.chaos.judge import Interval, Verdict, events_in, judge, judge_on
 from tests.chaos.material import Expected
+from tests.chaos.note_client import make_table, write_notes
 from tests.fixtures.cluster import finish, load, local_cluster
 from tests.fixtures.postgres import fresh_database
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 PIPELINE = f"{HERE / 'campaign_pipeline.py'}:campaign"
 OUTSIDE = ("material", "oracle", "findings", "judge", "judge_rows", "judge_ledger")
 """Modules that must not share a mistake with the product."""
@@ -47,11 +49,16 @@ class Campaign:
 def campaign(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     directory = tmp_path_factory.mktemp("campaign")
     made = material.make(directory / "sources", seed=5, n_sources=4, n_chunks=5, chunk_lines=60, pad_bytes=20)
+    expected = made.with_notes(material.make_notes(8, seed=5))
     with fresh_database(postgres_url) as url:
-        with local_cluster(directory / "home", url) as cluster:
-            run_id = load(cluster, PIPELINE, *map(Path, made.paths), chunk_lines=made.chunk_lines)
-            assert str(finish(cluster, run_id).state) == "succeeded"
-        yield Campaign(url, directory / "home" / "workspace", made)
+        make_table(url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT))  # where workers find the task's function
+            with local_cluster(directory / "home", url) as cluster:
+                run_id = load(cluster, PIPELINE, *map(Path, made.paths), chunk_lines=made.chunk_lines)
+                assert write_notes(cluster.client, expected.notes)
+                assert str(finish(cluster, run_id).state) == "succeeded"
+        yield Campaign(url, directory / "home" / "workspace", expected)
 
 
 def test_a_load_without_a_fault_is_judged_clean(campaign: Campaign) -> None:
@@ -110,6 +117,13 @@ ROWS = {
     "a total with one line too few": (["UPDATE campaign.totals SET n = n - 1, lines = lines - 1 WHERE key = 't0'"], "lost: totals: 't0'"),
     "a total that is off by one": (["UPDATE campaign.totals SET n = n + 1 WHERE key = 't1'"], "wrong: totals: 't1'"),
     "a lost total": (["DELETE FROM campaign.totals WHERE key = 'refrain'"], "lost: totals"),
+    "a lost note": (["DELETE FROM campaign.notes WHERE no = 3"], "lost: notes: .*3"),
+    "a doubled note": (["INSERT INTO campaign.notes SELECT * FROM campaign.notes WHERE no = 3"], "doubled: notes"),
+    "a note with another's text": (["UPDATE campaign.notes SET text = 'x' WHERE no = 3"], "wrong: notes: .* must be"),
+    "a note's result that is not its own": (
+        ["UPDATE protheon.task SET result = '{}' WHERE request_id = 'note-3'"],
+        "wrong: notes: .*note-3. has the result",
+    ),
     "a lost reject": (["DELETE FROM protheon.reject WHERE id = (SELECT min(id) FROM protheon.reject)"], "lost: rejects"),
     "a doubled reject": (
         [
@@ -147,7 +161,7 @@ def test_the_judge_names_what_is_done_to_rows(campaign: Campaign, statements: li
 
 # --- the ledger -------------------------------------------------------------------------------------------------------------
 
-TASK = "(SELECT min(id) FROM protheon.task)"
+TASK = "(SELECT min(task_id) FROM protheon.chunk WHERE chunk_no = 1)"
 SECOND = (
     "INSERT INTO protheon.attempt "
     "(task_id, attempt_no, token, process_uuid, worker, host, started_at, ended_at, outcome, cost, lines, blank) "
@@ -190,6 +204,17 @@ LEDGER = {
     "an attempt that was expired while it lived": (
         [SECOND.format(LATER, LATER_STILL, "'expired'", "'nothing'", 0), MOVED],
         "was expired while it was alive and made progress",
+    ),
+    "a failure of a note that was not to fail": (
+        [
+            "UPDATE protheon.attempt SET cost = 'failure' FROM protheon.task WHERE task.id = task_id AND request_id = 'note-3'",
+            "UPDATE protheon.task SET failures = 1 WHERE request_id = 'note-3'",
+        ],
+        "was charged a failure and no fault hit it",
+    ),
+    "a note with two tasks": (
+        ["UPDATE protheon.task SET request_id = 'note-33' WHERE request_id = 'note-3'"],
+        "notes: note-3 has 0 tasks and must have one",
     ),
     "a task that is ready": ([f"UPDATE protheon.task SET state = 'ready' WHERE id = {TASK}"], r"tasks: task \d+ \(ingest\) is ready"),
     "a dead task": (
