@@ -15,7 +15,7 @@ from protheon_dask.broker import client as client_module
 from protheon_dask.broker import server as server_module
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.thread import BrokerThread
-from protheon_dask.broker.wire import Replay, Resumption, RunView, Submission, Undone
+from protheon_dask.broker.wire import DeadLetters, LetterChoice, Replay, Resumption, RunView, Submission, Undone
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
 from protheon_dask.model import RunState
 from protheon_dask.pipelines.pack import PackedPipeline
@@ -71,6 +71,12 @@ def test_each_call_reaches_its_function_and_returns_its_answer(client: BrokerCli
     assert [client.replay(replay).run_id for replay in replays] == [4, 4]
     assert runs.replays == replays
     assert client.undo(7) == Undone(7, {"public.t": 1 << 40})
+    choices = [LetterChoice(), LetterChoice(4), LetterChoice(task_ids=(1, 1 << 40))]
+    assert [client.replay_dead_letters(choice) for choice in choices] == [
+        DeadLetters(choice.task_ids, (choice.run_id,), ("replayed, in plain words: é",)) for choice in choices
+    ]
+    assert client.purge_dead_letters(choices[2]) == DeadLetters((1, 1 << 40))
+    assert runs.choices == [*choices, choices[2]]
     assert client.list(limit=5) == (running(1),)
     assert client.info().scheduler_address == "tcp://127.0.0.1:8786"
 

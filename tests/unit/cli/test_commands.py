@@ -46,6 +46,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
         *(("rejects", verb) for verb in ("export", "replay")),
+        *(("dlq", verb) for verb in ("replay", "purge")),
         *(("db", verb) for verb in ("url", "serve", "migrate", "status")),
     }
 
