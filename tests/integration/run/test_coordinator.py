@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import leadership, runs, verbs
 from protheon_dask.ledger.connect import connect
-from protheon_dask.model import RunState, Seen, SplitState, Worker
+from protheon_dask.model import Cost, Failed, Outcome, RunState, Seen, SplitState, Worker
 from protheon_dask.run import coordinator as coordinating
 from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import ask
 from tests.integration.ledger.test_verbs import manifest, submit
+from tests.integration.run.conftest import Bench
 
 
 @dataclass
@@ -127,3 +130,68 @@ def test_a_round_gives_a_load_of_a_cancelled_run_to_the_run_that_waits(lead: Lea
     assert ask(lead.url, "SELECT owner_run_id FROM protheon.load") == [(waiting,)]
     assert ask(lead.url, "SELECT state FROM protheon.task") == [("ready",)]
     assert ask(lead.url, "SELECT state FROM protheon.run WHERE id = %s", waiting) == [("running",)]
+
+
+def test_a_broker_that_takes_anothers_place_goes_on_with_its_runs_and_any_other_interrupts_them(lead: Lead, tmp_path: Path) -> None:
+    lead.conn.execute("UPDATE protheon.run SET ephemeral = true")
+    attempt = lead.claim()
+    told = []
+    for goes_on in (True, False):
+        lead.coordinator._ledger.close()
+        store = ChunkStore(tmp_path / "workspace", 1 << 30)
+        lead.coordinator = Coordinator(Settings(), lead.url, "tcp://127.0.0.1:9", store, uuid4(), 1)
+        assert lead.coordinator.start_leading(ephemeral=True, goes_on=goes_on)
+        told.append((ask(lead.url, "SELECT state FROM protheon.run"), lead.endings()))
+        assert lead.coordinator._unanswered == ({attempt.task_id} if goes_on else set())
+    assert told == [([("running",)], []), ([("cancelled",)], [("cancelled", "nothing")])]
+    lead.coordinator._ledger.close()
+
+
+def test_a_submission_that_a_broker_did_not_finish_may_be_repeated_under_its_name(lead: Lead) -> None:
+    lead.conn.execute("UPDATE protheon.run SET state = 'queued', request_id = 'mine' WHERE id = %s", (lead.run_id,))
+    assert runs.abandon_queued(lead.conn) == [lead.run_id]
+    assert runs.run_of_request(lead.conn, "mine") is None
+
+
+def test_a_scheduler_that_says_nothing_holds_up_no_round(lead: Lead) -> None:
+    """It accepts connections and answers none, as a frozen one does."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lead.coordinator._dask = DaskLink(f"tcp://127.0.0.1:{silent.getsockname()[1]}", lead.coordinator.tell)
+        for _ in range(3):
+            began_s = time.monotonic()
+            lead.coordinator.wake()
+            lead.coordinator._round()
+            assert time.monotonic() - began_s < 1.0
+        assert lead.coordinator.waiting_for is not None
+        assert lead.coordinator.waiting_for.startswith("the Dask scheduler does not answer: ")
+        since_at = lead.coordinator.waiting_since_at
+        with lead.conn.transaction():
+            runs.cancel_run(lead.conn, lead.run_id, "by hand")
+        lead.coordinator.wake()
+        lead.coordinator._round()
+        assert ask(lead.url, "SELECT state FROM protheon.task") == [("cancelled",)]
+        assert lead.coordinator.waiting_since_at == since_at
+        lead.coordinator._dask.close()
+
+
+def test_the_file_of_a_chunk_that_a_broker_before_dispatched_goes_when_it_is_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask tells the new one nothing of it."""
+    bench.submit("".join(f"{n}\n" for n in range(20)))
+    worker = bench.worker()
+    claimed = verbs.claim(bench.conn, Seen(bench.task_ids[0], 0), Worker(uuid4(), "w", "h"), uuid4(), 60.0)
+    assert claimed is not None
+    bench.conn.execute("SELECT pg_advisory_unlock_all()")
+    store = ChunkStore(bench.directory / "workspace", 1 << 20)
+    coordinator = Coordinator(Settings(), bench.url, "tcp://127.0.0.1:9", store, uuid4(), 1)
+    monkeypatch.setattr(coordinator, "_dispatch", lambda: None)
+    assert coordinator.start_leading(ephemeral=False)
+    coordinator.wake()
+    coordinator._round()
+    assert len(list(store.directory.rglob("*.zst"))) == 2
+    verbs.release(bench.conn, claimed.lease, Failed(Cost.NOTHING, "T", "test"), Outcome.RELEASED, 0.0)
+    assert worker.run(bench.dispatch(0)) == "succeeded"
+    coordinator.wake()
+    coordinator._round()
+    assert len(list(store.directory.rglob("*.zst"))) == 1
+    coordinator._dask.close()
+    coordinator._ledger.close()
