@@ -24,6 +24,8 @@ CHUNK_LINES, LINE_S, PAD_BYTES = 100, 0.009, 1_500
 """Of the material: a chunk takes about a second."""
 SOURCES_A_RUN, CHUNKS_A_SOURCE = 3, 20
 RUNS_AT_ONCE = 2
+NOTES, NOTES_A_RUN, NOTE_S = "client-notes-", 6, 0.6
+"""Clients of the general queue; tasks that are submitted beside each run, and how long one takes."""
 RECOVER_S = 45.0
 """How long a fault that struck alone may take until all is well again, before the schedule goes on without it."""
 FINISH_S = 300.0
@@ -150,7 +152,8 @@ class Campaign:
     def _feed(self) -> None:
         """Keep runs going: each of new sources and one that the run before has too."""
         while self._is_feeding.is_set():
-            if sum(not part.is_over for part in self.cluster.clients()) < RUNS_AT_ONCE:
+            runs = [part for part in self.cluster.clients() if not part.name.startswith(NOTES)]
+            if sum(not part.is_over for part in runs) < RUNS_AT_ONCE:
                 self._submit()
             time.sleep(FEED_S)
 
@@ -165,10 +168,12 @@ class Campaign:
             line_s=LINE_S,
             first_source_no=1 + self._n_runs * SOURCES_A_RUN,
         )
-        before = self._expected
+        before, first_no, expected_file = self._expected, 1 + self._n_runs * NOTES_A_RUN, self._directory / "expected.json"
+        made = made.with_notes(material.make_notes(NOTES_A_RUN, seed=self._seed, first_no=first_no, wait_s=NOTE_S / 2))
         self._expected = made if before is None else before.plus(made)
-        self._expected.save(self._directory / "expected.json")
+        self._expected.save(expected_file)
         self._n_runs += 1
+        self.cluster.submit_notes(f"{NOTES}{self._n_runs}", expected_file, first_no, NOTES_A_RUN)
         overlap = before.paths[-1:] if before is not None else []
         self.cluster.submit(f"client-{self._n_runs}", PIPELINE, [*overlap, *made.paths], CHUNK_LINES)
 

@@ -21,7 +21,6 @@ from types import MappingProxyType
 from typing import Self
 
 import psutil
-import psycopg
 
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import ProtheonError
@@ -31,11 +30,14 @@ from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import DASK_CONFIG, WORKER_MALLOC
 from protheon_dask.run.master import Master
 from tests.chaos.looks import Ledger
+from tests.chaos.note_client import make_table
 from tests.chaos.proxy import Proxy
 from tests.fixtures.own_postgres import MAY_MOUNT, OwnServer
 from tests.fixtures.postgres import find_test_binaries, scratch_dir
 
 LOOPBACK = "127.0.0.1"
+ROOT = str(Path(__file__).parents[2])
+"""Where every process finds what the campaign brings along: clients, broken variants, functions of tasks."""
 LEASE_S, RENEW_S, EXIT_GRACE_S = 10.0, 2.5, 5.0
 WORKSPACE_BYTES = 24 << 20
 """Of the file system that the workspace is on: small enough to be filled."""
@@ -200,8 +202,7 @@ class Cluster:
         self._stack.callback(self.server.stop)
         self.server.execute("CREATE DATABASE campaign TEMPLATE template0")
         self.url = self.server.url("campaign")
-        with psycopg.connect(self.url, autocommit=True) as conn:
-            conn.execute("CREATE SCHEMA campaign")
+        make_table(self.url)
         migrate(self.url)
         self.ledger = self._stack.enter_context(Ledger(self.url))
         self.key_file = make_key(self.directory)
@@ -236,7 +237,14 @@ class Cluster:
             **{**values, **self._settings},  # type: ignore[arg-type]
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL", "DASK_"))}
-        return {**kept, **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(self.key_file), **self._extra_env}
+        return {
+            **kept,
+            **DASK_CONFIG,
+            **environment(settings),
+            "PROTHEON_KEY_FILE": str(self.key_file),
+            "PYTHONPATH": ROOT,
+            **self._extra_env,
+        }
 
     def _add(self, name: str, command: Sequence[str], env: dict[str, str], host: str = "") -> Part:
         part = Part(name, command, env, self.directory / "logs" / f"{name}.log", host)
@@ -280,7 +288,13 @@ class Cluster:
     def submit(self, name: str, pipeline: str, paths: Sequence[str], chunk_lines: int) -> Part:
         """Keep a client running that types this submission again and again until its run has ended well."""
         command = [sys.executable, "-m", "tests.chaos.client", self.broker_address, str(self.key_file), pipeline, str(chunk_lines), *paths]
-        return self._add(name, command, {**self._env(self.broker_postgres), "PYTHONPATH": str(Path(__file__).parents[2])})
+        return self._add(name, command, self._env(self.broker_postgres))
+
+    def submit_notes(self, name: str, expected_file: Path, first_no: int, n: int) -> Part:
+        """Keep a client running that has n of the expected notes written, from first_no on, until all are."""
+        given = [self.broker_address, self.key_file, expected_file, first_no, n]
+        command = [sys.executable, "-m", "tests.chaos.note_client", *map(str, given)]
+        return self._add(name, command, self._env(self.broker_postgres))
 
     def clients(self) -> list[Part]:
         with self._lock:

@@ -19,9 +19,9 @@ from tests.chaos.cluster import Cluster, wait_until
 from tests.chaos.judge import Interval, Verdict
 from tests.chaos.material import Expected
 from tests.chaos.proxy import Loss
+from tests.chaos.variants import VARIABLE
 from tests.fixtures.failpoints import Switch
 
-ROOT = Path(__file__).parents[2]
 PIPELINE = f"{Path(__file__).with_name('campaign_pipeline.py')}:campaign"
 SETTINGS = {"lease_s": 5.0, "renew_s": 1.0, "exit_grace_s": 4.0, "complete_grace_s": 3.0, "advisory_wait_s": 5.0}
 CHUNK_LINES = 60
@@ -188,9 +188,9 @@ def opened_field(directory: Path, variant: str = "") -> Iterator[Field]:
     marks = directory / "failpoints"
     marks.mkdir(parents=True)
     switch = Switch(marks)
-    env = {failpoints.VARIABLE: switch.value, "PYTHONPATH": str(ROOT)}
+    env = {failpoints.VARIABLE: switch.value}
     if variant:
-        env["CHAOS_VARIANT"] = variant
+        env[VARIABLE] = variant
     modules = ["tests.chaos.variants"] if variant else []
     with Cluster(directory, (1, 1), variants=modules, env=env, **SETTINGS) as cluster:
         yield Field(cluster, switch)

@@ -100,7 +100,10 @@ class Expected:
         return [source.path for source in self.sources]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1))
+        """Write it to path; who reads it meanwhile finds it whole, as it was or as it is."""
+        unseen = path.with_name(f"{path.name}.new")
+        unseen.write_text(json.dumps(asdict(self), indent=1))
+        unseen.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Expected:

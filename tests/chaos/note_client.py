@@ -15,10 +15,10 @@ import psycopg
 from protheon_dask.errors import ProtheonError
 from protheon_dask.run.keys import read_key
 from protheon_dask.run.master import Master
+from tests.chaos.client import RETRY_S, say
 from tests.chaos.material import Expected, Note
 
 HANDLER = "tests.chaos.campaign_tasks:note"
-RETRY_S = 0.5
 
 
 def make_table(url: str) -> None:
@@ -38,19 +38,21 @@ def write_notes(master: Master, notes: Sequence[Note]) -> bool:
         )
         for note in notes
     ]
+    say("submitted", *(task.task_id for task in tasks))
     return all(master.wait_task(task.task_id).state == "succeeded" for task in tasks)
 
 
 def main() -> int:
-    address, key_file, expected_file, first_no = sys.argv[1:]
-    notes = [note for note in Expected.load(Path(expected_file)).notes if note.no >= int(first_no)]
+    address, key_file, expected_file, first_no, n = sys.argv[1:]
+    numbers = range(int(first_no), int(first_no) + int(n))
+    notes = [note for note in Expected.load(Path(expected_file)).notes if note.no in numbers]
     while True:
         try:
             with Master(address, read_key(key_file)) as master:
                 if write_notes(master, notes):
                     return 0
         except ProtheonError as exc:
-            print(f"{time.time():.3f}", "refused", type(exc).__name__, exc, flush=True)
+            say("refused", type(exc).__name__, exc)
         time.sleep(RETRY_S)
 
 
