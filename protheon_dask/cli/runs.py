@@ -15,7 +15,7 @@ from protheon_dask.cli.display import display
 from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.progress import STATE_STYLES, amounts
-from protheon_dask.cli.reports import count_text, emit_list, read, seconds_text
+from protheon_dask.cli.reports import count_text, emit_list, seconds_text
 from protheon_dask.cli.summary import next_step, paused_at_limit, summary
 from protheon_dask.cli.verbs import (
     NounGroup,
@@ -50,6 +50,7 @@ RUN_COLUMNS: Final = (
     Shown("rejected", "rejects", count_text, right=True),
     Shown("gone_on_by", "gone on by run", style="yellow"),
     Shown("undone", "undone", count_text, right=True, style="yellow"),
+    Shown("waits_for", "waits", style="magenta"),
     Shown("seconds", "time", seconds_text, right=True, drop=3),
     Shown("submitted_at", "submitted", keep=True, drop=1),
     Shown("paths", "paths"),
@@ -83,7 +84,11 @@ def runs_list(limit: int, into: str | None, as_json: bool) -> None:
     \b
     Example:  protheon runs list --limit 5 --json
     """
-    rows = read("runs", None, into, limit=limit + 1)
+    from protheon_dask.run import api
+
+    effective = effective_settings()
+    with api.opened(effective, resolved(effective, into)) as url:
+        rows = api.run_list(effective, url, limit + 1)
     emit_list(rows, RUN_COLUMNS, "no runs yet; begin with `protheon demo` or `protheon load PATH`", as_json=as_json, limit=limit)
 
 
@@ -99,8 +104,9 @@ def runs_show(run: int | None, into: str | None, as_json: bool) -> None:
     """
     from protheon_dask.run import api
 
-    with opened(into) as url:
-        statistics = api.run_statistics(url, run)
+    effective = effective_settings()
+    with api.opened(effective, resolved(effective, into)) as url:
+        statistics = api.run_picture(effective, url, run)
     if as_json:
         output.emit_json(statistics.summary())
         return
@@ -199,7 +205,8 @@ def runs_pause(run: int | None, reason: str, into: str | None, as_json: bool) ->
     if as_json:
         output.emit_json(paused.summary())
         return
-    text = Text.assemble(f"run {paused.run}: ", (str(paused.state), STATE_STYLES.get(paused.state, "bold")))
+    late = " had ended already" if before.state.is_final else ""
+    text = Text.assemble(f"run {paused.run}{late}: ", (str(paused.state), STATE_STYLES.get(paused.state, "bold")))
     if before.state is RunState.PAUSED:
         text.append(" already")
     text.append(f": {paused.reason}" if paused.reason else "")

@@ -111,7 +111,7 @@ def test_a_paused_run_is_resumed_with_no_master_running(shell: Shell, tmp_path: 
     assert code == 0, out + err
     assert json.loads(out)["rejected"] == N_LINES // 2
     assert numbers(shell.url, "resumed_alone") == list(range(0, N_LINES, 2))
-    assert shell.run("runs", "pause", 1)[1].startswith("run 1: succeeded")
+    assert shell.run("runs", "pause", 1)[1].startswith("run 1 had ended already: succeeded")
 
 
 def test_a_replay_that_is_paused_goes_on_in_another_cluster(shell: Shell, gate: Gate, tmp_path: Path) -> None:
