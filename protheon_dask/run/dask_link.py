@@ -17,7 +17,7 @@ from uuid import UUID
 
 from dask._task_spec import Task
 from dask.delayed import Delayed
-from distributed import Client, Future
+from distributed import Client, Future, fire_and_forget
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -123,6 +123,8 @@ class DaskLink:
             futures = client.compute(tasks, retries=0, optimize_graph=False, workers=wanted, allow_other_workers=wanted is not None)  # type: ignore[no-untyped-call]  # distributed is not typed here
             for item, future in zip(dispatches, futures, strict=True):
                 self._handed[str(future.key)] = _Handed(item, future)
+            # else the keys go with a broker that dies, and the scheduler takes a worker that is at work for idle: new work waits behind it
+            fire_and_forget(futures)  # type: ignore[no-untyped-call]  # as above
         for future in futures:
             future.add_done_callback(self._answer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, timedelta, timezone
 from typing import NamedTuple
 
 import grpc
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from protheon_dask import errors
 from protheon_dask.broker import wire
-from protheon_dask.broker._pb import run_pb2
+from protheon_dask.broker._pb import run_pb2, task_pb2
 from protheon_dask.broker.server import is_loopback
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError, SchemaViolation
-from protheon_dask.model import Joined, RunState
+from protheon_dask.model import Joined, RunState, TaskState
 from protheon_dask.pipelines.pack import PackedPipeline
 
 TEXT = st.text(max_size=20)
@@ -32,6 +33,31 @@ SUBMISSIONS = st.builds(
     st.booleans(),
     st.booleans(),
     TEXT,
+)
+
+
+TASK_SUBMISSIONS = st.builds(
+    wire.TaskSubmission,
+    TEXT,
+    st.text(min_size=1, max_size=20),
+    st.integers(-32_768, 32_767),
+    st.floats(0, 1e9),
+    st.floats(0, 1e9),
+    st.integers(0, 32_767),
+    TEXT,
+)
+TIMES = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]))
+TASKS = st.builds(
+    wire.TaskView,
+    st.integers(1, 2**63 - 1),
+    TEXT,
+    st.sampled_from(TaskState),
+    st.integers(0, 2**31 - 1),
+    TEXT,
+    *[st.none() | st.text(min_size=1, max_size=20)] * 3,
+    TIMES,
+    st.none() | TIMES,
+    st.none() | TIMES,
 )
 
 
@@ -67,6 +93,30 @@ def test_a_submission_survives_the_wire(submission: wire.Submission) -> None:
     message = run_pb2.SubmitRequest.FromString(wire.submission_to_message(submission).SerializeToString())
 
     assert wire.submission_from_message(message) == submission
+
+
+@given(TASK_SUBMISSIONS)
+def test_a_task_that_is_submitted_survives_the_wire(submission: wire.TaskSubmission) -> None:
+    message = task_pb2.SubmitTaskRequest.FromString(wire.task_submission_to_message(submission).SerializeToString())
+
+    assert wire.task_submission_from_message(message) == submission
+
+
+@given(TASKS)
+def test_a_task_survives_the_wire(task: wire.TaskView) -> None:
+    message = task_pb2.Task.FromString(wire.task_to_message(task).SerializeToString())
+
+    assert wire.task_from_message(message) == task
+
+
+@pytest.mark.parametrize("wrong", [{"priority": 1 << 40}, {"max_failures": -(1 << 40)}, {"delay_s": "soon"}, {"handler": 7}])
+def test_a_task_with_a_number_that_the_protocol_cannot_carry_is_refused_by_the_client(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="task of"):
+        wire.task_submission_to_message(wire.TaskSubmission(**{"handler": "m:f", **wrong}))  # type: ignore[arg-type]  # that is the point
+
+
+def test_an_empty_payload_is_null() -> None:
+    assert wire.task_submission_from_message(task_pb2.SubmitTaskRequest(handler="m:f")).payload_json == "null"
 
 
 def test_answers_survive_the_wire() -> None:
