@@ -24,7 +24,7 @@ from tests.fixtures.postgres import find_test_binaries, scratch_dir
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-CHUNK_LINES, CHUNK_S, N_CHUNKS, N_WORKERS = 100, 0.7, 30, 2
+CHUNK_LINES, CHUNK_S, N_CHUNKS, N_WORKERS = 100, 0.7, 20, 2
 LINES = range(CHUNK_LINES * N_CHUNKS)
 FULL_SPEED_S = 30.0  # after the scheduler was killed
 FIRST_CHUNK_S = 10.0  # after the broker was killed; with PostgreSQL 15 s after its return
@@ -158,17 +158,19 @@ def test_a_scheduler_that_is_killed_comes_back_with_its_workers_and_the_run_goes
     load.assert_whole()
 
 
-def test_a_broker_that_is_killed_comes_back_on_its_port_and_goes_on_with_its_runs(supervised: World, begin: Begin) -> None:
+def test_a_broker_that_is_killed_comes_back_on_its_port_and_goes_on_with_its_runs(supervised: World, begin: Begin, tmp_path: Path) -> None:
     load = begin("broker_killed")
     address, [before] = supervised.cluster.client.address, processes_of(supervised, "broker")[:1]
     attempts = dict(supervised.ask("SELECT id, attempt_no FROM protheon.task WHERE state = 'running'"))
     killed_s = kill(supervised, "broker")
+    meanwhile = supervised.submit(write_pipeline(tmp_path, "meanwhile"), write_numbers(tmp_path / "meanwhile.txt", 10))  # it waits, too
     load.wait_reason(f"broker at {address}")
     first_s = load.first_commit_s(killed_s + 2 * CHUNK_S)  # begun after the splitters and workers could still be at what they had
     print(f"broker killed: first new chunk after {first_s + 2 * CHUNK_S:.1f} s")
     assert first_s < FIRST_CHUNK_S * SLACK
     assert processes_of(supervised, "broker")[0].pid != before.pid
     load.assert_whole()
+    assert supervised.finish(meanwhile.run_id).loaded == 10
     for task_id, attempt_no in attempts.items():  # a broker's end costs no chunk that runs
         assert supervised.ask("SELECT count(*) FROM protheon.attempt WHERE task_id = %s AND attempt_no > %s", task_id, attempt_no) == [(0,)]
 
