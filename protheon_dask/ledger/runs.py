@@ -275,9 +275,9 @@ def adopt_orphans(conn: psycopg.Connection) -> list[int]:
     return [row["load_id"] for row in orphans]
 
 
-def ephemeral_attempts(conn: psycopg.Connection) -> list[Seen]:
-    """Open attempts (task and attempt_no) of runs whose cluster lived as long as one command."""
-    return [Seen(row["task_id"], row["attempt_no"]) for row in rows(conn, "ephemeral_attempts")]
+def ephemeral_attempts(conn: psycopg.Connection, *, with_tasks: bool) -> list[Seen]:
+    """Open attempts (task and attempt_no) of runs whose cluster lived as long as one command; with_tasks: and of tasks without a run."""
+    return [Seen(row["task_id"], row["attempt_no"]) for row in rows(conn, "ephemeral_attempts", {"with_tasks": with_tasks})]
 
 
 def ephemeral_runs(conn: psycopg.Connection) -> list[int]:

@@ -85,6 +85,7 @@ class Coordinator:
         self.leadership: leadership.Leadership | None = None
         self.waiting_for: str | None = None  # an outage, in words; None: all is well
         self.waiting_since_at = 0.0
+        self.ledger_lost_at: float | None = None  # since when PostgreSQL is away; None: it is there
         self._told_of_dask: str | None = None  # what waiting_for says where it is Dask that is waited for
 
     # --- called from other threads --------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class Coordinator:
             self._conn = conn
             runs.abandon_queued(conn)
             if ephemeral and not goes_on:
-                self._cancel_ephemeral(conn)
+                self._cancel_ephemeral(conn, with_tasks=False)  # theirs may be at work for a master that was here since
             stored = chunks.stored(conn)
         self._expire_from = time.monotonic() + self.settings.lease_s  # PostgreSQL may have been away: workers renew first
         self._unanswered = {item.task_id for item in stored if item.state is TaskState.RUNNING}
@@ -169,14 +170,14 @@ class Coordinator:
             if self._conn is not None:
                 self._conn.close()
 
-    def _cancel_ephemeral(self, conn: Connection) -> None:
-        """The command that runs of this kind lived for is gone, and its workers with it: nobody is charged."""
+    def _cancel_ephemeral(self, conn: Connection, *, with_tasks: bool) -> None:
+        """The command that runs of this kind lived for is gone, and its workers with it: nobody is charged. Tasks go on later."""
         told = "interrupted: its command ended; type the same again to go on"
         for run_id in runs.ephemeral_runs(conn):
             with conn.transaction():
                 runs.cancel_run(conn, run_id, told)
         with conn.transaction():
-            for item in verbs.expire(conn, self._epoch, runs.ephemeral_attempts(conn)):
+            for item in verbs.expire(conn, self._epoch, runs.ephemeral_attempts(conn, with_tasks=with_tasks)):
                 if item.known_gone:
                     verbs.release(conn, item.lease, Failed(Cost.NOTHING, "Interrupted", told), Outcome.RELEASED, 0.0)
 
@@ -184,7 +185,7 @@ class Coordinator:
         """The command that this cluster lives for ends: say so of its runs, if PostgreSQL still answers."""
         if self._ephemeral and self._conn is not None:
             with contextlib.suppress(LedgerUnavailable, ConfigError), translated():
-                self._cancel_ephemeral(self._conn)
+                self._cancel_ephemeral(self._conn, with_tasks=True)
 
     @property
     def _epoch(self) -> int:
@@ -203,6 +204,7 @@ class Coordinator:
         """
         logger.warning("ledger.lost", extra={"error": str(exc)})
         self.waiting_for, self.waiting_since_at = str(exc), time.time()
+        self.ledger_lost_at = self.waiting_since_at
         if self._conn is not None:
             self._conn.close()
         while not self._stopping.wait(OUTAGE_S):
@@ -229,7 +231,7 @@ class Coordinator:
                     logger.warning("ledger.session_ended", extra={"broker_uuid": str(self._broker_uuid)})
                     continue
                 raise LeadershipLost(self._epoch)
-            self._conn, self.leadership, self.waiting_for = conn, lead, None
+            self._conn, self.leadership, self.waiting_for, self.ledger_lost_at = conn, lead, None, None
             self._expire_from = time.monotonic() + self.settings.lease_s  # workers renew first
             logger.info("ledger.back", extra={"away_s": time.time() - self.waiting_since_at})
             return

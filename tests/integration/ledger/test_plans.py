@@ -103,7 +103,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         "add_wire_bytes": {**one, "n_bytes": 1},
         "hand_over_loads": {"run_id": at.fresh_run},
         "pause_run": {**one, "run_id": at.running_run, "reason": "r"},
-        "ephemeral_attempts": {},
+        "ephemeral_attempts": {"with_tasks": True},
         "find_load": {"source_id": 1, "pipeline_name": "p", "pipeline_version": "1", "options": "{}"},
     }  # fmt: skip
 

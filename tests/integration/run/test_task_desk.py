@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,7 +17,8 @@ from protheon_dask.broker import server as server_module
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import TaskSubmission
 from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
-from protheon_dask.ledger import tasks
+from protheon_dask.ledger import runs, tasks, verbs
+from protheon_dask.model import Seen, Worker
 from protheon_dask.run.master import Master
 from protheon_dask.run.task_desk import TaskDesk
 from tests.integration.run.conftest import Bench, Running
@@ -175,6 +177,16 @@ def test_a_task_that_is_being_completed_for_ever_does_not_hold_who_cancels_it(
         with pytest.raises(LedgerUnavailable):
             desk.cancel(view.task_id)
     assert desk.cancel(view.task_id).state == "cancelled"
+
+
+def test_a_cluster_that_ends_with_its_command_finds_the_attempts_of_tasks_to_give_back(desk: TaskDesk, bench: Bench) -> None:
+    bench.submit("1\n")
+    task_id = desk.submit(TaskSubmission("elsewhere:f")).task_id
+    worker = Worker(uuid4(), "w", "h")
+    for claimed_id in (task_id, bench.task_ids[0]):
+        assert verbs.claim(bench.conn, Seen(claimed_id, 0), worker, uuid4(), 60.0) is not None
+    assert runs.ephemeral_attempts(bench.conn, with_tasks=True) == [Seen(task_id, 1)]  # the run's cluster goes on
+    assert runs.ephemeral_attempts(bench.conn, with_tasks=False) == []
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------------------
