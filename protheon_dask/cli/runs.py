@@ -108,7 +108,7 @@ def runs_show(run: int | None, into: str | None, as_json: bool) -> None:
     with api.opened(effective, resolved(effective, into)) as url:
         statistics = api.run_picture(effective, url, run)
     if as_json:
-        output.emit_json(statistics.summary())
+        output.emit_json({**statistics.summary(), "reason": statistics.reason})
         return
     output.emit_drawing(*summary(statistics, flag_of(into)), *stages(statistics))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from protheon_dask.ledger.connect import opened as connection
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, check_current
 from protheon_dask.ledger.migrate import migrate as migrate_ledger
-from protheon_dask.model import Refusal
+from protheon_dask.model import Refusal, RunState
 from protheon_dask.run import settings as rim
 from protheon_dask.run import watching
 from protheon_dask.run.dead_letters import (
@@ -182,6 +183,25 @@ def run_statistics(url: str, run_id: int | None = None) -> RunStatistics:
     with connection(url, application=APPLICATION) as conn:
         check_current(conn)
         return with_refusals(conn, statistics_of(conn, run_id or runs.latest_run(conn)))
+
+
+def run_picture(effective: Effective, url: str, run_id: int | None = None) -> RunStatistics:
+    """A run in numbers, and what it waits for as its master says; None is the latest."""
+    home = rim.home_of(effective.settings)
+    with watching.outages_dated(home, url):
+        known = run_statistics(url, run_id)
+    if known.state is not RunState.RUNNING:
+        return known
+    return replace(known, reason=watching.waits(home, url, [known.run]).get(known.run, known.reason))
+
+
+def run_list(effective: Effective, url: str, limit: int) -> list[dict[str, Any]]:
+    """The newest runs, newest first; waits_for: what a running one waits for, as its master says."""
+    home = rim.home_of(effective.settings)
+    with watching.outages_dated(home, url):
+        rows = report(url, "runs", limit=limit)
+    waits = watching.waits(home, url, [row["run"] for row in rows if row["state"] == RunState.RUNNING])
+    return [{**row, "waits_for": waits.get(row["run"])} for row in rows]
 
 
 def watch_run(effective: Effective, url: str, run_id: int | None = None) -> Iterator[RunStatistics]:

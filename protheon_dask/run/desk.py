@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -193,8 +193,16 @@ class RunDesk:
 
     # --- the pieces -----------------------------------------------------------------------------------------------------
 
-    def _connected(self) -> AbstractContextManager[Connection]:
-        return opened(self._url, application="protheon-broker")
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection for the time of a block. Raises LedgerUnavailable, which says since when, where that is known."""
+        try:
+            with opened(self._url, application="protheon-broker") as conn:
+                yield conn
+        except LedgerUnavailable as exc:
+            if (lost_at := self._coordinator.ledger_lost_at) is None:
+                raise
+            raise LedgerUnavailable(f"since {datetime.fromtimestamp(lost_at, UTC):%H:%M:%S} UTC: {exc}") from exc
 
     @contextmanager
     def _cancelled_on_error(self, run_id: int) -> Iterator[None]:

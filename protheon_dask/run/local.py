@@ -54,6 +54,7 @@ LAST_PICTURE_S = 2.0
 DASK_CONFIG = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
     "DASK_DISTRIBUTED__SCHEDULER__EVENTS_CLEANUP_DELAY": "10m",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
@@ -340,6 +341,10 @@ class LocalCluster:
         return self.client.info().n_threads
 
 
+ANNOUNCEMENTS = "local-master-*.json"
+"""Files below home, one for each ledger that a local master of this user leads, or led when it was killed."""
+
+
 def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
     """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
 
@@ -352,7 +357,7 @@ def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
 
 def find_local(home: Path, url: str) -> Master | None:
     """The local master that another command of this user runs, if it leads the ledger at url; else None."""
-    if not any(home.glob("local-master-*.json")):
+    if not any(home.glob(ANNOUNCEMENTS)):
         return None
     from protheon_dask.ledger import reports
     from protheon_dask.ledger.migrate import applied

@@ -106,7 +106,8 @@ class Master:
                 if away is None or away[0] is not type(exc):
                     away = (type(exc), time.monotonic())
                     if latest is not None:
-                        latest = dataclasses.replace(latest, reason=f"since {datetime.now(UTC):%H:%M:%S} UTC: {exc}")
+                        since = "" if str(exc).startswith("since ") else f"since {datetime.now(UTC):%H:%M:%S} UTC: "
+                        latest = dataclasses.replace(latest, reason=f"{since}{exc}")
                         yield latest
                 is_patient = latest is not None if isinstance(exc, LedgerUnavailable) else time.monotonic() - away[1] < AWAY_S
                 if not is_patient and not self._comes_back():

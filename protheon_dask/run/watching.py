@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable
+from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import leadership, runs
-from protheon_dask.ledger.connect import Connection, opened
+from protheon_dask.ledger.connect import Connection, opened, place_of
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.model import RunState
-from protheon_dask.run.local import find_local
+from protheon_dask.run.local import ANNOUNCEMENTS, find_local
+from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import with_refusals
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -23,6 +25,45 @@ LOOK_EVERY_S = 0.5
 MASTER_EVERY_S = 3.0
 """Period of the look for a master, which knows more than the ledger of what a run waits for."""
 UNLED = "no master leads this ledger: type the run's command again to go on"
+
+
+def waits(home: Path, url: str, run_ids: Iterable[int]) -> dict[int, str]:
+    """What running runs wait for, and since when where that is known; a run that works is left out, as is one of which nobody can tell."""
+    wanted = list(run_ids)
+    told: dict[int, str] = {}
+    with suppress(BrokerUnavailable, LedgerUnavailable):
+        master = find_local(home, url) if wanted else None
+        if master is not None:
+            with master:
+                told = {run_id: reason for run_id in wanted if (reason := master.get(run_id).reason) is not None}
+        elif wanted:
+            with opened(url, application="protheon-cli") as conn:
+                told = {} if leadership.is_led(conn) else dict.fromkeys(wanted, UNLED)
+    return told
+
+
+@contextmanager
+def outages_dated(home: Path, url: str) -> Iterator[None]:
+    """While PostgreSQL is away a master of this user may know since when: what the block raises says so then."""
+    try:
+        yield
+    except LedgerUnavailable as exc:
+        for told in _told_by_masters(home):
+            if told.startswith("since ") and str(place_of(url)) in told:
+                raise LedgerUnavailable(told) from exc
+        raise
+
+
+def _told_by_masters(home: Path) -> Iterator[str]:
+    """What each master of this user says of a PostgreSQL that is away: without the ledger nobody can tell which is whose."""
+    for announced in home.glob(ANNOUNCEMENTS):
+        try:
+            with Master(json.loads(announced.read_text())["address"]) as master:
+                master.get()
+        except LedgerUnavailable as told:
+            yield str(told)
+        except (OSError, ValueError, KeyError, ProtheonError):
+            continue  # that master is gone, or has other cares
 
 
 def watch_run(home: Path, url: str, run_id: int | None = None) -> Iterator[RunStatistics]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write
 from tests.fixtures.cluster import wait_until
 
 N_LINES = 3_000
+PROTHEON = Path(sys.executable).with_name("protheon")
 
 
 def begin(world: World, name: str, gate: Gate, directory: Path) -> int:
@@ -36,6 +41,26 @@ def wait_reason(world: World, run_id: int, words: str) -> str:
     assert told.startswith("since ")
     assert "s3cr3t" not in told
     return str(told)
+
+
+def protheon(world: World, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of the same user, on the same database."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+    env = {**kept, "PROTHEON_HOME": world.cluster.settings.home, "PROTHEON_DATABASE_URL": world.cluster.url}
+    return subprocess.run([str(PROTHEON), *words], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def assert_reports_tell(world: World, run_id: int, told: str) -> None:
+    """``runs list`` and ``runs show`` say what the run waits for, and since when."""
+    dated = re.compile(r"since \d\d:\d\d:\d\d UTC: .*" + re.escape(told))
+    shown, listed = protheon(world, "runs", "show", str(run_id), "--json"), protheon(world, "runs", "list", "--json")
+    if shown.returncode == 0:
+        assert dated.search(json.loads(shown.stdout)["reason"])
+        assert dated.search(next(row["waits_for"] for row in json.loads(listed.stdout) if row["run"] == run_id))
+    else:  # it is the ledger that is away
+        assert [shown.returncode, listed.returncode] == [75, 75]
+        assert dated.search(shown.stderr)
+        assert dated.search(listed.stderr)
 
 
 def kill_at_work(world: World, run_id: int) -> None:

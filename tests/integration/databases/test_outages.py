@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.conftest import Gate, World
 from tests.fixtures.cluster import local_cluster
 from tests.fixtures.own_postgres import MAY_MOUNT, PASSWORD, OwnServer, small_disk
-from tests.integration.databases.outages import assert_whole, begin, kill_at_work, wait_reason
+from tests.integration.databases.outages import assert_reports_tell, assert_whole, begin, kill_at_work, wait_reason
 
 WITH_CRASH = pytest.mark.parametrize("with_crash", [False, pytest.param(True, marks=pytest.mark.slow)])
 """Alone, and at the same time as a worker that dies in the middle of a chunk."""
@@ -53,6 +53,8 @@ def test_a_server_that_goes_and_comes_back_is_waited_for(
     own_server.signal(how)
     gate.open()
     wait_reason(served, run_id, "does not answer")
+    if how is signal.SIGINT and not with_crash:
+        assert_reports_tell(served, run_id, "does not answer")
     own_server.start()
     assert_whole(served, served.finish(run_id), name, n_crashes=int(with_crash))
 
@@ -97,6 +99,8 @@ def test_a_full_disk_is_waited_for_until_there_is_room(
         told = wait_reason(served, run_id, "the disk of the PostgreSQL server is full")
         assert "make room there" in told
         assert "SQLSTATE 53100" in told
+        if not with_crash:
+            assert_reports_tell(served, run_id, "the disk of the PostgreSQL server is full")
         ballast.unlink()
         assert_whole(served, served.finish(run_id), "full_disk", n_crashes=int(with_crash))
 
