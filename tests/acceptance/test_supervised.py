@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from protheon_dask.errors import ProtheonError
+from protheon_dask.pipelines.find import find
 from protheon_dask.telemetry.statistics import RunStatistics
-from tests.acceptance.conftest import World, numbers, write_numbers, write_pipeline
+from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import local_cluster, wait_until
 from tests.fixtures.own_postgres import OwnServer
 from tests.fixtures.postgres import find_test_binaries, scratch_dir
+from tests.fixtures.web import WebServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -235,3 +237,32 @@ def test_postgres_is_stopped_at_once_and_started_in_the_midst(
     print(f"PostgreSQL stopped {parts}: first new commit {first_s:.1f} s after its return")
     assert first_s < 15.0 * SLACK
     load.assert_whole()
+
+
+@pytest.mark.slow
+def test_a_password_that_only_the_dead_broker_knew_is_missed_in_words_and_given_by_typing_the_command_again(
+    supervised: World, tmp_path: Path, web_server: WebServer, gate: Gate
+) -> None:
+    """It is in no ledger. It is missed where a source must be read on, here because files of the workspace are lost as well."""
+    web_server.add("/locked", b"".join(b"%d\n" % n for n in LINES), password="ann:w0rd")
+    pipeline = write_pipeline(tmp_path, "locked_source", gate.body(2, CHUNK_LINES))
+    url = web_server.url("/locked", "ann:w0rd")
+
+    def submit() -> int:
+        return supervised.cluster.client.submit(find(pipeline, paths=[url]), [url], chunk_lines=CHUNK_LINES).run_id
+
+    run_id = submit()
+    supervised.wait_chunks_done(run_id, 2)
+    wait_until(lambda: supervised.ask("SELECT n_chunks FROM protheon.load ORDER BY id DESC LIMIT 1") == [(N_CHUNKS,)])
+    kill(supervised, "broker")
+    for path in Path(supervised.cluster.settings.home).glob("workspace/*/*/*.zst"):
+        path.unlink()
+    gate.open()
+    paused = supervised.finish(run_id)
+    assert paused.state == "paused"
+    assert paused.reason is not None
+    assert "the master that knew its password has ended: type the same command again" in paused.reason
+    assert "w0rd" not in paused.reason
+    again = supervised.finish(submit())
+    assert (again.state, again.lines) == ("succeeded", len(LINES)), again.reason
+    assert numbers(supervised.url, "locked_source") == list(LINES)
