@@ -12,6 +12,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -143,6 +144,16 @@ def test_a_result_that_is_no_json_is_a_failure_and_nothing_stays(queue: Queue) -
         assert words in str(record.message)
         assert str(record.message).startswith(f"what {record.handler} returned ")
     assert queue.kept() == []
+
+
+def test_the_example_of_the_documentation_does_what_stands_there(queue: Queue) -> None:
+    example = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(example, queue.functions.__dict__)
+    queue.bench.conn.execute("CREATE TABLE public.word_counts (doc bigint, n bigint)")
+    queue.put_handler("functions_of_a_test:count_words", '{"doc": 7, "text": "to be or not"}')
+    assert queue.run() == "succeeded"
+    assert queue.record().result_json == '{"words": 4}'
+    assert queue.bench.ask("SELECT doc, n FROM public.word_counts") == [(7, 4)]
 
 
 # --- failures -----------------------------------------------------------------------------------------------------------------
