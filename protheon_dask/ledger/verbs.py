@@ -97,7 +97,9 @@ def claim(
         "host": worker.host,
         "now": now,
     }
-    found = rows(conn, "claim", params)
+    # Where the first ask, whose reply was lost, was still on its way, this one waited for its row and came too late to see its attempt:
+    # it is seen from the next statement on. Else nobody would work on it until its lease ran out.
+    found = rows(conn, "claim", params) or rows(conn, "claim", params)
     if not found:
         return None
     [row] = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -193,6 +194,19 @@ def test_asking_again_with_the_same_token_returns_the_same_attempt(scene: Scene)
     assert first.lease == again.lease
     assert again.chunk == manifest(1)
     assert scene.claim(0, token=uuid4()) is None
+
+
+def test_asking_again_while_the_first_claim_is_on_its_way_finds_its_attempt(scene: Scene) -> None:
+    """The connection broke, and its statement still waits in the server: for a standby to confirm it, say."""
+    token, seen, who = uuid4(), Seen(scene.task_ids[0], 0), worker("w1")
+    with psycopg.connect(scene.url) as first, ThreadPoolExecutor(1) as thread:
+        on_its_way = verbs.claim(first, seen, who, token, LEASE_S, now=scene.now)
+        asked_again = thread.submit(lambda: verbs.claim(scene.conn, seen, who, token, LEASE_S, now=scene.now))
+        with psycopg.connect(scene.url, autocommit=True) as monitor:
+            while monitor.execute("SELECT cardinality(pg_blocking_pids(%s))", (scene.conn.info.backend_pid,)).fetchone() == (0,):
+                assert not asked_again.done()
+        first.commit()
+        assert asked_again.result(timeout=30) == on_its_way is not None
 
 
 def test_nothing_is_claimed_before_it_is_due_or_while_its_run_is_paused(scene: Scene) -> None:
