@@ -7,6 +7,7 @@ a reject. ``firsts`` and ``latest`` are met by lines of many chunks; ``totals`` 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -64,6 +65,8 @@ def campaign(raw: bytes) -> Iterator[Any]:
     line = json.loads(raw)
     if "wait_s" in line:
         time.sleep(line["wait_s"])
+    if "poison" in line:
+        os._exit(9)  # as a segmentation fault in a library would end the process
     if "skip" in line:
         yield protheon.FILTERED
         return

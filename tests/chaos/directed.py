@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from protheon_dask import failpoints
+from protheon_dask.pipelines.find import find
 from tests.chaos import judge, material
 from tests.chaos.cluster import Cluster, wait_until
 from tests.chaos.judge import Interval, Verdict
@@ -54,14 +55,17 @@ class Field:
             pad_bytes=100,
             line_s=0.002,
             first_source_no=n_before + 1,
+            poison=(1, 1) if scenario.is_poisoned else None,
         )
         self.expected = made if self.expected is None else self.expected.plus(made)
         self.switch.arm(*scenario.rules)
         workers = {part.worker.pid: part.name for part in self.cluster.workers if part.worker is not None}
-        client = self.cluster.submit(f"client-{n_before}", PIPELINE, made.paths, CHUNK_LINES)
+        with self.cluster.master() as master:
+            run_id = master.submit(find(PIPELINE, paths=made.paths), made.paths, chunk_lines=CHUNK_LINES).run_id
+        ended = "SELECT FROM protheon.run WHERE id = %s AND ended_at IS NOT NULL"
         started_at = time.monotonic()
         with scenario.fault(self, workers):
-            wait_until(lambda: client.is_over, finish_s - (time.monotonic() - started_at))
+            wait_until(lambda: self.cluster.ledger.ask(ended, (run_id,)), finish_s - (time.monotonic() - started_at))
             wait_until(lambda: not any(self.cluster.workspace.glob("*/*/*.zst")), 3)
             self.switch.disarm()
             return judge.judge(self.cluster.url, self.cluster.workspace, self.expected, self.evidence)
@@ -81,16 +85,29 @@ Workers = Mapping[int, str]
 
 @dataclass(frozen=True)
 class Scenario:
-    """rules: of failpoints. fault: done while a load goes on; what it holds is let go when the block that it is entered for ends."""
+    """rules: of failpoints. fault: done while a load goes on; what it holds is let go when the block that it is entered for ends.
+
+    is_poisoned: one chunk kills every process that works on it, and must die alone.
+    """
 
     rules: tuple[str, ...]
     fault: Callable[[Field, Workers], AbstractContextManager[None]]
+    is_poisoned: bool = False
 
 
 @contextmanager
 def undisturbed(field: Field, workers: Workers) -> Iterator[None]:
     """Nothing is done."""
     yield
+
+
+@contextmanager
+def poisoned(field: Field, workers: Workers) -> Iterator[None]:
+    """The data do it themselves: whoever works on the chunk dies."""
+    struck_at = time.time()
+    field.evidence.append(Interval("poison", struck_at, struck_at + 60.0, ("*",), frozenset({"crash"})))
+    yield
+    field.evidence[-1] = Interval("poison", struck_at, time.time(), ("*",), frozenset({"crash"}))
 
 
 @contextmanager
@@ -178,6 +195,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "killed at the end": Scenario(("complete.before=kill*1",), killed_at_the_end),
     "stale writer": Scenario(("begin.before=stop*1",), stale_writer),
     "PostgreSQL away": Scenario(("complete.before=sleep:3*2",), postgres_away),
+    "poisoned chunk": Scenario((), poisoned, is_poisoned=True),
     "frozen in commit": Scenario(("complete.after=stop*1",), frozen_in_commit),
 }
 

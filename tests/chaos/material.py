@@ -126,24 +126,30 @@ def make(
     pad_bytes: int,
     line_s: float = 0.0,
     first_source_no: int = 1,
+    poison: tuple[int, int] | None = None,
 ) -> Expected:
     """Write sources of n_chunks chunks each into directory and return what is to be loaded from them.
 
     pad_bytes:       of text that each line carries, and campaign.events keeps.
     line_s:          seconds that the pipeline sleeps for a line, on average.
     first_source_no: of the numbers that name sources and their lines; two materials for one database must not share any.
+    poison:          place of a source and of a chunk in it (from 0) that kills each process which works on it.
     Guarantee:       the same arguments write the same plain lines.
     """
     directory.mkdir(parents=True, exist_ok=True)
     maker = _Maker(seed, chunk_lines, pad_bytes, line_s, n_contested=max(1, n_sources * n_chunks * chunk_lines // 400))
-    sources = []
+    sources, dead = [], tuple[tuple[str, int], ...]()
     for no in range(first_source_no, first_source_no + n_sources):
         path = directory / f"source-{no:04d}.jsonl{ENDINGS[no % len(ENDINGS)]}"
-        plain = b"".join(maker.lines_of_source(no, n_chunks))
+        lines = list(maker.lines_of_source(no, n_chunks))
+        if poison is not None and no == first_source_no + poison[0]:
+            lines.insert(poison[1] * chunk_lines + chunk_lines // 2, _json({"id": no * IDS_OF_SOURCE, "poison": True}) + b"\n")
+            dead = ((path.name, poison[1] * chunk_lines + 1),)
+        plain = b"".join(lines)
         path.write_bytes(_stored(plain, path.suffix))
         n_lines = plain.count(b"\n") + (not plain.endswith(b"\n"))
         sources.append(Source(no, str(path), n_lines, -(-n_lines // chunk_lines), len(plain), hashlib.sha256(plain).hexdigest()))
-    return Expected(chunk_lines, tuple(sources))
+    return Expected(chunk_lines, tuple(sources), dead)
 
 
 def make_notes(n: int, *, seed: int, first_no: int = 1, wait_s: float = 0.0) -> tuple[Note, ...]:
