@@ -450,7 +450,8 @@ class Coordinator:
 
     def _end_runs(self) -> None:
         """Finish loads of which every chunk succeeded, then end the runs that have nothing left to do."""
-        runs.finish_loads(self._ledger)
+        for load_id in runs.finish_loads(self._ledger):
+            self.cutting.store.delete_load(load_id)  # a chunk may have gone by a dispatch of the broker before us, which nobody answers
         for item in runs.open_runs(self._ledger):
             if item.n_live_loads:
                 continue

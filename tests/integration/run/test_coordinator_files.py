@@ -149,3 +149,17 @@ def test_chunks_of_a_run_that_does_not_go_on_are_not_waited_for(bench: Bench, co
     coordinator.cutting.work(coordinator._ledger)
     assert coordinator.cutting.without_file == []
     assert not coordinator.cutting.splitters.is_cutting(bench.load_id)
+
+
+def test_chunks_that_a_dispatch_of_the_broker_before_loads_leave_no_file(bench: Bench, coordinator: Coordinator) -> None:
+    """A worker may claim by what a broker that was killed had handed out, after the next one looked: nobody tells that one the end."""
+    bench.submit(LINES)
+    assert coordinator.start_leading(ephemeral=False)
+    worker = bench.worker()
+    assert {worker.run(bench.dispatch(n)) for n in range(5)} == {"succeeded"}
+
+    look(coordinator)
+
+    assert bench.ask("SELECT finished_at IS NOT NULL FROM protheon.load") == [(True,)]
+    assert list(coordinator.cutting.store.directory.glob("*/*.zst")) == []
+    assert coordinator.cutting.store.live_bytes == 0
