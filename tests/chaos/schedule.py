@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-PAIR_FRACTION = 0.35
+PAIR_FRACTION = 0.45
 """Of steps in which a second fault comes while the first is there."""
 PAUSE_S = (0.2, 2.0)
 """Between two steps."""
