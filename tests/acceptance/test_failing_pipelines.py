@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -18,13 +19,22 @@ from tests.fixtures.cluster import wait_until
 SETTINGS = {"lease_s": 6, "renew_s": 1, "exit_grace_s": 2, "stall_s": 6}
 
 
-def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_neighbour(world: World) -> None:
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("exits", "os._exit(9)"),
+        ("segfaults", "import ctypes\n    ctypes.string_at(0)"),
+        pytest.param("kills", "import signal\n    os.kill(os.getpid(), signal.SIGKILL)", marks=pytest.mark.slow),
+        pytest.param("aborts", "os.abort()", marks=pytest.mark.slow),
+    ],
+)
+def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_neighbour(world: World, name: str, end: str) -> None:
     source = write_numbers(world.directory / "n.txt", 4_000)
-    done = world.load(write_pipeline(world.directory, "poison", "if n == 2_500:\n    os._exit(9)"), source, chunk_lines=1_000)
+    done = world.load(write_pipeline(world.directory, name, f"if n == 2_500:\n    {end}"), source, chunk_lines=1_000)
     assert done.state == "incomplete"
     assert done.reason is not None
     assert "1 chunks are dead" in done.reason or "1 chunk is dead" in done.reason
-    assert numbers(world.url, "poison") == [*range(2_000), *range(3_000, 4_000)]
+    assert numbers(world.url, name) == [*range(2_000), *range(3_000, 4_000)]
     story = world.attempts(done.run)
     assert story[3] == [("crashed", "crash")] * 3
     assert {tuple(story[chunk]) for chunk in (1, 2, 4)} == {(("succeeded", "nothing"),)}
@@ -88,11 +98,14 @@ def test_a_small_file_of_bad_lines_is_judged_at_its_end(world: World) -> None:
     assert len(api.report(world.url, "rejects", done.run)) == 60
 
 
-def test_a_pipeline_that_cannot_import_is_dead_letter_by_letter_with_its_traceback(world: World) -> None:
+def test_a_pipeline_that_cannot_import_pauses_its_run_with_its_message_and_charges_no_chunk(world: World) -> None:
+    """The one host there is lacks it, so no host can work."""
     source = write_numbers(world.directory / "n.txt", 10)
     pipeline = write_pipeline(world.directory, "missing", "import a_module_that_is_not_there")
     run = world.submit(pipeline, source)
-    wait_until(lambda: world.ask("SELECT failures FROM protheon.task WHERE load_id = %s", run.loads[0].load_id) == [(1,)])
+    paused = world.finish(run.run_id)
+    assert (paused.state, paused.reason) == ("paused", f"on {socket.gethostname()}: No module named 'a_module_that_is_not_there'")
+    assert world.ask("SELECT state, failures FROM protheon.task WHERE load_id = %s", run.loads[0].load_id) == [("ready", 0)]
     [attempt] = api.report(world.url, "attempts", run.run_id)
     assert (attempt["outcome"], attempt["cost"], attempt["error_class"]) == ("failed", "failure", "ModuleNotFoundError")
     assert "a_module_that_is_not_there" in attempt["traceback"]

@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -90,3 +92,32 @@ def test_a_frozen_worker_and_one_whose_interpreter_is_held_for_ever_are_restarte
     assert numbers(world.url, "slots") == list(range(2_000))
     wait_until(lambda: len(now := {pid for _, pid in world.cluster.worker_pids()}) == 2 and before.isdisjoint(now))
     assert not any(psutil.pid_exists(pid) for pid in before)
+
+
+@pytest.mark.slow
+def test_a_worker_that_sleeps_beyond_its_lease_twenty_one_times_on_one_task_makes_no_dead_letter(postgres_url: str, tmp_path: Path) -> None:
+    """One worker, one slow chunk, as a laptop that is closed again and again: 20 losses that stood would be its end."""
+    settings = {"lease_s": 3, "renew_s": 0.5, "exit_grace_s": 2.9, "stall_s": 60}
+    fast = tmp_path / "fast"
+    body = f"if not os.path.exists({str(fast)!r}):\n    time.sleep(0.05)"
+    with new_world(postgres_url, tmp_path, workers=1, **settings) as world:
+        run = world.submit(write_pipeline(tmp_path, "laptop", body), write_numbers(tmp_path / "n.txt", 1_000))
+        [(_, pid)] = world.cluster.worker_pids()
+        for n in range(1, 22):
+            wait_until(lambda: world.ask("SELECT 1 FROM protheon.attempt WHERE ended_at IS NULL"))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                wait_until(partial(has_ended, world, n))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            wait_until(partial(has_ended, world, n, given_back=True))
+        fast.touch()
+        done = world.finish(run.run_id)
+        assert (done.state, done.lines, done.dead_letters) == ("succeeded", 1_000, 0)
+        assert world.ask("SELECT losses FROM protheon.task") == [(0,)]
+        assert numbers(world.url, "laptop") == list(range(1_000))
+
+
+def has_ended(world: World, attempt_no: int, *, given_back: bool = False) -> bool:
+    query = "SELECT 1 FROM protheon.attempt WHERE attempt_no = %s AND ended_at IS NOT NULL AND (given_back OR NOT %s)"
+    return bool(world.ask(query, attempt_no, given_back))

@@ -97,6 +97,22 @@ def test_a_host_that_lacks_a_module_is_set_aside_and_a_run_for_which_all_do_is_p
     assert world.cluster.client.cancel(paused.run).state == "cancelled"
 
 
+def test_a_chunk_that_kills_its_process_on_every_host_is_dead_and_neighbours_that_wait_with_the_same_workers_are_not_charged(
+    world: World,
+) -> None:
+    """While a retry prefers another host, or one is aside, tasks wait with workers and die with them: they were not begun."""
+    world.ask(
+        "INSERT INTO protheon.host_aside VALUES ('elsewhere', 'so that tasks are placed', now(), now() + interval '1 hour') RETURNING host"
+    )
+    body = "if n == 1_050:\n    os._exit(9)\nif n % 100 == 0:\n    time.sleep(0.05)"
+    done = world.load(write_pipeline(world.directory, "poison", body), write_numbers(world.directory / "n.txt", 2_000), chunk_lines=100)
+    assert (done.state, done.chunks_dead, done.lines) == ("incomplete", 1, 1_900)
+    story = world.attempts(done.run)
+    assert story.pop(11) == [("crashed", "crash")] * 3
+    assert set(map(tuple, story.values())) == {(("succeeded", "nothing"),)}
+    assert world.ask("SELECT host FROM protheon.host_aside") == [("elsewhere",)]
+
+
 def test_a_retry_goes_to_another_host_than_the_one_its_last_attempt_failed_on(world: World) -> None:
     """Two chunks fail once, wherever they are first."""
     mark = world.directory / "seen"
