@@ -22,6 +22,7 @@ from tests.fixtures.postgres import fresh_database
 
 PROTHEON = Path(sys.executable).with_name("protheon")
 N_LINES = 8_000
+START_S = 60.0  # a cluster's start on a busy machine
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
@@ -56,8 +57,8 @@ class Command:
 
     def wait_chunks_done(self, n: int) -> None:
         done = "SELECT count(*) FROM protheon.task WHERE state = 'succeeded'"
-        wait_until(lambda: ask(self.url, "SELECT to_regclass('protheon.task') IS NOT NULL") == [(True,)])
-        wait_until(lambda: ask(self.url, done)[0][0] >= n)
+        wait_until(lambda: ask(self.url, "SELECT to_regclass('protheon.task') IS NOT NULL") == [(True,)], START_S)
+        wait_until(lambda: ask(self.url, done)[0][0] >= n, START_S)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def assert_goes_on(command: Command, gate: Gate, *, loaded_before: int) -> None:
     """Typing it again loads the rest, and nothing twice; another geometry is what the first split fixed."""
     gate.open()
     again = command.type("--chunk-lines", "700")
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=2 * START_S)
     assert again.returncode == 0, err.decode()
     told = json.loads(out)
     assert (told["state"], told["lines"], told["loaded"]) == ("succeeded", N_LINES, N_LINES)
@@ -111,7 +112,7 @@ def test_a_part_that_is_killed_is_started_again_and_the_command_goes_on(command:
     [victim] = [p for p in of_home(command.home) if module in p.cmdline() and "protheon_dask.run.tether" not in p.cmdline()]
     victim.kill()
     gate.open()
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=2 * START_S)
     assert process.returncode == 0, err.decode()
     assert f"the {part} ended with code 137" in err.decode()
     told = json.loads(out)
@@ -127,7 +128,7 @@ def test_a_second_command_uses_the_cluster_that_runs_and_a_second_cluster_is_ref
     first = command.type()
     command.wait_chunks_done(3)
     stranger = command.type(home=tmp_path / "another home")
-    _, err = stranger.communicate(timeout=60)
+    _, err = stranger.communicate(timeout=2 * START_S)
     assert stranger.returncode == 2, err.decode()
     assert "another broker leads this ledger already" in err.decode()
     wait_until(lambda: not of_home(tmp_path / "another home"), 15)
@@ -138,7 +139,7 @@ def test_a_second_command_uses_the_cluster_that_runs_and_a_second_cluster_is_ref
     assert len(of_home(command.home)) == n_processes + 1
     gate.open()
     for process in (second, first):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=2 * START_S)
         assert process.returncode == 0, err.decode()
         assert json.loads(out)["lines"] == N_LINES
     assert numbers(command.url, "killed") == list(range(N_LINES))
@@ -148,7 +149,7 @@ def test_the_same_command_typed_twice_at_the_same_moment_loads_once_and_both_end
     source = write_numbers(tmp_path / "twice.txt", 2_000)
     command = Command(tmp_path / "home", database, [str(source), "--pipeline", write_pipeline(tmp_path, "twice")], [])
     for process in [command.type(), command.type()]:
-        _, err = process.communicate(timeout=90)
+        _, err = process.communicate(timeout=2 * START_S)
         assert process.returncode == 0, err.decode()
     assert numbers(database, "twice") == list(range(2_000))
 
@@ -162,7 +163,7 @@ def test_two_clusters_that_start_at_once_find_ports_of_their_own(database: str, 
             commands.append(Command(tmp_path / name, url, [str(source), "--pipeline", write_pipeline(tmp_path, name)], []))
         started = [command.type() for command in commands]
         for process, command, name in zip(started, commands, ("one", "two"), strict=True):
-            _, err = process.communicate(timeout=90)
+            _, err = process.communicate(timeout=2 * START_S)
             assert process.returncode == 0, err.decode()
             assert numbers(command.url, name) == list(range(100))
             assert ask(command.url, "SELECT DISTINCT outcome FROM protheon.attempt") == [("succeeded",)]

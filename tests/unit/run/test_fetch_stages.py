@@ -1,8 +1,9 @@
-"""What a fetch takes is the link's; what it waits for a broker that is away is charged apart."""
+"""What a fetch takes is the link's; what it waits for a broker that is away is charged apart, and is no stall."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -48,20 +49,45 @@ class SlowBroker:
         return 600
 
 
-def test_waiting_for_the_broker_is_not_charged_to_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, stages = Clock(), StageClock()
+@dataclass
+class Fetching:
+    """A fetch from the slow broker on a clock of the test's."""
+
+    clock: Clock
+    attempt: Waiting
+    stages: StageClock
+
+    def fetch(self) -> None:
+        work = SimpleNamespace(
+            chunk=SimpleNamespace(generation=1, stored_bytes=500, stored_xxh3=b"s" * 16),
+            claimed=SimpleNamespace(lease=self.attempt.lease),
+            settings=Settings(),
+            clock=self.stages,
+            attempt=self.attempt,
+        )
+        with ingest.fetch(cast("ingest.ChunkWork", work), cast("BrokerClient", SlowBroker(self.clock))):
+            pass
+
+
+@pytest.fixture
+def fetching(monkeypatch: pytest.MonkeyPatch) -> Fetching:
+    clock = Clock()
     monkeypatch.setattr(ingest, "time", clock)
-    stages.add("wait", 10.0)  # of a fetch before
-    attempt = Waiting(Lease(7, 1, 60.0))
+    attempt = Waiting(Lease(7, 1, 60.0), now=clock.perf_counter)
     attempt.clock = clock
-    work = SimpleNamespace(
-        chunk=SimpleNamespace(generation=1, stored_bytes=500, stored_xxh3=b"s" * 16),
-        claimed=SimpleNamespace(lease=attempt.lease),
-        settings=Settings(),
-        clock=stages,
-        attempt=attempt,
-    )
-    with ingest.fetch(cast("ingest.ChunkWork", work), cast("BrokerClient", SlowBroker(clock))):
-        pass
-    spent = {stage: seconds for stage, seconds in stages.seconds.items() if seconds}
-    assert (spent, stages.wire_bytes) == ({"wait": 17.0, "fetch": 3.0}, 600)
+    return Fetching(clock, attempt, StageClock())
+
+
+def test_waiting_for_the_broker_is_not_charged_to_the_fetch(fetching: Fetching) -> None:
+    fetching.stages.add("wait", 10.0)  # of a fetch before
+    fetching.fetch()
+    spent = {stage: seconds for stage, seconds in fetching.stages.seconds.items() if seconds}
+    assert (spent, fetching.stages.wire_bytes) == ({"wait": 17.0, "fetch": 3.0}, 600)
+
+
+def test_an_attempt_that_waits_for_the_broker_does_not_stall(fetching: Fetching) -> None:
+    """It would be charged with a crash; the fetch's own deadline ends it, at no cost."""
+    fetching.fetch()
+    assert not fetching.attempt.is_stalled(1.0)
+    fetching.clock.now_s += 0.5  # and it is judged again from then on
+    assert fetching.attempt.is_stalled(1.0)
