@@ -222,14 +222,15 @@ def test_a_broker_that_is_killed_costs_no_task_and_no_wait(queue: Master, world:
 # --- many -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_three_hundred_tasks_and_a_load_at_once_lose_and_double_nothing(queue: Master, world: World) -> None:
-    source = write_numbers(world.directory / "beside.txt", 2_000)
-    run_id = world.submit(write_pipeline(world.directory, "beside"), source, chunk_lines=100).run_id
-    tasks = [queue.submit_task("queue_tasks:keep", n) for n in range(300)]
+@pytest.mark.parametrize("n_tasks", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_many_tasks_and_a_load_at_once_lose_and_double_nothing(queue: Master, world: World, n_tasks: int) -> None:
+    source = write_numbers(world.directory / "beside.txt", 2_000, first=n_tasks * 1_000)
+    run_id = world.submit(write_pipeline(world.directory, f"beside_{n_tasks}"), source, chunk_lines=100).run_id
+    tasks = [queue.submit_task("queue_tasks:keep", n) for n in range(n_tasks)]
     assert world.finish(run_id).state == "succeeded"
-    assert [done(queue, task)[0] for task in tasks] == ["succeeded"] * 300
-    assert kept(world) == list(range(300))
-    assert numbers(world.url, "beside") == list(range(2_000))
+    assert [done(queue, task)[0] for task in tasks] == ["succeeded"] * n_tasks
+    assert kept(world) == list(range(n_tasks))
+    assert numbers(world.url, f"beside_{n_tasks}") == list(range(n_tasks * 1_000, n_tasks * 1_000 + 2_000))
     assert world.findings(run_id) == ()
 
 

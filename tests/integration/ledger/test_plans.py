@@ -104,6 +104,11 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         "hand_over_loads": {"run_id": at.fresh_run},
         "pause_run": {**one, "run_id": at.running_run, "reason": "r"},
         "ephemeral_attempts": {"with_tasks": True},
+        "report_tasks": {"task_ids": all_running, "only_ended": True},
+        "task_of_request": {
+            "request_id": "r", "handler": "h", "payload": "1", "priority": 0, "visibility_s": None, "max_failures": None,
+        },
+        "cancel_task": one,
         "find_load": {"source_id": 1, "pipeline_name": "p", "pipeline_version": "1", "options": "{}"},
     }  # fmt: skip
 
@@ -112,7 +117,7 @@ INDEXES = {
     "claim": "task_pkey", "expire": "task_running", "stuck": "task_running", "pick_ready": "task_ready", "renew": "task_",
     "cancel": "task_load", "finish_loads": "task_load", "open_runs": "task_load", "stored_chunks": "task_load", "count_lines": "task_load",
     "complete": "task_",
-    "ephemeral_attempts": "attempt_open",
+    "ephemeral_attempts": "attempt_open", "report_tasks": "task_pkey", "task_of_request": "task_request", "cancel_task": "task_pkey",
 }  # fmt: skip
 
 
