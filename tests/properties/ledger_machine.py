@@ -83,6 +83,7 @@ class Stage:
     url: str
     conns: dict[str, psycopg.Connection] = field(default_factory=dict)
     idle: list[psycopg.Connection] = field(default_factory=list)
+    taken: list[psycopg.Connection] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.conn("monitor").execute("CREATE TABLE IF NOT EXISTS public.loaded (task_id bigint, attempt_no integer)")
@@ -98,18 +99,25 @@ class Stage:
         return conn
 
     def take(self) -> psycopg.Connection:
-        return self.idle.pop() if self.idle else self.open()
+        """A connection for a data transaction."""
+        self.taken.append(self.idle.pop() if self.idle else self.open())
+        return self.taken[-1]
 
     def give(self, conn: psycopg.Connection) -> None:
+        self.taken.remove(conn)
         transaction.rollback(conn)
         if not conn.closed:
             self.idle.append(conn)
 
     def wipe(self) -> None:
+        """For the next example, wherever the last one broke off."""
+        for conn in self.taken:
+            conn.close()
+        self.taken.clear()
         self.conn("monitor").execute("TRUNCATE protheon.run, protheon.source, protheon.load, protheon.task, public.loaded CASCADE")
 
     def close(self) -> None:
-        for conn in [*self.conns.values(), *self.idle]:
+        for conn in [*self.conns.values(), *self.idle, *self.taken]:
             conn.close()
 
     def wait_for(self, query: str, *params: object) -> None:
@@ -359,6 +367,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stage.wait_for("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", held.conn.info.backend_pid)
         self.held.remove(held)
         held.conn.close()
+        self.stage.give(held.conn)
 
     @rule()
     def a_load_is_replayed(self) -> None:
@@ -561,6 +570,13 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.held.remove(held)
             self.stage.give(held.conn)
+
+    def look(self) -> None:
+        """All that holds after each step; for who takes the steps himself."""
+        self.the_ledger_is_what_the_model_says()
+        self.rows_and_the_ends_of_attempts_exist_together()
+        self.the_ledger_agrees_with_itself()
+        self.a_succeeded_task_never_changes()
 
     # --- what holds after each step -------------------------------------------------------------------------------------------------
 
