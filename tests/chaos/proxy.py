@@ -235,6 +235,7 @@ class Proxy:
             loss, self._loss = self._loss, None
         if loss is None:
             return False
+        self._on_lost(loss, link)
         if loss is Loss.ANSWER:
             link.swallows_answer = True
             link.server.sendall(data)
@@ -243,7 +244,6 @@ class Proxy:
         else:
             hang_up(link.client)
             self._start(self._commit_late, link, data, self._late_s)
-        self._on_lost(loss, link)
         return True
 
     def _commit_late(self, link: Link, data: bytes, late_s: float) -> None:
