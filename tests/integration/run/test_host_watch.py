@@ -1,0 +1,101 @@
+"""The coordinator's watch over hosts on a real ledger: a retry that waits for another host, what is heard, and what a new broker knows."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from protheon_dask.config import Settings
+from protheon_dask.ledger import hosts, verbs
+from protheon_dask.model import Cost, Dispatch, Failed, Outcome, Seen, StageClock
+from protheon_dask.run.dask_link import WorkerSeen
+from protheon_dask.run.failure import end_without_effect
+from protheon_dask.run.hosts import ASIDE_S, PREFER_S, HostWatch
+from protheon_dask.run.tasks import FAILED, REFUSED, SUCCEEDED
+from tests.integration.ledger.test_verbs import Scene, failed, loaded, scene
+
+__all__ = ["scene"]
+
+A = WorkerSeen("tcp://a:1", "a-1", "host-of-a", uuid4(), 1)
+B = WorkerSeen("tcp://b:1", "b-1", "host-of-b", uuid4(), 1)
+
+
+def fail(scene: Scene, who: str, task: int = 0, cost: Cost = Cost.FAILURE) -> Dispatch:
+    """One attempt that fails on the host of who; the dispatch that it was."""
+    _, attempt_no = scene.state(task)
+    lease = scene.held(attempt_no, who, task=task)
+    with scene.conn.transaction():
+        spent = verbs.spent(scene.conn, lease.task_id)
+        end_without_effect(scene.conn, lease, failed(cost), Outcome.FAILED, spent, Settings().retry_policy)
+    scene.conn.execute("UPDATE protheon.task SET ready_at = %s WHERE state = 'ready'", (scene.now,))
+    return Dispatch(lease.task_id, attempt_no, "ingest")
+
+
+def ready(scene: Scene) -> verbs.Ready:
+    return verbs.pick_ready(scene.conn, [], 1)[0]
+
+
+def test_a_retry_that_no_other_host_takes_in_time_goes_anywhere(scene: Scene) -> None:
+    fail(scene, "a")
+    watch, retry = HostWatch(), ready(scene)
+    assert retry.failed_on == "host-of-a"
+    [(where, [item])] = watch.place([retry], [A, B], {}, 0.0).items()
+    assert where == (B.address,)
+    dispatched = {item.task_id: item}
+    assert watch.waited_enough(scene.conn, dispatched, PREFER_S - 0.1) == []
+    assert watch.waited_enough(scene.conn, dispatched, PREFER_S) == [item]
+    assert watch.place([retry], [A, B], {}, PREFER_S) == {None: [item]}
+    assert watch.waited_enough(scene.conn, dispatched, 3 * PREFER_S) == []
+
+
+def test_a_retry_that_was_taken_is_not_dispatched_twice(scene: Scene) -> None:
+    fail(scene, "a")
+    watch, retry = HostWatch(), ready(scene)
+    [[item]] = watch.place([retry], [A, B], {}, 0.0).values()
+    assert scene.held(1, "b")
+    assert watch.waited_enough(scene.conn, {item.task_id: item}, PREFER_S) == []
+
+
+def test_what_cost_nothing_prefers_no_host(scene: Scene) -> None:
+    lease = scene.held(0, "a")
+    verbs.release(scene.conn, lease, Failed(Cost.NOTHING, "LedgerUnavailable", "away"), Outcome.RELEASED, 0.0, now=scene.now)
+    assert ready(scene).failed_on is None
+
+
+def test_a_host_that_cannot_even_claim_is_set_aside_and_a_new_broker_knows_it(scene: Scene) -> None:
+    """Its password is wrong, say: no attempt of it is in the ledger."""
+    watch = HostWatch()
+    for n in (1, 2):
+        watch.hear(scene.conn, Dispatch(100 + n, 0, "ingest"), f"{REFUSED}password", "host-of-a")
+    verbs.complete(scene.conn, scene.held(0, "b"), loaded(), StageClock())
+    watch.hear(scene.conn, Dispatch(scene.task_ids[0], 0, "ingest"), SUCCEEDED, "host-of-b")
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=False)
+    assert hosts.hosts_aside(scene.conn) == []
+    watch.hear(scene.conn, Dispatch(103, 0, "ingest"), f"{REFUSED}password", "host-of-a")
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=False)
+    [aside] = hosts.hosts_aside(scene.conn)
+    assert (aside.host, aside.is_due) == ("host-of-a", False)
+    assert aside.reason.endswith("the last: refused: password")
+    assert (aside.until_at - aside.set_aside_at).total_seconds() == ASIDE_S
+
+    after = HostWatch()
+    after.settle(scene.conn, scene.epoch, [A, B], is_due=True)
+    assert after.free([A, B]) == [B]
+    assert after.told is not None
+    assert after.told == watch.told
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = now()")
+    after.settle(scene.conn, scene.epoch, [A, B], is_due=True)
+    assert after.to_try([A, B], {}) == ["host-of-a"]
+
+
+def test_what_failed_on_a_host_that_was_set_aside_meanwhile_is_given_back(scene: Scene) -> None:
+    hosts.set_host_aside(scene.conn, scene.epoch, "host-of-a", "before", ASIDE_S, now=scene.now)
+    watch = HostWatch()
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=True)
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = %s", (scene.now,))  # it claims, as it did just before
+    item = fail(scene, "a")
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = now() + interval '1 minute'")
+    watch.hear(scene.conn, item, FAILED, "host-of-a")
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=False)
+    ended = hosts.ended_attempt(scene.conn, Seen(item.task_id, 1))
+    assert ended is not None
+    assert ended.given_back
