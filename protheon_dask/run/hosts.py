@@ -108,9 +108,9 @@ def _fault_of(endings: Sequence[Ending], host: str, others: Collection[str]) -> 
     failed_elsewhere = {ending.seen.task_id for ending in endings if ending.ended is not Ended.GOOD and ending.host != host}
     streak = _streak(endings, host)
     own = [(n, ending) for n, ending in streak if ending.seen.task_id not in failed_elsewhere]
-    for run_id in _misfits(endings, host):
-        of_run = [(n, e) for n, e in enumerate(endings) if e.host == host and e.run_id == run_id and e.ended is Ended.MISFIT]
-        if _succeeded(endings, others, run_id, of_run[0][0], len(endings)):
+    for lacking in _misfits(endings, host):
+        of_run = [(n, e) for n, e in enumerate(endings) if e.host == host and e.run_id == lacking and e.ended is Ended.MISFIT]
+        if _succeeded(endings, others, lacking, of_run[0][0], len(endings)):
             return Aside(host, f"it lacks what other hosts have: {of_run[-1][1].message}", _attempts({*own, *of_run}))
     for run_id in dict.fromkeys(ending.run_id for _, ending in own):
         of_run = [(n, ending) for n, ending in own if ending.run_id == run_id]
