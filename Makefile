@@ -29,7 +29,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge clean help
+.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench: $(VENV)/.made-dev ## measure; BENCH_LINES= for a smaller sample
 
 bench-merge: $(VENV)/.made-dev ## the merge's share of a chunk's time with 1, 2, 4 and 8 loaders
 	$(BIN)/python -m benchmarks.merge_share
+
+bench-ledger: $(VENV)/.made-dev ## claims and renewals with a million tasks in the ledger; BENCH_TASKS= and BENCH_SECONDS= for less
+	$(BIN)/python -m benchmarks.ledger_load
 
 clean: ## remove the environment and all caches; data directories stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench
