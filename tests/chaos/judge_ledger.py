@@ -264,8 +264,8 @@ def _judge_story(task: dict[str, Any], story: list[dict[str, Any]], found: Findi
 
 def _judge_charge(attempt: dict[str, Any], evidence: Sequence[Interval], grace_s: float, found: Findings) -> None:
     """What was taken from a worker, or charged for it, must be explained by a fault of that very process."""
-    cost, was_taken = attempt["cost"], attempt["outcome"] in ("expired", "crashed")
-    if attempt["ended_at"] is None or (cost in (None, "nothing") and not was_taken):
+    cost = attempt["cost"]
+    if attempt["ended_at"] is None or (cost in (None, "nothing") and attempt["outcome"] != "expired"):
         return
     near = [interval for interval in evidence if interval.meets(attempt["started_s"], attempt["ended_s"], grace_s)]
     own = [interval for interval in near if interval.hits(attempt["worker"], attempt["host"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.chaos.directed import FROZEN_S, SCENARIOS, Field, opened_field
 from tests.chaos.variants import VARIANTS
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 CAUGHT = {
     "no_fence": ("stale writer", r"doubled: attempts: task \d+: attempts \[1, 2\] all succeeded"),
