@@ -244,7 +244,7 @@ def note_progress(conn: psycopg.Connection, run_id: int, reason: str) -> RunStat
 
 
 def end_run(conn: psycopg.Connection, run_id: int, state: RunState, reason: str | None, *, seen: OpenRun | None = None) -> bool:
-    """Bring a run to a final state; False: it had one, or was resumed, or got dead chunks back, since it was seen with nothing left to do."""
+    """Bring a run to a final state; False: it had one, or was resumed, or got dead chunks back, since it was seen with nothing to do."""
     is_seen, resumed_at = (True, seen.resumed_at) if seen is not None else (False, None)
     params = {"run_id": run_id, "state": state, "reason": reason, "is_seen": is_seen, "resumed_at": resumed_at, "now": None}
     return bool(rows(conn, "end_run", params))
