@@ -9,7 +9,6 @@ import pytest
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run.keeper import LeaseKeeper
-from protheon_dask.run.tasks import FAILED, MISFIT
 from tests.fixtures.cluster import wait_until
 from tests.integration.run.conftest import Bench, Running
 
@@ -86,10 +85,3 @@ def test_what_could_not_be_given_back_while_postgres_was_away_is_given_back_afte
         keeper.give_back_nowait(claimed.lease)
         monkeypatch.setattr(keeper, "_url", bench.url)
         wait_until(lambda: losses(bench) == (0, 1))
-
-
-@pytest.mark.parametrize(("body", "word"), [("import a_module_that_is_not_there", MISFIT), ("raise MemoryError('full')", FAILED)])
-def test_a_worker_tells_what_its_host_lacks_from_what_failed(bench: Bench, body: str, word: str) -> None:
-    bench.submit("1\n", body=body)
-    assert bench.worker().run(bench.dispatch()) == word
-    assert bench.endings() == [(1, "failed", "failure")]

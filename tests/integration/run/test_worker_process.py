@@ -76,16 +76,18 @@ def test_who_loses_the_race_does_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "error_class", "told"),
+    ("body", "word", "error_class", "told"),
     [
-        ("raise MemoryError", "MemoryError", "MemoryError"),
-        ("import a_module_that_is_not_there", "ModuleNotFoundError", "a_module_that_is_not_there"),
-        ("from math import no_such_name", "ImportError", "no_such_name"),
+        ("raise MemoryError", "failed", "MemoryError", "MemoryError"),
+        ("import a_module_that_is_not_there", "misfit", "ModuleNotFoundError", "a_module_that_is_not_there"),
+        ("from math import no_such_name", "misfit", "ImportError", "no_such_name"),
     ],
 )
-def test_what_fails_outside_a_line_costs_a_failure_with_its_traceback(bench: Bench, body: str, error_class: str, told: str) -> None:
+def test_what_fails_outside_a_line_costs_a_failure_with_its_traceback(
+    bench: Bench, body: str, word: str, error_class: str, told: str
+) -> None:
     bench.submit(TEN, body=body)
-    assert bench.worker().run(bench.dispatch()) == "failed"
+    assert bench.worker().run(bench.dispatch()) == word
     assert bench.endings() == [(1, "failed", "failure")]
     [(found, message, traceback)] = bench.ask("SELECT error_class, message, traceback FROM protheon.attempt")
     assert found == error_class
