@@ -12,8 +12,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
+
+import psutil
 
 from protheon_dask import failpoints
 from protheon_dask.broker.thread import BrokerThread
@@ -75,6 +78,8 @@ def serve(
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
     coordinator = Coordinator(settings, url, scheduler_address, store, broker_uuid, n_splitters)
+    if ephemeral:
+        coordinator.owner_lives = owner_watch()
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
@@ -85,6 +90,23 @@ def serve(
     with BrokerThread(runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent) as server:
         print(json.dumps({"port": server.port, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}), flush=True)
         coordinator.run()
+
+
+def owner_watch() -> Callable[[], bool]:
+    """A question: does the command that started our tether still live? It dies before the tether ends us, and the workers.
+
+    Its children have another parent at once when it dies (POSIX; elsewhere the answer is always yes).
+    """
+    tether = psutil.Process(os.getppid())
+    owner = tether.ppid()
+
+    def lives() -> bool:
+        try:
+            return tether.ppid() == owner
+        except psutil.Error:
+            return False
+
+    return lives
 
 
 def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_on: bool) -> None:

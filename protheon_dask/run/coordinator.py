@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from uuid import UUID
 
 from protheon_dask import failpoints
@@ -81,6 +82,7 @@ class Coordinator:
         self._expire_from = 0.0
         self._heard_s = self._heard_at = 0.0  # when the ledger last told whose lease ran out: monotonic, and by the wall clock
         self._ephemeral = False
+        self.owner_lives: Callable[[], bool] = lambda: True  # asked of an ephemeral cluster: the command that it lives for
         self._conn: Connection | None = None
         self.leadership: leadership.Leadership | None = None
         self.waiting_for: str | None = None  # an outage, in words; None: all is well
@@ -245,7 +247,8 @@ class Coordinator:
                 self._events.popleft()  # only now: an event whose ledger was away is taken again
             now = time.monotonic()
             due = now - self._swept_at >= SWEEP_S
-            if (due or self._gone) and not (self._ephemeral and self._stopping.is_set()):  # its workers end with it: no loss
+            is_ending = self._ephemeral and (self._stopping.is_set() or not self.owner_lives())
+            if (due or self._gone) and not is_ending:  # its workers end with it: no loss
                 self._expire(now)
             if due:
                 self._swept_at = now
