@@ -1,0 +1,90 @@
+"""Dead letters where no master runs, as on a machine where people type one command after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from protheon_dask.run import api
+from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import ask
+
+PROTHEON = Path(sys.executable).with_name("protheon")
+pytestmark = pytest.mark.slow  # three clusters are started
+
+
+@dataclass
+class Shell:
+    """Commands over one database and one home, as a person types them."""
+
+    home: Path
+    url: str
+    started: list[subprocess.Popen[bytes]]
+
+    def type(self, *arguments: object) -> subprocess.Popen[bytes]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+        settings = {"PROTHEON_CHUNK_LINES": "100", "PROTHEON_DEAD_AT_FAILURES": "1"}
+        env = {**kept, **settings, "PROTHEON_HOME": str(self.home), "PROTHEON_DATABASE_URL": self.url}
+        process = subprocess.Popen(
+            [str(PROTHEON), *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        process = self.type(*arguments)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out.decode(), err.decode()
+
+    def files(self) -> list[int]:
+        """First lines of the chunks whose bytes are in the workspace."""
+        return sorted(int(path.name.split(".")[0]) for path in self.home.glob("workspace/*/1/*.zst"))
+
+
+@pytest.fixture
+def shell(database: str, tmp_path: Path) -> Iterator[Shell]:
+    made = Shell(tmp_path / "home", database, [])
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell: Shell, tmp_path: Path, gate: Gate) -> None:
+    source = write_numbers(tmp_path / "n.txt", 1_000)
+    body = f"if n // 100 in (2, 5, 7) and not os.path.exists({str(gate.path)!r}): raise MemoryError('no room for it')"
+    code, out, err = shell.run("load", source, "--pipeline", write_pipeline(tmp_path, "solo", body), "--workers", 1)
+    assert code == 1, out + err
+    assert "3 chunks are dead: protheon dlq list 1" in out
+    assert "once mended: protheon dlq replay 1" in out
+    assert shell.files() == [201, 501, 701]
+
+    [third, sixth, eighth] = [row["task_id"] for row in reversed(api.list_dead_letters(shell.url, 1))]
+    code, out, err = shell.run("dlq", "purge", "--task", third)
+    assert (code, "add --yes" in err) == (2, True)
+    assert [shell.run("dlq", "purge", "--task", third, "--yes")[:2] for _ in range(2)] == [
+        (0, "1 dead letter purged\n"),
+        (0, "nothing to purge: no letter was open\n"),
+    ]
+    assert len(shell.files()) == 2
+
+    gate.open()
+    code, out, err = shell.run("dlq", "replay", "--workers", 1)
+    assert (code, "1 dead chunk was purged: protheon dlq list 1 --all" in out) == (1, True), out + err
+    stands = {row["task_id"]: row["status"] for row in api.list_dead_letters(shell.url, 1, everything=True)}
+    assert stands == {third: "purged", sixth: "replayed", eighth: "replayed"}
+    assert ask(shell.url, "SELECT count(*) FROM public.solo") == [(900,)]
+    assert api.verify_run(shell.url, 1).findings == ("load 1: 1 chunks are dead",)
+    code, out, err = shell.run("dlq", "replay", "--task", third, "--workers", 1, "--json")
+    assert (code, json.loads(out)["runs"][0]["state"]) == (0, "succeeded"), err
+    assert numbers(shell.url, "solo") == list(range(1_000))
+    assert api.verify_run(shell.url, 1).findings == ()
