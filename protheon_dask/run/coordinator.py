@@ -78,7 +78,7 @@ class Coordinator:
         self._n_threads = 0
         self._refusals, self._hold_until = 0, 0.0  # claims in a row that were refused; no dispatch before
         self._outages = 0  # attempts that PostgreSQL could not serve, since one succeeded
-        self._swept_at = 0.0
+        self._swept_at = self._hosts_at = 0.0
         self._expire_from = 0.0
         self._heard_s = self._heard_at = 0.0  # when the ledger last told whose lease ran out: monotonic, and by the wall clock
         self._ephemeral = False
@@ -99,7 +99,7 @@ class Coordinator:
 
     def wake(self) -> None:
         """Something in the ledger changed: look now."""
-        self._swept_at = 0.0
+        self._swept_at = self._hosts_at = 0.0
         self._wake.set()
 
     def look_for_ready(self) -> None:
@@ -263,7 +263,6 @@ class Coordinator:
             if due:
                 self.cutting.put_aside(self._ledger, self._dispatched)
             self.cutting.work(self._ledger)
-            self._look_after_hosts(is_due=due)
             self._dispatch()
             if due:
                 self._write_sent()
@@ -385,7 +384,9 @@ class Coordinator:
     def _dispatch(self) -> None:
         """Fill the window: enough tasks with Dask to keep fast hosts busy, and no more."""
         try:
-            workers = self._workers()
+            workers = self._dask.workers()
+            self._n_threads = sum(worker.n_threads for worker in workers)
+            self._look_after_hosts(workers)
             if time.monotonic() < self._hold_until:
                 return
             if not workers:
@@ -404,12 +405,6 @@ class Coordinator:
         except OSError as exc:
             self._wait_for(f"the Dask scheduler does not answer: {exc}")
 
-    def _workers(self) -> tuple[WorkerSeen, ...]:
-        """The worker processes. Raises OSError while the scheduler does not answer."""
-        workers = self._dask.workers()
-        self._n_threads = sum(worker.n_threads for worker in workers)
-        return workers
-
     def _hand_over(self, tasks: list[verbs.Ready], workers: tuple[WorkerSeen, ...]) -> None:
         placed = self.hosts.place(tasks, workers, self._dispatched, time.monotonic())
         for where, items in placed.items():
@@ -419,14 +414,15 @@ class Coordinator:
             self._dispatched.update((item.task_id, item) for item in items)
         self.cutting.unpark(task for task in tasks if task.seen.task_id in self._dispatched)
 
-    def _look_after_hosts(self, *, is_due: bool) -> None:
+    def _look_after_hosts(self, workers: tuple[WorkerSeen, ...]) -> None:
         """Set hosts aside, try them again, restart what is stuck there, and let retries go anywhere that have waited for another host."""
-        with contextlib.suppress(OSError):  # without a scheduler there is nobody to place anything with
-            workers, now = self._workers(), time.monotonic()
-            self.hosts.settle(self._ledger, self._epoch, workers, is_due=is_due)
-            self._stuck.settle(self._ledger, workers, now)
-            for item in self.hosts.waited_enough(self._ledger, self._dispatched, now):
-                del self._dispatched[item.task_id]
+        now = time.monotonic()
+        is_due = now - self._hosts_at >= SWEEP_S
+        self._hosts_at = now if is_due else self._hosts_at
+        self.hosts.settle(self._ledger, self._epoch, workers, is_due=is_due)
+        self._stuck.settle(self._ledger, workers, now)
+        for item in self.hosts.waited_enough(self._ledger, self._dispatched, now):
+            del self._dispatched[item.task_id]
 
     def _wait_for(self, what: str) -> None:
         """Say what dispatching waits for, and since when; what was said before of PostgreSQL or of the workers stands."""
