@@ -31,6 +31,8 @@ YOUNG_S, OLD_S = 0.25, 1.0
 """Age of an attempt that is aimed at: it has its bytes or is fetching them, and is not about to end."""
 BEYOND_LEASE_S = (3.0, 8.0)
 """How much longer than a lease that lasts which is to outlive one: the attempt is taken back, and its successor has had time to commit."""
+SOON = 6
+"""Of the ready chunks those that go next: one that goes much later says nothing within the time of a step."""
 MAX_CHARGED = 1
 """Crashes and losses of a task that may be hit once more; a third crash would rightly make it a dead letter."""
 
@@ -349,9 +351,9 @@ class TransferCut(Transfer):
         host = self.draw_transfer()
         if host is None:
             return None
-        pairs = self.fetching(host)
         struck_at = time.time()
         n_links = host.broker.cut()
+        pairs = self.fetching(host)  # who had all of its bytes is in its data transaction, or will be before it is asked
         return self.hit(f"{host.name} to broker", struck_at, pairs, (), n_connections=n_links)
 
 
@@ -364,10 +366,10 @@ class TransferHeld(Transfer):
         host = self.draw_transfer()
         if host is None:
             return None
-        pairs = self.fetching(host)
         struck_at = time.time()
         host.broker.hold_back(Direction.DOWN)
         try:
+            pairs = self.fetching(host)
             self.rest(self.cluster.lease_s + self.rng.uniform(*BEYOND_LEASE_S))
         finally:
             host.broker.let_through(Direction.DOWN)
@@ -511,7 +513,7 @@ class ChunkFile(Fault):
 
         if not wait_until(look, AIM_S):
             return None
-        path, task_id, generation = self.rng.choice(found)
+        path, task_id, generation = self.rng.choice(found[:SOON])
         struck_at = time.time()
         try:
             self.spoil(path)
@@ -533,7 +535,9 @@ class ChunkFile(Fault):
     def _ready_files(self) -> list[tuple[Path, int, int]]:
         rows = self.cluster.ledger.ask(
             "SELECT task.id, chunk.load_id, chunk.first_line, chunk.generation FROM protheon.task"
-            " JOIN protheon.chunk ON chunk.task_id = task.id WHERE task.state = 'ready' AND task.ready_at <= now() ORDER BY task.id"
+            " JOIN protheon.chunk ON chunk.task_id = task.id JOIN protheon.load ON load.id = task.load_id"
+            " WHERE task.state = 'ready' AND task.ready_at <= now()"
+            " ORDER BY load.split_state = 'complete' DESC, task.id"  # a source is cut again only when it was cut to its end
         )
         files = {path.parent.name + "/" + path.name: path for path in self.cluster.workspace.glob("*/*/*.zst")}
         places = [
