@@ -84,9 +84,9 @@ class Dead:
         return sorted(int(path.name.split(".")[0]) for path in found)
 
     def letters(self) -> list[tuple[bool, bool]]:
-        """Of each letter, oldest first: was it replayed, was it purged?"""
+        """Of each letter, by task: was it replayed, was it purged?"""
         return self.world.ask(
-            "SELECT replayed_at IS NOT NULL, purged_at IS NOT NULL FROM protheon.dead_letter WHERE task_id = ANY(%s) ORDER BY died_at",
+            "SELECT replayed_at IS NOT NULL, purged_at IS NOT NULL FROM protheon.dead_letter WHERE task_id = ANY(%s) ORDER BY task_id",
             self.tasks,
         )
 
