@@ -24,7 +24,8 @@ def _two_hosts(module_world: World, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(autouse=True)
-def _nobody_is_aside(world: World) -> Iterator[None]:
+def _all_are_there_and_nobody_is_aside(world: World) -> Iterator[None]:
+    wait_until(lambda: world.cluster.client.info().n_threads == 3, 60)  # a test before ended some
     yield
     world.ask("DELETE FROM protheon.host_aside RETURNING host")
 
