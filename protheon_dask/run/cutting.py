@@ -82,7 +82,7 @@ class Cutting:
         """Write down what a splitter did; True: its load may have come to its end."""
         load_id, event = item.split.load_id, item.event
         if isinstance(event, WideWindow):
-            self.splitters.note(load_id, event)
+            self.splitters.note(load_id, event, again=item.again)
             return False
         is_over = False
         if not isinstance(event, SplitFailed):
@@ -113,7 +113,7 @@ class Cutting:
             message = event.message.removeprefix(f"{item.split.path}: ") if item.split.replay_of is None else LOST
             runs.split_ended(conn, epoch, load_id, state, message=message)
             is_over = True
-        self.splitters.note(load_id, event)
+        self.splitters.note(load_id, event, again=item.again)
         return is_over
 
     def _take_again(self, conn: Connection, epoch: int, item: FromSplitter) -> None:
@@ -184,7 +184,7 @@ class Cutting:
         for load_id, missing in list(self._wanted.items()):
             if not missing:
                 del self._wanted[load_id]
-            elif self._may_cut(load_id, now):
+            elif self._may_cut(load_id, now, again=True):
                 split, state = runs.split_of(conn, load_id)
                 if state is RunState.RUNNING:
                     self.splitters.start(split, tuple(item.manifest for item in missing.values()))
@@ -203,8 +203,8 @@ class Cutting:
                 self.splitters.start(split)
         self.splitters.grant()
 
-    def _may_cut(self, load_id: int, now: float) -> bool:
-        return not self.splitters.is_cutting(load_id) and now >= self._split_after.get(load_id, 0.0)
+    def _may_cut(self, load_id: int, now: float, *, again: bool = False) -> bool:
+        return not self.splitters.is_cutting(load_id, again=again) and now >= self._split_after.get(load_id, 0.0)
 
     @property
     def without_file(self) -> list[int]:

@@ -30,7 +30,6 @@ class FromSplitter:
 @dataclass(slots=True)
 class _Running:
     splitter: Splitter
-    again: bool
     credit_bytes: int = 0
     wide: bool = False  # it may keep a window over WIDE_WINDOW_BYTES
     waits: bool = False  # for that leave: until then it uses no credit
@@ -38,12 +37,15 @@ class _Running:
 
 @dataclass(slots=True)
 class SplitterPool:
-    """At most n at a time; one for each load; of those with a wide window one. The coordinator's own: only its secrets are thread-safe."""
+    """At most n at a time, beside those that cut again, one for each load; of those with a wide window one.
+
+    The coordinator's own: only its secrets are thread-safe.
+    """
 
     store: ChunkStore
     n: int
     on_event: Callable[[FromSplitter], None]
-    _running: dict[int, _Running] = field(default_factory=dict)
+    _running: dict[tuple[int, bool], _Running] = field(default_factory=dict)  # (load, again)
     _urls: dict[tuple[str, Identity], str] = field(default_factory=dict)  # as the ledger has it, and what is there -> with its password
 
     def keep_secret(self, path: str, identity: Identity) -> None:
@@ -58,12 +60,13 @@ class SplitterPool:
         """The URL as it was given, where this process knows it; else the path itself. Thread-safe."""
         return self._urls.get((path, identity), path)
 
-    def is_cutting(self, load_id: int) -> bool:
-        return load_id in self._running
+    def is_cutting(self, load_id: int, *, again: bool = False) -> bool:
+        """Is the load being cut, or chunks of it again? Both may be: a file of hours does not keep a lost chunk waiting for its end."""
+        return (load_id, again) in self._running
 
     @property
     def has_room(self) -> bool:
-        return len(self._running) < self.n
+        return len(self.loads) < self.n
 
     def start(self, split: PendingSplit, wanted: tuple[ChunkManifest, ...] = ()) -> None:
         """Cut a load on after its last chunk, or cut the wanted chunks again."""
@@ -88,15 +91,15 @@ class SplitterPool:
         except OSError as exc:  # no process, no memory, no file descriptor
             self._fail(split, again, "unavailable", f"no process could be started to read it: {exc}")
             return
-        self._running[split.load_id] = _Running(splitter, again)
+        self._running[split.load_id, again] = _Running(splitter)
         self.grant()
 
     def _fail(self, split: PendingSplit, again: bool, kind: Literal["unavailable", "refused"], why: str) -> None:
         self.on_event(FromSplitter(split, again, SplitFailed(f"{split.path}: {why}", kind)))
 
-    def note(self, load_id: int, event: SplitEvent) -> None:
+    def note(self, load_id: int, event: SplitEvent, *, again: bool = False) -> None:
         """Count what an event used up or ended."""
-        running = self._running.get(load_id)
+        running = self._running.get((load_id, again))
         if running is None:
             return
         if isinstance(event, ChunkCut):
@@ -104,7 +107,7 @@ class SplitterPool:
         elif isinstance(event, WideWindow):
             running.waits = True
         else:
-            del self._running[load_id]
+            del self._running[load_id, again]
         self._allow_wide()
 
     def _allow_wide(self) -> None:
@@ -120,8 +123,8 @@ class SplitterPool:
         """Share the room of the workspace out among the splitters that have used up their credit."""
         # Credit of one that waits for its window is not counted: it would keep the one that has the window from going on.
         outstanding = sum(max(0, running.credit_bytes) for running in self._running.values() if not running.waits)
-        for running in self._running.values():
-            if running.again or running.waits or running.credit_bytes > 0:
+        for (_, again), running in self._running.items():
+            if again or running.waits or running.credit_bytes > 0:
                 continue
             room = self.store.room_bytes - outstanding
             if room <= 0:
@@ -131,17 +134,17 @@ class SplitterPool:
             running.credit_bytes += n_bytes
             outstanding += running.credit_bytes
 
-    def stop(self, load_id: int) -> None:
+    def stop(self, load_id: int, *, again: bool = False) -> None:
         """End the splitter of a load whose run was cancelled; its chunks stand."""
-        running = self._running.pop(load_id, None)
+        running = self._running.pop((load_id, again), None)
         if running is not None:
             running.splitter.stop()
             self._allow_wide()
 
     def stop_all(self) -> None:
-        for load_id in list(self._running):
-            self.stop(load_id)
+        for load_id, again in list(self._running):
+            self.stop(load_id, again=again)
 
     @property
     def loads(self) -> list[int]:
-        return [load_id for load_id, running in self._running.items() if not running.again]
+        return [load_id for load_id, again in self._running if not again]

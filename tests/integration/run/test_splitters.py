@@ -115,3 +115,31 @@ def test_where_no_process_can_be_started_the_source_waits(
     assert item.event.kind == "unavailable"
     assert pool.has_room
     assert not pool.is_cutting(1)
+
+
+def test_a_chunk_is_cut_again_while_its_source_is_still_being_cut(
+    pool: SplitterPool, events: queue.Queue[FromSplitter], tmp_path: Path
+) -> None:
+    """A file of hours does not keep a damaged chunk waiting for its end, and a full workspace does not keep it at all."""
+    (tmp_path / "a").write_bytes(RAW)
+    split = split_of(1, str(tmp_path / "a"), tmp_path / "a")
+    pool.start(split)
+    cut = []
+    while len(cut) < 3:  # the quota ends the cutting for now: nothing is loaded
+        item = events.get(timeout=30)
+        assert isinstance(item.event, ChunkCut)
+        pool.store.add(1, item.event.manifest)
+        pool.note(1, item.event)
+        cut.append(item.event.manifest)
+        pool.grant()
+    pool.start(split, (cut[1],))
+    again = events.get(timeout=30)
+    while not again.again:
+        again = events.get(timeout=30)
+    assert isinstance(again.event, ChunkCut)
+    assert (again.event.manifest.raw_xxh3, again.event.manifest.generation) == (cut[1].raw_xxh3, 2)
+    ended = events.get(timeout=30)
+    while not ended.again:
+        ended = events.get(timeout=30)
+    pool.note(1, ended.event, again=True)
+    assert (pool.is_cutting(1), pool.is_cutting(1, again=True)) == (True, False)
