@@ -377,9 +377,8 @@ class Coordinator:
         now_s, now_at = time.monotonic(), time.time()
         silent_s = max(now_s - self._heard_s, now_at - self._heard_at)  # of a machine that slept the wall clock alone tells
         self._heard_s, self._heard_at = now_s, now_at
-        if silent_s > max(
-            self.settings.lease_s - self.settings.renew_s, 2 * SWEEP_S
-        ):  # what a lease has left at least when its worker falls silent
+        left_s = self.settings.lease_s - self.settings.renew_s  # of a lease, at least, when its worker falls silent
+        if silent_s > max(left_s, 2 * SWEEP_S):
             self._expire_from = now_s + self.settings.lease_s
         return now_s >= self._expire_from
 
