@@ -212,7 +212,7 @@ class Campaign:
         strike.is_alone = len(step.kinds) == 1
         self._strikes.append(strike)
         word = "" if is_counted else ": missed"
-        beside = "" if strike.is_alone else " (of two)"
+        beside = "" if strike.is_alone else f" (of {len(step.kinds)})"
         self._say(f"{self._age_s():7.1f}  {kind}{beside}, {strike.target}, {strike.healed_at - strike.struck_at:.1f} s{word}")
         if is_counted and strike.is_alone:
             self._measure(strike)

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-PAIR_FRACTION = 0.45
-"""Of steps in which a second fault comes while the first is there."""
+CROWD_FRACTION = 0.5
+"""Of steps in which other faults come while the first is there."""
+CROWD = (2, 3, 4)
+"""How many there are in such a step."""
 PAUSE_S = (0.2, 2.0)
 """Between two steps."""
 BETWEEN_S = (0.0, 6.0)
-"""From the first fault of a pair to the second."""
+"""From one fault of a crowd to the next."""
 AWAY = frozenset({"PostgreSQL stopped fast", "PostgreSQL stopped immediate"})
 """Of these no two at once: a server is stopped once."""
 SLIP = 3
@@ -21,7 +23,7 @@ SLIP = 3
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One or two faults. seeds: of each fault's own draws. between_s: from the first to the second."""
+    """One fault or a crowd of them. seeds: of each fault's own draws. between_s: from one to the next."""
 
     no: int
     kinds: tuple[str, ...]
@@ -57,15 +59,14 @@ class Schedule:
         while True:
             no += 1
             first = self._deal()
-            is_pair = self._rng.random() < PAIR_FRACTION
+            n_faults = self._rng.choice(CROWD) if self._rng.random() < CROWD_FRACTION else 1
             pause_s, between_s = self._rng.uniform(*PAUSE_S), self._rng.uniform(*BETWEEN_S)
-            kinds = [first]
-            if is_pair and len(self._kinds) > 1:
-                second = self._deal()
-                if second == first or {first, second} == AWAY:
-                    self._deck.insert(0, second)
-                else:
-                    kinds.append(second)
+            kinds: list[str] = [first]
+            left_out: list[str] = []
+            for _ in range(min(n_faults, len(self._kinds)) - 1):
+                kind = self._deal()
+                (left_out if kind in kinds or {kind, *kinds} >= AWAY else kinds).append(kind)
+            self._deck.extend(left_out)  # they come first in the next step
             seeds = tuple(f"{self._seed}/{no}/{kind}" for kind in kinds)
             yield Step(no, tuple(kinds), seeds, pause_s, between_s)
 
