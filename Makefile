@@ -5,8 +5,8 @@ comma  := ,
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Two files of tests at a time, each process with a PostgreSQL of its own: the tests of whole clusters mostly wait.
-PARALLEL := -n 2 --dist loadfile
+# Files of tests side by side, each process with a PostgreSQL of its own: the tests of whole clusters mostly wait.
+PARALLEL := -n 3 --dist loadfile
 
 export UV_PYTHON_DOWNLOADS := never
 # Without bytecode each new process spends seconds on importing pandas.
@@ -50,7 +50,7 @@ test: lint ## all tests but the slow ones
 	$(PYTEST) -q -m "not slow" $(PARALLEL)
 
 test-all: lint ## every test, and many more examples of each property
-	$(PYTEST) -q --hypothesis-profile=thorough
+	$(PYTEST) -q --hypothesis-profile=thorough $(PARALLEL)
 
 MINUTES ?= 5
 fuzz: $(VENV)/.made-fuzz ## damage archives and streams for MINUTES=; what it finds is kept in fuzz-found/

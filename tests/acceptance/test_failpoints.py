@@ -73,18 +73,19 @@ def module_world(switch: Switch, postgres_url: str, tmp_path_factory: pytest.Tem
 
 
 TELLING = {
-    *((point, "kill") for point in WORKER),
-    *((point, "raise") for point in ("claim.before", "copy.mid", "complete.after", "commit.before", "commit.after")),
+    *(
+        (point, "kill")
+        for point in ("claim.after", "begin.after", "copy.mid", "merge.after", "complete.after", "commit.before", "commit.after")
+    ),
+    *((point, "raise") for point in ("copy.mid", "complete.after", "commit.after")),
     ("split.mid", "kill"),
     ("rename.after", "kill"),
-    ("rename.before", "raise"),
     ("manifest.before", "kill"),
     ("manifest.after", "raise"),
-    ("dispatch.after", "kill"),
     ("dispatch.after", "raise"),
     ("expire.after", "kill"),
 }
-"""Of these two ends of each point, the more telling ones: the others take another minute."""
+"""Of these two ends of each point, the more telling ones: the others take two more minutes."""
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,7 @@ def test_a_scheduler_that_is_killed_comes_back_with_its_workers_and_the_run_goes
     load.assert_whole()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_killed_comes_back_on_its_port_and_goes_on_with_its_runs(supervised: World, begin: Begin, tmp_path: Path) -> None:
     load = begin("broker_killed")
     address, [before] = supervised.cluster.client.address, processes_of(supervised, "broker")[:1]

@@ -31,6 +31,7 @@ def is_given_back(bench: Bench, n: int) -> bool:
 HELD = "import os, time\nwhile not os.path.exists({gate!r}):\n    time.sleep(0.01)"
 
 
+@pytest.mark.slow
 def test_a_process_whose_attempt_is_taken_twenty_one_times_while_it_lives_makes_no_dead_letter(bench: Bench) -> None:
     """As a laptop that sleeps: each time its lease is taken from it, and it is heard of again when its keeper renews."""
     gate = bench.directory / "open"
