@@ -94,9 +94,11 @@ def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:
 
 
 def no_json(s: RunStatistics) -> str | None:
-    """A way on where most lines are no JSON: a file of another kind, by mistake."""
+    """A way on where most lines of the run are no JSON: a file of another kind, by mistake."""
     found = [item for item in s.refusals if item.way_on]
-    if not found or 2 * sum(item.n for item in found) < min(s.lines, found[0].n_looked):
+    n_looked = found[0].n_looked if found else 0
+    n = sum(item.n for item in found) * (s.rejected / n_looked if n_looked >= REFUSALS_LOOKED else 1)  # of more, as of those looked at
+    if not found or 2 * n < s.lines:
         return None
     return f"most lines are no JSON: {min(found, key=lambda item: item.line_no).way_on}"
 

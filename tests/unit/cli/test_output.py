@@ -182,8 +182,8 @@ def test_a_percent_sign_stays_with_its_number(width: int) -> None:
 
 
 def refusal(n: int, line_no: int = 2, reason: str = "column 'price' (integer) cannot take 'a'", **more: Any) -> Refusal:
-    of = {"path": "/data/orders.jsonl", "part": None, "sqlstate": "22P02", "table": "public.t", **more}
-    return Refusal(n=n, n_looked=8_750, line_no=line_no, reason=reason, **of)
+    of = {"path": "/data/orders.jsonl", "part": None, "sqlstate": "22P02", "table": "public.t", "n_looked": 8_750, **more}
+    return Refusal(n=n, line_no=line_no, reason=reason, **of)
 
 
 def test_a_summary_tells_the_commonest_reasons_for_which_lines_are_refused() -> None:
@@ -200,10 +200,24 @@ def test_a_summary_tells_the_commonest_reasons_for_which_lines_are_refused() -> 
     assert reasons((), 10) == []
 
 
-@pytest.mark.parametrize(("n", "is_told"), [(4_374, False), (4_375, True)])
-def test_a_file_of_another_kind_is_called_that(n: int, is_told: bool) -> None:
-    found = (refusal(n, line_no=2, way_on="not JSON"), refusal(1, line_no=1, way_on="this looks like columns with commas"))
-    drawn = "\n".join(output.render(part, width=300, color=False) for part in summary(picture_of(refusals=found[: 1 + is_told])))
+@pytest.mark.parametrize(
+    ("n", "n_looked", "lines", "is_told"),
+    [
+        (4_374, 8_750, 8_750, False),
+        (4_375, 8_750, 8_750, True),
+        (1, 1, 3_001, False),  # one line that was cut off
+        (120, 120, 20_000, False),  # all that was refused, of a file that was loaded
+        (90_000, 100_000, 1_000_000, True),  # as many as are looked at, of 900,000 that were refused
+        (50_000, 100_000, 1_000_000, False),
+    ],
+)
+def test_a_file_of_another_kind_is_called_that(n: int, n_looked: int, lines: int, is_told: bool) -> None:
+    found = (
+        refusal(n - 1, way_on="not JSON", n_looked=n_looked),
+        refusal(1, line_no=1, way_on="this looks like columns with commas", n_looked=n_looked),
+    )
+    picture = picture_of(refusals=found, lines=lines, rejected=900_000 if lines > n_looked >= 100_000 else n_looked)
+    drawn = "\n".join(output.render(part, width=300, color=False) for part in summary(picture))
     assert ("most lines are no JSON: this looks like columns with commas" in drawn) is is_told
 
 
