@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protheon_dask.errors import ProtheonError, Reject
+    from protheon_dask.notebook import local
     from protheon_dask.pipelines.declare import pipeline
     from protheon_dask.pipelines.function import TaskContext, task
     from protheon_dask.pipelines.pipeline import FILTERED
@@ -24,6 +25,7 @@ __all__ = [
     "Table",
     "TaskContext",
     "__version__",
+    "local",
     "pipeline",
     "task",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "ProtheonError": "protheon_dask.errors",
     "Reject": "protheon_dask.errors",
+    "local": "protheon_dask.notebook",
     "pipeline": "protheon_dask.pipelines.declare",
     "FILTERED": "protheon_dask.pipelines.pipeline",
     "TaskContext": "protheon_dask.pipelines.function",

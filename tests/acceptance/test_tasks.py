@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,13 +17,17 @@ import grpc
 import psutil
 import psycopg
 import pytest
+from google.protobuf import json_format
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from protheon_dask.broker._pb import task_pb2
 from protheon_dask.broker.wire import TaskView
+from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.run.master import Master
 from tests.acceptance.conftest import World, new_world, numbers, write_numbers, write_pipeline
-from tests.fixtures.cluster import wait_until
+from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.postgres import fresh_database
 from tests.integration.run.conftest import Running
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +79,32 @@ def plain(payload):
 """
 
 
+def page_blocks(language: str) -> list[str]:
+    """The fenced blocks of docs/tasks.md in that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "tasks.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def write_page_files(directory: Path) -> None:
+    """The page's Python files, as their first lines name them."""
+    for text, name in zip(page_blocks("python"), ("my_tasks.py", "count.py"), strict=True):
+        assert text.startswith(f"# {name}")
+        (directory / name).write_text(text)
+
+
+def count_words(directory: Path, home: Path, url: str) -> str:
+    """What the documentation's script prints where it is run as it stands there."""
+    env = {**os.environ, "PROTHEON_HOME": str(home), "PROTHEON_DATABASE_URL": url}
+    ran = subprocess.run([sys.executable, "count.py"], cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 @pytest.fixture(scope="module")
 def module_world(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One cluster for all tests, whose processes can import the module of tasks."""
     directory = tmp_path_factory.mktemp("world")
     (directory / "queue_tasks.py").write_text(TASKS)
+    write_page_files(directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
         with new_world(postgres_url, directory, **SETTINGS) as made:
@@ -291,3 +318,32 @@ def test_the_server_describes_the_service_to_who_asks(queue: Master) -> None:
         described = ProtoReflectionDescriptorDatabase(channel).FindFileContainingSymbol("protheon.v1.TaskService")
     [service] = described.service
     assert [method.name for method in service.method] == ["SubmitTask", "GetTask", "WaitTask", "CancelTask"]
+
+
+# --- the documentation ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_of_the_documentation_uses_the_cluster_that_runs_and_grpcurl_finds_it(queue: Master, module_world: World) -> None:
+    directory = module_world.directory
+    assert count_words(directory, directory / "home", module_world.url) == page_blocks("text")[0]
+    assert module_world.ask("SELECT doc, n FROM public.word_counts") == [(7, 4)]
+    submit, wait = map(shlex.split, page_blocks("sh")[1].splitlines())
+    with grpc.insecure_channel(queue.address) as channel:
+        asked = json_format.Parse(submit[3], task_pb2.SubmitTaskRequest())
+        task = channel.unary_unary("/" + submit[5], type(asked).SerializeToString, task_pb2.Task.FromString)(asked)
+        waited = json_format.Parse(wait[3], task_pb2.WaitTaskRequest())
+        waited.task_id = task.task_id
+        ended = channel.unary_unary("/" + wait[5], type(waited).SerializeToString, task_pb2.Task.FromString)(waited)
+    assert (submit[:3], ended.result_json) == (["grpcurl", "-plaintext", "-d"], '{"words": 2}')
+    assert [command[4] for command in (submit, wait)] == ["127.0.0.1:50051"] * 2
+    assert Settings().broker_port == 50_051
+
+
+@pytest.mark.slow
+def test_the_script_of_the_documentation_starts_all_that_it_needs(postgres_url: str, tmp_path: Path) -> None:
+    """From nothing to what stands there, from its own directory alone, and once more over what is there then."""
+    write_page_files(tmp_path)
+    with fresh_database(postgres_url) as url:
+        for _ in range(2):
+            assert count_words(tmp_path, tmp_path / "home", url) == page_blocks("text")[0]
+        assert ask(url, "SELECT doc, n FROM public.word_counts") == [(7, 4)]

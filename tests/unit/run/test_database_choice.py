@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import protheon_dask as protheon
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
@@ -61,3 +62,17 @@ def test_the_direct_url_is_left_aside_where_another_place_names_the_database(env
 
 def test_a_direct_url_that_is_given_with_into_is_taken(env: pytest.MonkeyPatch) -> None:
     assert api.resolve_database(effective(direct_url="postgresql://direct/x"), URL).direct_url == "postgresql://direct/x"
+
+
+def test_a_script_chooses_as_the_commands_do_and_says_how_many_workers(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    env.setenv("PROTHEON_HOME", str(tmp_path))
+    env.setenv("PROTHEON_DATABASE_URL", "postgresql://settings/x")
+    assert [protheon.local(into).url for into in (None, "postgresql://given/x", "embedded")] == [
+        "postgresql://settings/x",
+        "postgresql://given/x",
+        "",
+    ]
+    assert protheon.local(workers=3).n_workers == 3
+    with pytest.raises(ConfigError, match="is not a PostgreSQL URL"):
+        protheon.local("mysql://db/x")
+    assert list(tmp_path.iterdir()) == []
