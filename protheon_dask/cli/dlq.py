@@ -17,7 +17,7 @@ from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.load import tell, watch
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import emit_list, seconds_text, took
-from protheon_dask.cli.summary import summary
+from protheon_dask.cli.summary import mended_hint, summary
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -175,14 +175,17 @@ def tell_closed(counted: Sequence[Mapping[str, Any]], *, everything: bool) -> No
 
 
 def tell_next(rows: Sequence[Mapping[str, Any]], run: int | None, database: str) -> None:
-    """Name the command that tries open letters again, if there are any."""
+    """Name the commands that try open letters again, if there are any: under mended code, and under the code that they had."""
     dead = [row for row in rows if row["status"] == "open"]
     if not dead:
         return
     of_run = f" {run}" if run is not None else ""
     if len(dead) == 1 or dead[0]["load_id"] is None:
         of_run = "".join(f" --task {row['task_id']}" for row in dead[:1])
-    told = f"once the cause is mended: protheon dlq replay{of_run}{database}"
+    told = f"once the cause is mended: protheon dlq replay{of_run}{database}"  # a function is found anew by its name
+    if (paths := [row["path"] for row in dead if row["load_id"] is not None]) and dead[0]["load_id"] is not None:
+        output.messages().print(f"with mended code: {mended_hint(paths, database)}", style="dim", markup=False, soft_wrap=True)
+        told = f"once a cause outside of the code is mended: protheon dlq replay{of_run}{database}"
     output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
@@ -242,6 +245,8 @@ def stages_text(attempt: Mapping[str, Any]) -> str:
 def dlq_replay(run: int | None, task_ids: tuple[int, ...], workers: int | None, quiet: bool, into: str | None, as_json: bool) -> None:
     """Try again what gave up, of a run or by task, with all its attempts before it, and watch it to its end.
 
+    For causes outside of the pipeline: memory, a service, the database. The code is the one that came with the run: with a
+    mended pipeline type the `protheon load` again instead, which takes up the dead chunks, too.
     A run that had ended over it goes on, and ends again; with no master running, a cluster is started as `load` does.
     What it loads, it loads once. Interrupted? The run can be gone on with by typing its `protheon load` again.
 
@@ -315,7 +320,8 @@ def see_replayed(
             progress.note("--workers is left aside: the master that runs already has workers of its own")
         replayed = ask(cluster)
         if replayed.task_ids:
-            progress.note(f"ready again: {figures.counted(len(replayed.task_ids), 'task')}")
+            under = ", under the code that came with its run" if replayed.run_ids else ""
+            progress.note(f"ready again: {figures.counted(len(replayed.task_ids), 'task')}{under}")
         tell(replayed.notices, progress)
         goes_on = not cluster.is_ours
         finals = [watch(cluster.client, run_id, progress, goes_on=goes_on, database=into) for run_id in replayed.run_ids]

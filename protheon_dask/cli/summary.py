@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from posixpath import basename
 from typing import Final
@@ -30,6 +31,9 @@ _LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/r
 
 _REPLAY = re.compile(rf"protheon rejects replay (\d+) {YOUR_PIPELINE}$")
 """Likewise: lines of a file that was skipped are still refused."""
+
+_REJECTS_OF = re.compile(r"rejects of run (\d+)")
+"""As run/replay.py names the source of a run of refused lines."""
 
 _LOST = re.compile(
     r"counts as loaded, but table (.+), into which run \d+ put .* of it, is (gone|empty) now: --again "
@@ -113,6 +117,14 @@ def next_step(s: RunStatistics, database: str = "") -> str:
     return f"protheon runs resume {s.run}{' --reject-limit N|P%' if paused_at_limit(s) else ''}{database}"
 
 
+def mended_hint(paths: Sequence[str], database: str, pipeline: str = YOUR_PIPELINE) -> str:
+    """The command that takes dead chunks of these sources up under mended code; a replay of dead letters keeps the run's own."""
+    path, *others = dict.fromkeys(paths)
+    if found := _REJECTS_OF.fullmatch(path):
+        return f"protheon rejects replay {found[1]} {pipeline}{database}"
+    return f"protheon load {'PATH..' if others else shlex.quote(path)} {pipeline}{database}"
+
+
 def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE) -> list[RenderableType]:
     """What a person reads at the end of a load.
 
@@ -151,5 +163,6 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         drawing.append(Text(f"  {way_on}", style="bold"))
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]
     if s.dead_letters and s.state.is_final:
-        drawing.append(Text(f"  once mended: protheon dlq replay {s.run}{database}", style="dim"))
+        drawing.append(Text(f"  with mended code: {mended_hint(s.paths, database, pipeline)}", style="dim"))
+        drawing.append(Text(f"  once a cause outside of the code is mended: protheon dlq replay {s.run}{database}", style="dim"))
     return drawing

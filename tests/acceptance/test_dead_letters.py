@@ -108,7 +108,8 @@ def test_a_letter_shows_its_error_its_lines_and_every_attempt(world: World, type
     had = dead(world, "shown", gate)
     listed = type_("dlq", "list", had.run.run)
     assert (listed.code, f"2 x {SHORT}" in listed.out) == (0, True)
-    assert f"once the cause is mended: protheon dlq replay {had.run.run}" in listed.err
+    assert f"with mended code: protheon load {world.directory}/shown.txt --pipeline PIPELINE" in listed.err
+    assert f"once a cause outside of the code is mended: protheon dlq replay {had.run.run}" in listed.err
     bounded = type_("dlq", "list", had.run.run, "--limit", 1)
     assert (f"2 x {SHORT}" in bounded.out, "the first 1; --limit shows more" in bounded.err) == (True, True)
     told = type_("dlq", "show", "--task", had.tasks[0])
@@ -130,8 +131,16 @@ def test_a_letter_shows_its_error_its_lines_and_every_attempt(world: World, type
     assert attempt["transform_s"] > 0
     assert attempt["fetch_s"] > 0
     assert "1,000 lines" not in type_("runs", "show", had.run.run).out
-    assert f"once mended: protheon dlq replay {had.run.run}" in type_("runs", "show", had.run.run).out
+    ended = type_("runs", "show", had.run.run).out
+    assert f"with mended code: protheon load {world.directory}/shown.txt --pipeline PIPELINE" in ended
+    assert f"once a cause outside of the code is mended: protheon dlq replay {had.run.run}" in ended
     assert had.run.reason == f"2 chunks are dead: protheon dlq list {had.run.run}"
+
+    mended = write_pipeline(world.directory, "shown", "pass")  # a replay keeps the code that came with the run; a load brings its own
+    replayed = type_("dlq", "replay", had.run.run)
+    assert (replayed.code, "ready again: 2 tasks, under the code that came with its run" in replayed.err) == (1, True)
+    assert world.load(mended, world.directory / "shown.txt").state == "succeeded"
+    assert numbers(world.url, "shown") == list(range(1_000))
 
 
 def test_all_letters_of_a_run_are_replayed_from_the_bytes_that_were_kept(world: World, type_: Type, gate: Gate) -> None:

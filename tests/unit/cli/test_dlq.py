@@ -11,7 +11,7 @@ from protheon_dask.cli.dlq import LETTER_COLUMNS, letter_card, reasons, stages_t
 from protheon_dask.cli.main import main
 from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import emit_list
-from protheon_dask.cli.summary import summary
+from protheon_dask.cli.summary import mended_hint, summary
 from protheon_dask.model import STAGES, RunState
 from tests.unit.cli.pictures import picture_of
 
@@ -115,13 +115,29 @@ def test_the_words_around_a_list_name_what_is_left_out_and_the_next_command(caps
     tell_closed([{"status": "replayed", "n": 4}, {"status": "purged", "n": 1}], everything=False)
     tell_next([LETTER, {**LETTER, "task_id": 13}], 3, " --into embedded")
     tell_next([LETTER], 3, "")
+    tell_next([{**LETTER, "load_id": None, "path": None}], None, "")
     tell_next([{**LETTER, "status": "purged"}], 3, "")
     tell_closed([{"status": "replayed", "n": 4}], everything=True)
     assert capsys.readouterr().err.splitlines() == [
         "left out: 4 replayed, 1 purged (--all shows them)",
-        "once the cause is mended: protheon dlq replay 3 --into embedded",
+        "with mended code: protheon load /data/orders.jsonl.zst --pipeline PIPELINE --into embedded",
+        "once a cause outside of the code is mended: protheon dlq replay 3 --into embedded",
+        "with mended code: protheon load /data/orders.jsonl.zst --pipeline PIPELINE",
+        "once a cause outside of the code is mended: protheon dlq replay --task 12",
         "once the cause is mended: protheon dlq replay --task 12",
     ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "command"),
+    [
+        (["/a b.jsonl", "/a b.jsonl"], "protheon load '/a b.jsonl' --pipeline p.py:p --into x"),
+        (["/a.jsonl", "/b.jsonl"], "protheon load PATH.. --pipeline p.py:p --into x"),
+        (["rejects of run 7"], "protheon rejects replay 7 --pipeline p.py:p --into x"),
+    ],
+)
+def test_the_command_that_takes_dead_chunks_up_under_mended_code(paths: list[str], command: str) -> None:
+    assert mended_hint(paths, " --into x", "--pipeline p.py:p") == command
 
 
 @pytest.mark.parametrize(
@@ -145,7 +161,12 @@ def test_nothing_to_replay_says_what_can_be_done_all_the_same(
 def test_a_summary_names_the_letters_and_what_to_do_about_them() -> None:
     ended = picture_of(state=RunState.INCOMPLETE, rejected=0, chunks_dead=3, dead_letters=2)
     lines = "\n".join(render(part, width=100, color=False) for part in summary(ended)).splitlines()
-    assert lines[-3:] == ["  see: protheon dlq show 3", "  see: protheon dlq list 3 --all", "  once mended: protheon dlq replay 3"]
+    assert lines[-4:] == [
+        "  see: protheon dlq show 3",
+        "  see: protheon dlq list 3 --all",
+        "  with mended code: protheon load /data/reports.jsonl.zst --pipeline PIPELINE",
+        "  once a cause outside of the code is mended: protheon dlq replay 3",
+    ]
 
 
 def test_stages_are_those_that_took_time() -> None:
