@@ -80,6 +80,11 @@ def rows_of(conn: psycopg.Connection, load_ids: Sequence[int]) -> dict[str, tupl
     return {row["table_name"]: (row["inserted"], row["updated"]) for row in rows(conn, "rows_of_loads", {"load_ids": list(load_ids)})}
 
 
+def has_checksums(conn: psycopg.Connection, load_ids: Sequence[int]) -> bool:
+    """Do these loads have checksums of their rows?"""
+    return any(row["has_checksums"] for row in rows(conn, "rows_of_loads", {"load_ids": list(load_ids)}))
+
+
 def built_upon(conn: psycopg.Connection, load_ids: Sequence[int], tables: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of other loads that may stand on rows of these in a way that cannot be taken apart, by table and load."""
     return list(rows(conn, "built_upon", {"load_ids": list(load_ids), "table_names": list(tables)}))

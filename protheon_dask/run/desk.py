@@ -21,7 +21,7 @@ from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, L
 from protheon_dask.ledger import chunks, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.transaction import is_of_server
-from protheon_dask.ledger.undo import loads_beside, to_replace
+from protheon_dask.ledger.undo import family, has_checksums, loads_beside, rows_of, to_replace
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
@@ -43,6 +43,11 @@ logger = logging.getLogger(__name__)
 
 IDENTIFIERS = 4
 """Sources that are identified at a time: each reads at most 64 MiB."""
+
+
+JSONL = "jsonl"
+TABLE_CHOSEN = "{}"
+"""Its options as the ledger keeps them where its table was not named, but chosen after the paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class RunDesk:
             for path, item in zip(paths, found, strict=True):
                 self._coordinator.cutting.splitters.keep_secret(path, item.identity)
             old = _old_loads(conn, submission, found) if submission.replace else {}
+            _refuse_elsewhere(conn, submission, old)
             notices = self._make_targets(conn, submission, [item for item in found if item.identity not in old])
             if submission.replace:
                 notices += _undo_old_loads(conn, submission, found, old)
@@ -245,7 +251,7 @@ class RunDesk:
         with conn.transaction():
             lost = () if submission.again else self._lost_rows(conn, submission, tables, found)
             notices = tuple(targets.ensure_tables(conn, tables))
-            if submission.pipeline.reference == "jsonl":
+            if submission.pipeline.reference == JSONL:
                 notices += tuple(targets.create_path_view(conn, tables[0]))
             if submission.checksum:
                 notices += tuple(never_compared(conn, tables, submission.pipeline.reference))
@@ -324,11 +330,41 @@ def _twice(conn: Connection, tables: Sequence[Table]) -> tuple[str, ...]:
 
 
 def _old_loads(conn: Connection, submission: wire.Submission, found: Sequence[_Found]) -> dict[Identity, list[int]]:
-    """The loads that this submission replaces, by their sources; none is there for a source that is new."""
+    """The loads that this submission replaces, by their sources; none is there for a source that is new.
+
+    With a table that was named for jsonl also loads for which this table had been chosen: nobody who replaces wants their rows twice.
+    """
     packed = submission.pipeline
-    named = (packed.name, packed.version, packed.options_json, packed.code_hash)
-    old = {item.identity: to_replace(conn, item.identity, *named) for item in found}
-    return {identity: load_ids for identity, load_ids in old.items() if load_ids}
+    tables = {table.name for table in _tables_of(submission)}
+    old = {}
+    for item in found:
+        load_ids = to_replace(conn, item.identity, packed.name, packed.version, packed.options_json, packed.code_hash)
+        if packed.reference == JSONL and packed.options_json != TABLE_CHOSEN:
+            chosen = to_replace(conn, item.identity, packed.name, packed.version, TABLE_CHOSEN, packed.code_hash)
+            load_ids += [load_id for load_id in chosen if rows_of(conn, [load_id]).keys() == tables]
+        if load_ids:
+            old[item.identity] = load_ids
+    return old
+
+
+def _refuse_elsewhere(conn: Connection, submission: wire.Submission, old: Mapping[Identity, list[int]]) -> None:
+    """Raise ConfigError where jsonl chose a table from the paths as they are typed now, and rows to be replaced lie in another one.
+
+    Not for other pipelines: their author named the tables.
+    """
+    if submission.pipeline.reference != JSONL:
+        return
+    [table] = _tables_of(submission)
+    for load_id in sorted(load_id for load_ids in old.values() for load_id in load_ids):
+        with conn.transaction():
+            members = family(conn, [load_id])
+        for name, (inserted, updated) in rows_of(conn, [member.load_id for member in members]).items():
+            if name != table.name:
+                raise ConfigError(
+                    f"load {load_id} ({members[0].path}) has {inserted + updated:,} rows in table {name}, and this one would load into "
+                    f"{table.name}; nothing was deleted. To replace them there add --table {name}; "
+                    f"to delete them and load into {table.name} type `protheon undo {load_id}` first"
+                )
 
 
 def _undo_old_loads(
@@ -345,6 +381,8 @@ def _undo_old_loads(
     ]
     load_ids = sorted({load_id for load_ids in old.values() for load_id in load_ids})
     if load_ids:
+        if has_checksums(conn, load_ids) and not submission.checksum:
+            told.append("the replaced rows had checksums, and the new ones have none: --checksum keeps them, for `runs verify --deep`")
         undone = undo_loads(conn, load_ids)
         rows = ", ".join(f"{n_rows:,} rows of {table}" for table, n_rows in undone.deleted_rows.items()) or "no rows"
         told.insert(0, f"replaced: load {', '.join(map(str, load_ids))} was undone first: {rows} deleted")

@@ -131,6 +131,29 @@ def test_replace_takes_the_old_rows_back_and_loads_anew(world: World) -> None:
     assert deep(world, old.run_id) == ()
 
 
+def test_replace_into_another_table_than_the_old_rows_lie_in_is_refused_with_both_ways_on(world: World) -> None:
+    directory = world.directory / "together"
+    directory.mkdir()
+    alone, other = [write_numbers(directory / f"{name}.jsonl", n) for name, n in (("alone", 30), ("other", 20))]
+    old = world.submit("jsonl", directory, checksum=True)
+    world.finish(old.run_id)
+    [load_id] = [load.load_id for load in old.loads if load.path == str(alone)]
+    with pytest.raises(ConfigError) as refused:
+        world.submit("jsonl", alone, replace=True)
+    assert f"load {load_id} ({alone}) has 30 rows in table public.together, and this one would load into public.alone" in str(refused.value)
+    assert "add --table public.together" in str(refused.value)
+    assert f"type `protheon undo {load_id}` first" in str(refused.value)
+    assert world.ask("SELECT count(*), to_regclass('public.alone') FROM together") == [(50, None)]
+
+    named = world.submit("jsonl", alone, replace=True, table="public.together")
+    assert any(f"load {load_id} was undone first: 30 rows of public.together deleted" in notice for notice in named.notices)
+    assert any("the replaced rows had checksums, and the new ones have none: --checksum" in notice for notice in named.notices)
+    assert world.finish(named.run_id).loaded == 30
+    assert world.ask("SELECT count(*) FROM together") == [(50,)]
+    assert world.load("jsonl", other, replace=True, table="public.other").loaded == 20  # by its name another load, which takes nothing away
+    assert world.ask("SELECT count(*) FROM together") == [(50,)]
+
+
 def test_replace_of_what_was_never_loaded_just_loads(world: World) -> None:
     source = write_numbers(world.directory / "n.txt", 50)
     assert world.load(write_pipeline(world.directory, "never"), source, replace=True).loaded == 50
