@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal
+from decimal import ROUND_DOWN, Context
 from typing import Final
 
 from protheon_dask.pipelines.scaffold.names import literal, shown, snake
@@ -12,6 +12,9 @@ from protheon_dask.pipelines.scaffold.shape import Leaf, share
 
 EXAMPLE_CHARACTERS: Final = 24
 CHOICES_CHARACTERS: Final = 60
+WHOLE_BELOW: Final = 10**EXAMPLE_CHARACTERS
+"""Ints up to it are told as they stand."""
+SIX_DIGITS: Final = Context(prec=6, rounding=ROUND_DOWN)
 PRIVATE: Final = frozenset(
     {"auth", "authorization", "card", "cookie", "credential", "credentials", "email", "iban", "mail", "passwd", "password", "phone"}
 ) | frozenset({"secret", "session", "signature", "ssn", "token"})
@@ -67,8 +70,13 @@ def _ints(numbers: Numbers, words: set[str]) -> list[str]:
 
 
 def _short(number: float | int) -> str:
-    """A number in six digits; ints may be beyond a double."""
-    return f"{Decimal(number):.6g}" if isinstance(number, int) and number not in INT8 else f"{number:.6g}"
+    """A number in six digits; an int beyond bigint, which may be beyond a double, as it stands, unless it is long.
+
+    A long one is cut, not rounded: as a bound it would be a number that no line has reached.
+    """
+    if not isinstance(number, int) or number in INT8:
+        return f"{number:.6g}"
+    return str(number) if abs(number) < WHOLE_BELOW else f"{SIX_DIGITS.create_decimal(number).normalize():e}"
 
 
 def _texts(texts: Texts, *, is_private: bool) -> str:

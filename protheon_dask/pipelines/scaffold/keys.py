@@ -24,7 +24,7 @@ class Key:
     """The columns that key a line's row.
 
     paths:      where the parts stand; empty: no key was found.
-    evidence:   what is known of it, in words.
+    evidence:   what is known of it, in words; without a key: why what looks like one was not taken.
     is_unique:  no two lines of the sample have the same.
     others:     what is unique as well, as a person writes it after --key.
     """
@@ -46,7 +46,7 @@ def guess_key(sample: Sample) -> Key:
     named.sort(key=lambda path: (len(path), snake(path[-1]) not in KEY_WORDS))
     others = tuple(written(path) for path in found if path not in named[:1])
     if not named:
-        return Key((), "", False, others)
+        return Key((), _why_not(sample), False, others)
     return Key((named[0],), _evidence(written(named[0]), sample.n_lines, sample.n_lines), True, others)
 
 
@@ -104,6 +104,17 @@ def _can_be_key(seen: Seen, n_lines: int) -> bool:
     if seen.ints.n == n_lines:
         return int(seen.ints.low) in INT8 and int(seen.ints.high) in INT8
     return seen.texts.n == n_lines and seen.texts.shortest > 0 and seen.texts.longest <= MAX_KEY_CHARACTERS
+
+
+def _why_not(sample: Sample) -> str:
+    """What is called like a key, and unique, and not taken because of a few of its values; "": nothing is."""
+    for path, seen in single_values(sample.root):
+        n = sample.n_lines
+        if snake(path[-1]).rpartition("_")[2] in KEY_WORDS and seen.ints.n == n and seen.distinct and len(seen.distinct) == n:
+            return (
+                f"{_evidence(written(path), n, n)}, but it has numbers beyond bigint, which may be damaged; --key {written(path)} takes it"
+            )
+    return ""
 
 
 def _evidence(title: str, n_different: int, n_lines: int) -> str:

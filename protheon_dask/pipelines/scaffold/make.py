@@ -152,9 +152,10 @@ PROVENANCE_COMMENT: Final = (
 def _key_comment(sample: Sample, key: Key) -> list[str]:
     if not key.paths:
         unique = f" Unique in the sample: {shown(', '.join(key.others[:5]))}." if key.others else ""
+        why = f" Not taken: {shown(key.evidence)} (its column is numeric)." if key.evidence else ""
         return [
             "No key was found: the table takes every row, also a second time under --again. A value that tells lines apart "
-            f"makes one: `protheon scaffold --key NAME`.{unique}"
+            f"makes one: `protheon scaffold --key NAME`.{unique}{why}"
         ]
     twice = f" {sample.n_twice:,} lines stood twice and were looked at once." if sample.n_twice else ""
     comment = [f"Key {shown(key.evidence)}.{twice}"]
@@ -180,7 +181,8 @@ def _notes(sample: Sample, key: Key) -> list[str]:
     if key.paths and not key.is_unique:
         notes.append(f"the key is not unique ({key.evidence}): rows with an equal key will be ignored")
     if not key.paths:
-        notes.append("no key was found: lists of objects stay jsonb, and loading with --again would double the rows; --key names one")
+        why = f" ({key.evidence})" if key.evidence else ""
+        notes.append(f"no key was found{why}: lists of objects stay jsonb, and loading with --again would double the rows; --key names one")
     n = sample.n_lines + sample.n_refused + sample.n_others
     if sample.n_refused:
         notes.append(f"{share(sample.n_refused, n)} of the lines are no JSON ({sample.first_reason}) and will be rejects")
