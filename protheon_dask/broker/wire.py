@@ -62,7 +62,7 @@ class Replay:
 
     run_id: int  # 0: the latest
     pipeline: PackedPipeline | None = None  # None: the run's own
-    reject_limit_lines: int | None = None
+    reject_limit_lines: int | None = None  # neither this nor the fraction: no limit
     reject_limit_fraction: float | None = None
     request_id: str = ""  # as in Submission
 

@@ -223,7 +223,7 @@ def compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
 @click.option("--table", metavar="S.T", help="The table that jsonl loads into.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
 @click.option(
-    "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Lines that it may refuse again; beyond, it pauses.  [default: 50%]"
+    "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Lines that it may refuse again; beyond, it pauses.  [default: no limit]"
 )
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @database_option

@@ -135,6 +135,7 @@ class Master:
     def replay(self, run_id: int = 0, pipeline: Pipeline | None = None, reject_limit: RejectLimit | None = None) -> Submitted:
         """Ask for a run of what is still refused of a run, and of its replays, through this pipeline or the run's own.
 
+        reject_limit: left out, none: a pipeline that mends some of the lines is the normal case.
         run_id 0 is the latest; of the answer: nothing is left that could be replayed now, and the notices say why.
         Raises: as submit(). Safe to repeat: lines that wait in a replay are left to it, and the answer is that run if it has all.
         """

@@ -23,6 +23,9 @@ from protheon_dask.workspace.spool import LongLines, SpoolStore, SpoolWriter
 LOST = "the file of refused lines that this replay was cut from is gone or changed: `protheon rejects replay` writes it anew"
 """Why a replay whose spool the workspace has lost cannot go on."""
 
+NO_LIMIT = 1.0
+"""Fraction of a replay's lines that may be refused again by default: all, for a pipeline that mends some of them is the normal case."""
+
 
 class _NothingFree(Exception):  # no error: it rolls the empty run back
     """While this replay waited for its turn, another one took every line."""
@@ -67,6 +70,8 @@ class ReplayDesk:
             return _attached(waiting, notices)
         packed = replay.pipeline or PackedPipeline(**runs.pipeline_of(conn, run_id))
         limits = (replay.reject_limit_lines, replay.reject_limit_fraction)
+        if limits == (None, None):
+            limits = (None, NO_LIMIT)
         checksum = runs.keeps_checksums(conn, run_id)
         submission = wire.Submission((f"rejects of run {run_id}",), packed, 0, *limits, checksum=checksum, request_id=replay.request_id)
         notices += self.make_targets(conn, submission)

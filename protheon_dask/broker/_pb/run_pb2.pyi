@@ -346,6 +346,7 @@ class ReplayRequest(_message.Message):
     run_id: _builtins.int
     """The run whose rejects are replayed, those of its replays included; 0: the latest."""
     reject_limit_lines: _builtins.int
+    """At most one of the two; neither: no limit, for a pipeline that mends some of the lines is the normal case."""
     reject_limit_fraction: _builtins.float
     request_id: _builtins.str
     """As in SubmitRequest."""

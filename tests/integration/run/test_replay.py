@@ -103,6 +103,15 @@ def test_each_chunk_of_a_replay_closes_the_rejects_of_its_lines_as_it_commits(de
     assert desk.findings(desk.bench.run_id) == desk.findings(submitted.run_id) == []
 
 
+def test_a_replay_bears_any_number_of_refusals_unless_a_limit_is_given(desk: Desk) -> None:
+    """One pipeline after another mends a part of the lines: that the others are refused again is no fault of the run."""
+    packed = pack(find(pipeline_file(desk.bench.directory, MENDED)), KEY)
+    for given, is_crossed in (({}, False), ({"reject_limit_fraction": 0.5}, True), ({"reject_limit_lines": 7}, True)):
+        made = desk.runs.replay(wire.Replay(desk.bench.run_id, packed, request_id=str(uuid4()), **given))
+        assert runs.limit_of(desk.bench.conn, made.run_id).is_crossed(8, 8, at_end=True) is is_crossed
+        desk.runs.cancel(made.run_id)
+
+
 def test_reasons_that_differ_in_values_are_one_with_its_first_line(desk: Desk) -> None:
     reasons = [
         "column 'price' (integer) cannot take 'ab': 3 digits",
