@@ -17,6 +17,7 @@ WINDOW_S: Final = 10.0  # a rate looks back this far at least
 WINDOW_STEPS: Final = 4  # and over so many commits, so that large chunks do not make it jump between nothing and all
 LONGEST_BAR: Final = 60
 MOST_COUNTED: Final = 1_000  # chunks of others before a run's own, as run_statistics.sql counts them
+ERROR_CHARACTERS: Final = 120  # of an error in a line about something else
 SEPARATOR: Final = "  ·  "
 
 STATE_STYLES: Final = {
@@ -79,7 +80,7 @@ class Pace:
         seconds = max(last.at_s - first.at_s, now_s - first.at_s - spacing_s, 1e-9)
         lines_per_s = (last.lines - first.lines) / seconds
         left = self._latest.estimated_lines - last.lines
-        known = lines_per_s > 0 and left >= 0 and not self._latest.state.is_final
+        known = lines_per_s > 0 and left >= 0 and not self._latest.state.is_final and not self._latest.is_pausing
         return Rates(
             lines_per_s=lines_per_s,
             raw_mb_per_s=(last.raw_bytes - first.raw_bytes) / 1e6 / seconds,
@@ -95,6 +96,12 @@ def why(s: RunStatistics) -> str | None:
     return f"its files were gone on with by run {', '.join(map(str, s.gone_on_by))}"
 
 
+def short_error(error_class: str | None, message: str | None) -> str:
+    """``MemoryError: no room for it``, on one line, cut where it is long."""
+    text = " ".join(": ".join(part for part in (error_class, message) if part).split())
+    return text if len(text) <= ERROR_CHARACTERS else f"{text[:ERROR_CHARACTERS]} .."
+
+
 def waits_for(s: RunStatistics) -> str | None:
     """What the run waits for, in words; None while it works."""
     if s.state.is_final:
@@ -107,6 +114,11 @@ def waits_for(s: RunStatistics) -> str | None:
         return None
     if s.files_done + s.attached_files >= s.files and s.attached_files:
         return "waiting for another run that loads the same files"
+    if s.is_pausing:
+        failed = "1 chunk failed and is" if s.chunks_later == 1 else f"{figures.count(s.chunks_later)} chunks failed and are"
+        next_one = f", {'the next ' if s.chunks_later > 1 else ''}in {figures.duration(s.next_try_s)}" if s.next_try_s is not None else ""
+        why_failed = f" ({short_error(s.last_error, s.last_message)})" if s.last_error else ""
+        return f"{failed} tried again{next_one}{why_failed}"
     if s.chunks_ready:
         if not s.behind:
             return "waiting for a worker to take a chunk"

@@ -55,6 +55,15 @@ class RunStatistics:
     refusals: tuple[Refusal, ...] = ()  # once it has ended or paused: why lines are still refused, the commonest reasons
     behind: tuple[int, ...] = ()  # while none of its chunks was taken up: runs whose chunks are taken before its first one
     chunks_before: int = 0  # these chunks, counted up to 1,000
+    chunks_later: int = 0  # of chunks_ready: failed, and not to be tried again before a pause is over
+    next_try_s: float | None = None  # until the first of chunks_ready is due
+    last_error: str | None = None  # class of the error of that one, asked while no chunk can be worked on
+    last_message: str | None = None
+
+    @property
+    def is_pausing(self) -> bool:
+        """Is there nothing to do at this moment but to wait until chunks that failed are tried again?"""
+        return self.state is RunState.RUNNING and 0 < self.chunks_later == self.chunks_ready and not self.chunks_running
 
     @property
     def lines_per_s(self) -> float:

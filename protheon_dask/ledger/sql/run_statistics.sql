@@ -22,6 +22,8 @@ WITH joined AS (
 ), tasks AS (
     SELECT count(*) AS chunks,
            count(*) FILTER (WHERE task.state = 'ready') AS chunks_ready,
+           count(*) FILTER (WHERE task.state = 'ready' AND task.ready_at > coalesce(%(now)s, now())) AS chunks_later,
+           extract(epoch FROM min(task.ready_at) FILTER (WHERE task.state = 'ready') - coalesce(%(now)s, now()))::double precision AS next_try_s,
            count(*) FILTER (WHERE task.state = 'running') AS chunks_running,
            count(*) FILTER (WHERE task.state = 'succeeded') AS chunks_done,
            count(*) FILTER (WHERE task.state = 'dead') AS chunks_dead,
@@ -60,7 +62,7 @@ SELECT run.id AS run, run.state, run.state_reason AS reason, run.pipeline_name A
                              FROM joined JOIN protheon.load ON load.id = joined.id
                            HAVING bool_and(load.owner_run_id <> run.id OR load.finished_at IS NOT NULL)) END, '{}') AS gone_on_by,
        (SELECT count(*) FROM protheon.attempt WHERE attempt.run_id = run.id AND attempt.attempt_no > 1) AS retries,
-       coalesce(ahead.runs, '{}') AS behind, coalesce(ahead.chunks, 0) AS chunks_before
+       coalesce(ahead.runs, '{}') AS behind, coalesce(ahead.chunks, 0) AS chunks_before, failure.error_class AS last_error, failure.message AS last_message
   FROM protheon.run CROSS JOIN files CROSS JOIN cut CROSS JOIN tasks CROSS JOIN LATERAL (
        -- chunks of other runs that are taken before its first one; up to 1,000, for this is asked twice a second
        SELECT array_agg(DISTINCT chunk.run_id) AS runs, count(*) AS chunks
@@ -72,4 +74,12 @@ SELECT run.id AS run, run.state, run.state_reason AS reason, run.pipeline_name A
                   AND other.id <> run.id AND other.state = 'running'
                   AND its.id < (SELECT min(own.id) FROM joined JOIN protheon.task AS own ON own.load_id = joined.id WHERE own.state = 'ready')
                 LIMIT 1000) AS chunk) AS ahead
+  LEFT JOIN LATERAL (  -- of the one that is tried again first, where nothing else is left to be done at this moment
+       SELECT attempt.error_class, attempt.message
+         FROM (SELECT own.id, own.attempt_no
+                 FROM joined JOIN protheon.task AS own ON own.load_id = joined.id AND own.state = 'ready'
+                WHERE run.state = 'running' AND tasks.chunks_running = 0 AND tasks.chunks_later = tasks.chunks_ready
+                ORDER BY own.ready_at, own.id
+                LIMIT 1) AS first
+         JOIN protheon.attempt ON attempt.task_id = first.id AND attempt.attempt_no = first.attempt_no) AS failure ON true
  WHERE run.id = %(run_id)s;

@@ -477,3 +477,18 @@ def test_a_run_counts_lines_and_dead_tasks_of_its_loads(scene: Scene) -> None:
     assert runs.count_lines(scene.conn, scene.run_id) == runs.Committed(lines=10, own_lines=10, rejected=1, dead=1)
     [run] = runs.open_runs(scene.conn)
     assert (run.n_live_loads, run.n_unfinished) == (1, 1)
+
+
+def test_while_all_that_is_left_waits_for_its_next_try_the_statistics_say_how_long_and_why(scene: Scene) -> None:
+    for task, pause_s in ((0, 60.0), (1, 30.0)):
+        lease = scene.held(0, task=task)
+        error = Failed(Cost.FAILURE, "MemoryError", f"no room for {task}")
+        verbs.release(scene.conn, lease, error, Outcome.FAILED, pause_s)
+        shown = statistics_of(scene.conn, scene.run_id)
+        if task == 0:
+            assert (shown.chunks_later, shown.is_pausing, shown.last_error) == (1, False, None)  # the other one can be taken
+    assert (shown.chunks_ready, shown.chunks_later, shown.is_pausing) == (2, 2, True)
+    assert (shown.last_error, shown.last_message) == ("MemoryError", "no room for 1")
+    assert shown.next_try_s == pytest.approx(30.0, abs=5.0)
+    scene.conn.execute("UPDATE protheon.task SET ready_at = now()")
+    assert not statistics_of(scene.conn, scene.run_id).is_pausing

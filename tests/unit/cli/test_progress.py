@@ -12,6 +12,14 @@ from protheon_dask.cli.progress import Pace, Rates, bar, in_flight_fraction, pac
 from protheon_dask.model import RunState, TableCount
 from tests.unit.cli.pictures import MIDDLE, picture_of
 
+LATER: dict[str, Any] = {
+    "chunks_running": 0,
+    "chunks_later": 7,
+    "next_try_s": 12.3,
+    "last_error": "MemoryError",
+    "last_message": "no room\nfor it",
+}
+
 
 def at_lines(lines: int, **changes: Any) -> Any:
     return picture_of(lines=lines, raw_bytes=lines * 1_000, rows=(TableCount("t", lines * 10, lines * 10, 0, 0),), **changes)
@@ -44,6 +52,16 @@ def test_a_rate_sinks_while_nothing_is_committed() -> None:
         pace.add(at_lines(second * 1_000), float(second))
     assert pace.rates(100.0).lines_per_s < pace.rates(12.0).lines_per_s / 5
     assert pace.rates(11.0).lines_per_s == pytest.approx(pace.rates(10.0).lines_per_s)  # the next commit is not overdue yet
+
+
+def test_there_is_no_time_left_to_be_told_while_chunks_that_failed_wait_for_their_next_try() -> None:
+    pace = Pace()
+    for second in range(11):
+        pace.add(at_lines(second * 1_000), float(second))
+    pace.add(at_lines(10_000, **LATER), 10.5)
+    assert pace.rates(11.0).eta_s is None
+    pace.add(at_lines(10_000), 11.5)
+    assert pace.rates(11.5).eta_s is not None
 
 
 def test_files_that_were_loaded_before_make_no_rate() -> None:
@@ -129,6 +147,10 @@ def test_a_plain_line_is_one_line_with_the_same_facts() -> None:
         ({"state": RunState.QUEUED, "files": 0, "chunks_running": 0}, "waiting for the sources to be identified"),
         ({"state": RunState.PAUSED, "reason": "PostgreSQL is away since 12:00:00Z"}, "PostgreSQL is away since 12:00:00Z"),
         ({"chunks_running": 0}, "waiting for a worker to take a chunk"),
+        ({**LATER, "chunks_later": 6}, "waiting for a worker to take a chunk"),
+        (LATER, "7 chunks failed and are tried again, the next in 12 s (MemoryError: no room for it)"),
+        ({**LATER, "chunks_ready": 1, "chunks_later": 1}, "1 chunk failed and is tried again, in 12 s (MemoryError: no room for it)"),
+        ({**LATER, "chunks_running": 1}, None),
         ({"chunks_running": 0, "behind": (4,), "chunks_before": 9}, "behind run 4: 9 chunks before its own"),
         ({"chunks_running": 0, "behind": (4, 6), "chunks_before": 1_000}, "behind run 4, 6: 1,000 chunks or more before its own"),
         ({"behind": (4,), "chunks_before": 9}, None),
