@@ -87,6 +87,8 @@ def blame(sqlstate: str | None) -> Blame:
 
 REJECT_LIMIT = "reject limit of"
 """How the reason of a run begins that paused at its reject limit."""
+OVER_LIMIT = "over the reject limit of"
+"""How the reason begins, one among others, for which a run that was judged at its end is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.progress import STATE_STYLES, amounts
 from protheon_dask.cli.reports import count_text, emit_list, seconds_text
-from protheon_dask.cli.summary import next_step, paused_at_limit, summary
+from protheon_dask.cli.summary import next_step, paused_at_limit, summary, to_bear_more
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -240,7 +240,9 @@ def runs_resume(
         if master is not None:
             master.close()
     if before.state.is_final:
-        output.messages().print(f"run {before.run} had ended already", markup=False)
+        way_on = to_bear_more(before, flag_of(into)) if quiet or as_json else None  # else its summary says it
+        told = f"run {before.run} had ended already{f'; {way_on}' if way_on else ''}"
+        output.messages().print(told, markup=False, soft_wrap=True)
         finish(before, flag_of(into), quiet=quiet, as_json=as_json)
     if before.state is not RunState.PAUSED and master is None:
         told = f"run {before.run} is {before.state}, and no master runs here: resume is for paused runs"

@@ -16,7 +16,7 @@ from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
 from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what, why
 from protheon_dask.model import REFUSALS_LOOKED, YOUR_PIPELINE, Refusal, RunState
-from protheon_dask.policy import REJECT_LIMIT
+from protheon_dask.policy import OVER_LIMIT, REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
 
 ROW_COLUMNS = (
@@ -112,6 +112,13 @@ def paused_at_limit(s: RunStatistics) -> bool:
     return s.state is RunState.PAUSED and (s.reason or "").startswith(REJECT_LIMIT)
 
 
+def to_bear_more(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE) -> str | None:
+    """The way on with a run that has ended over its reject limit: it cannot be resumed, but what it loaded counts for the next one."""
+    if s.state is not RunState.INCOMPLETE or OVER_LIMIT not in (s.reason or ""):
+        return None
+    return f"to bear that many: {mended_hint(s.paths, database, pipeline)} --reject-limit N|P%"
+
+
 def next_step(s: RunStatistics, database: str = "") -> str:
     """The command that goes on with a paused run."""
     return f"protheon runs resume {s.run}{' --reject-limit N|P%' if paused_at_limit(s) else ''}{database}"
@@ -157,6 +164,8 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         hints.append(f"protheon files {s.run}{database}")
     if s.state is RunState.PAUSED and not s.gone_on_by:
         facts.append(f"to go on: {next_step(s, database)}")
+    if bears_more := to_bear_more(s, database, pipeline):
+        facts.append(bears_more)
     drawing += [Text(f"  {fact}") for fact in facts]
     drawing += [Text(f"  {reason}", style="yellow") for reason in reasons(s.refusals, REASONS)]
     if way_on := no_json(s):

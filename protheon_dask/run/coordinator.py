@@ -24,7 +24,7 @@ from protheon_dask.ledger.hosts import holder_of
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.ledger.transaction import is_of_server
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, TaskState
-from protheon_dask.policy import dispatch_window
+from protheon_dask.policy import OVER_LIMIT, dispatch_window
 from protheon_dask.run.cutting import Cutting, Wanted
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen
 from protheon_dask.run.failure import end_without_effect
@@ -463,7 +463,7 @@ class Coordinator:
             if dead := committed.dead - committed.purged:
                 reasons.append(f"{'1 chunk is' if dead == 1 else f'{dead:,} chunks are'} dead: protheon dlq list {item.run_id}")
             if item.limit.is_crossed(committed.rejected, committed.lines, at_end=True):
-                reasons.append(f"over the reject limit of {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
+                reasons.append(f"{OVER_LIMIT} {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
             if item.n_unfinished and not reasons:
                 reasons.append(f"{item.n_unfinished} files are not finished")
             problems = self._finisher.problems_nowait(item.run_id)

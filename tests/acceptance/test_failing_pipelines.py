@@ -91,11 +91,15 @@ def test_the_chunk_that_crosses_the_limit_is_not_visible_and_those_before_it_sta
 def test_a_small_file_of_bad_lines_is_judged_at_its_end(world: World) -> None:
     source = world.directory / "few.txt"
     source.write_text("x\n" * 60 + "1\n" * 40)
-    done = world.load(write_pipeline(world.directory, "few"), source)
+    pipeline = write_pipeline(world.directory, "few")
+    done = world.load(pipeline, source)
     assert (done.state, done.rejected, done.loaded) == ("incomplete", 60, 40)
     assert done.reason is not None
     assert "over the reject limit of 50 %: 60 of 100 lines are rejected" in done.reason
     assert len(api.report(world.url, "rejects", done.run)) == 60
+    borne = world.load(pipeline, source, reject_limit=RejectLimit(fraction=0.6))  # as its summary says
+    assert (borne.state, borne.rejected, borne.loaded, borne.own_lines) == ("succeeded", 60, 40, 0)
+    assert len(numbers(world.url, "few")) == 40
 
 
 def test_a_pipeline_that_cannot_import_pauses_its_run_with_its_message_and_charges_no_chunk(world: World) -> None:

@@ -174,6 +174,14 @@ def test_a_reject_names_its_file_and_says_table_and_state_once() -> None:
     assert "; table shop.t; SQLSTATE 23514" in "".join(output.render(part, width=200, color=False) for part in unsaid)
 
 
+def test_a_run_that_ended_over_its_reject_limit_names_the_load_that_bears_more() -> None:
+    over = picture_of(state=RunState.INCOMPLETE, reason="1 chunk is dead; over the reject limit of 50 %: 60 of 100 lines are rejected")
+    hint = "  to bear that many: protheon load /data/reports.jsonl.zst --pipeline pgcr --into x --reject-limit N|P%"
+    for picture, is_told in ((over, True), (replace(over, reason="1 chunk is dead"), False)):
+        drawn = [output.render(part, width=200, color=False).rstrip() for part in summary(picture, " --into x", "--pipeline pgcr")]
+        assert (hint in drawn) is is_told
+
+
 @pytest.mark.parametrize("width", range(60, 90))
 def test_a_percent_sign_stays_with_its_number(width: int) -> None:
     paused = picture_of(state=RunState.PAUSED, reason="reject limit of 50 %: 6,000 of 10,000 lines")
