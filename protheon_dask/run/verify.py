@@ -326,7 +326,12 @@ class _Look:
         elif not what.columns:
             self._note(f"counted; values not compared: none of its columns comes back as it is sent ({', '.join(what.left_out)})")
         elif loaded and all(chunk.checksum is None for chunk in loaded):
-            self._note("counted; values not compared: the load was made without --checksum")
+            more = ""
+            if what.left_out and set(what.columns) <= set(self._table.primary_key):
+                more = f", which would not compare {', '.join(what.left_out)} either"
+            elif what.left_out:
+                more = f", which compares {', '.join(what.columns)}, but not {', '.join(what.left_out)}"
+            self._note(f"counted; values not compared: the load was made without --checksum{more}")
         else:
             if n := sum(chunk.checksum is None for chunk in loaded):
                 self._note(f"{_chunks(n)} counted; values not compared: they were loaded without --checksum")

@@ -137,6 +137,20 @@ def test_rows_are_counted_without_checksums_and_without_provenance_not_at_all(be
     bench.conn.execute("DELETE FROM deep WHERE n = 1")
     assert "1 is missing" in " ".join(verify(bench).findings)
 
+
+@pytest.mark.parametrize(
+    ("columns", "options", "more"),
+    [
+        ("n bigint, s varchar(20)", {}, "compares n, but not s"),
+        ("n bigint, s varchar(20)", {"primary_key": ("n",)}, "would not compare s either"),  # as jsonl's table
+    ],
+)
+def test_what_checksums_would_not_compare_is_said_where_there_are_none(
+    bench: Bench, columns: str, options: dict[str, Any], more: str
+) -> None:
+    load(bench, write_pipeline(bench.directory, columns=columns, **options), lines(*range(3)), checksum=False)
+    assert verify(bench).notes == (f"table public.deep: counted; values not compared: the load was made without --checksum, which {more}",)
+
     load(bench, write_pipeline(bench.directory, "bare", provenance=False), lines(*range(12)))
     found = verify(bench)
     assert found.findings == ()
