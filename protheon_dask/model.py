@@ -170,6 +170,16 @@ MAX_REFUSALS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Death:
+    """One reason for which chunks of a run are dead, and not purged, with the error of the first that died so."""
+
+    n: int
+    reason: str
+    error_class: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """One reason for which lines, or parts of them, are still refused, with the first of them. Not an end: a replay may load them."""
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from protheon_dask.cli import figures
 from protheon_dask.cli.output import Listing, Shown
-from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, troubles, what, why
-from protheon_dask.model import REFUSALS_LOOKED, YOUR_PIPELINE, Refusal, RunState
+from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, short_error, troubles, what, why
+from protheon_dask.model import REFUSALS_LOOKED, YOUR_PIPELINE, Death, Refusal, RunState
 from protheon_dask.policy import OVER_LIMIT, REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -97,6 +97,16 @@ def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:
     return told
 
 
+def death_reasons(deaths: Sequence[Death]) -> list[str]:
+    """``2 chunks failed 5 times: MemoryError: no room for it``, the commonest first."""
+    told = []
+    for item in deaths[:REASONS]:
+        error = short_error(item.error_class, item.message)
+        told.append(f"{figures.counted(item.n, 'chunk')} {item.reason}{f': {error}' if error else ''}")
+    rest = sum(item.n for item in deaths[REASONS:])
+    return told + ([f"{figures.counted(rest, 'chunk')} for other reasons"] if rest else [])
+
+
 def no_json(s: RunStatistics) -> str | None:
     """A way on where most lines of the run are no JSON: a file of another kind, by mistake."""
     found = [item for item in s.refusals if item.way_on]
@@ -168,6 +178,7 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         facts.append(bears_more)
     drawing += [Text(f"  {fact}") for fact in facts]
     drawing += [Text(f"  {reason}", style="yellow") for reason in reasons(s.refusals, REASONS)]
+    drawing += [Text(f"  {reason}", style="yellow") for reason in death_reasons(s.deaths)]
     if way_on := no_json(s):
         drawing.append(Text(f"  {way_on}", style="bold"))
     drawing += [Text(f"  see: {hint}", style="dim") for hint in hints]

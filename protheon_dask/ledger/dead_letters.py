@@ -133,7 +133,7 @@ def listed(
 
 
 def counts(conn: psycopg.Connection, run_id: int | None, *, queue: bool = False) -> list[dict[str, Any]]:
-    """How many letters there are of a run, or of the general queue, by (status, reason, error_class)."""
+    """How many letters there are of a run, or of the general queue, by (status, reason, error_class); message: of the first of them."""
     return list(rows(conn, "count_dead_letters", {"run_id": run_id, "queue": queue}))
 
 

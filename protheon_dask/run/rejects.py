@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from protheon_dask.ledger import replays, reports, runs
+from protheon_dask.ledger import dead_letters, replays, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.model import MAX_REFUSALS, Refusal, RunState
+from protheon_dask.model import MAX_REFUSALS, Death, Refusal, RunState
 from protheon_dask.pipelines.verdict import no_json_way_on
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace.cut import LF
@@ -71,6 +71,10 @@ def refusals_of(conn: Connection, run_id: int, limit: int = MAX_REFUSALS) -> tup
 def with_refusals(conn: Connection, statistics: RunStatistics) -> RunStatistics:
     """The picture of a run that has ended or paused, with its reasons; while it runs they are not asked for again and again."""
     is_settled = statistics.state.is_final or statistics.state is RunState.PAUSED
+    if is_settled and statistics.dead_letters:
+        counted = dead_letters.counts(conn, statistics.run)
+        deaths = (Death(row["n"], row["reason"], row["error_class"], row["message"]) for row in counted if row["status"] == "open")
+        statistics = replace(statistics, deaths=tuple(deaths))
     if not is_settled or not (statistics.rejected or statistics.rejected_parts):
         return statistics
     return replace(statistics, refusals=refusals_of(conn, statistics.run))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from protheon_dask.model import Refusal, RunState, TableCount
+from protheon_dask.model import Death, Refusal, RunState, TableCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class RunStatistics:
     next_try_s: float | None = None  # until the first of chunks_ready is due
     last_error: str | None = None  # class of the error of that one, asked while no chunk can be worked on
     last_message: str | None = None
+    deaths: tuple[Death, ...] = ()  # once it has ended or paused: why chunks are dead, the commonest reasons first
 
     @property
     def is_pausing(self) -> bool:
@@ -119,4 +120,5 @@ class RunStatistics:
             values[name] = tuple(values.get(name, ()))
         values["rows"] = tuple(TableCount(**count) for count in values["rows"])
         values["refusals"] = tuple(Refusal(**refusal) for refusal in values.get("refusals", ()))
+        values["deaths"] = tuple(Death(**death) for death in values.get("deaths", ()))
         return cls(**values)

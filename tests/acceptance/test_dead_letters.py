@@ -134,6 +134,7 @@ def test_a_letter_shows_its_error_its_lines_and_every_attempt(world: World, type
     ended = type_("runs", "show", had.run.run).out
     assert f"with mended code: protheon load {world.directory}/shown.txt --pipeline PIPELINE" in ended
     assert f"once a cause outside of the code is mended: protheon dlq replay {had.run.run}" in ended
+    assert f"2 chunks {SHORT}: no room for it" in ended
     assert had.run.reason == f"2 chunks are dead: protheon dlq list {had.run.run}"
 
     mended = write_pipeline(world.directory, "shown", "pass")  # a replay keeps the code that came with the run; a load brings its own

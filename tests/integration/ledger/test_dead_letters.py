@@ -70,6 +70,8 @@ def test_all_of_a_run_are_ready_again_with_their_history_and_the_run_goes_on(die
     assert run_of(died) == ("running", None, False, True)
     assert died.story(0) == [("w1", 1, "failed")]
     assert [row["status"] for row in dead_letters.listed(died.conn, died.run_id, everything=True)] == ["replayed"] * 2
+    [counted] = dead_letters.counts(died.conn, died.run_id)
+    assert (counted["status"], counted["n"], counted["error_class"], counted["message"]) == ("replayed", 2, "ValueError", "no\\0good")
     assert dead_letters.listed(died.conn, died.run_id) == []
     died.conn.execute("UPDATE protheon.task SET ready_at = %s", (died.now,))
     for task in (0, 1):

@@ -12,7 +12,7 @@ from protheon_dask.cli.main import main
 from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import mended_hint, summary
-from protheon_dask.model import STAGES, RunState
+from protheon_dask.model import STAGES, Death, RunState
 from tests.unit.cli.pictures import picture_of
 
 DIED_AT = datetime(2026, 11, 21, 18, 0, 9, tzinfo=UTC)
@@ -159,9 +159,15 @@ def test_nothing_to_replay_says_what_can_be_done_all_the_same(
 
 
 def test_a_summary_names_the_letters_and_what_to_do_about_them() -> None:
-    ended = picture_of(state=RunState.INCOMPLETE, rejected=0, chunks_dead=3, dead_letters=2)
-    lines = "\n".join(render(part, width=100, color=False) for part in summary(ended)).splitlines()
-    assert lines[-4:] == [
+    deaths = (Death(4, "failed 5 times", "ValueError", f"no\n{'x' * 200}"), Death(1, "crashed or stalled its worker 3 times", None, None))
+    more = (Death(1, "failed 5 times", "KeyError", "'a'"), Death(2, "lost 20 times", None, None))
+    ended = picture_of(state=RunState.INCOMPLETE, rejected=0, chunks_dead=9, dead_letters=8, deaths=deaths + more)
+    lines = "\n".join(render(part, width=200, color=False) for part in summary(ended)).splitlines()
+    assert lines[-8:] == [
+        f"  4 chunks failed 5 times: ValueError: no {'x' * 105} ..",
+        "  1 chunk crashed or stalled its worker 3 times",
+        "  1 chunk failed 5 times: KeyError: 'a'",
+        "  2 chunks for other reasons",
         "  see: protheon dlq show 3",
         "  see: protheon dlq list 3 --all",
         "  with mended code: protheon load /data/reports.jsonl.zst --pipeline PIPELINE",

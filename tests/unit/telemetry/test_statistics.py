@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protheon_dask.model import STAGES, Refusal, RunState, TableCount
+from protheon_dask.model import STAGES, Death, Refusal, RunState, TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
 
 BASE = RunStatistics(
@@ -48,6 +48,7 @@ BASE = RunStatistics(
     wire_bytes=1_000_000,
     stage_seconds=dict.fromkeys(STAGES, 0.5),
     refusals=(Refusal(2, 3, "/a.zst", 7, None, "odd", None, None, "make it even"),),
+    deaths=(Death(2, "failed 5 times", "MemoryError", "no room"),),
 )
 
 
