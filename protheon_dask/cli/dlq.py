@@ -29,7 +29,7 @@ from protheon_dask.cli.verbs import (
     resolved,
     run_argument,
 )
-from protheon_dask.errors import ConfigError
+from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.model import STAGES, RunState, TaskState
 from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -134,12 +134,14 @@ def dlq_show(run: int | None, task_id: int | None, queue: bool, limit: int, ever
     refuse_both(run, queue)
     with opened(into) as url:
         rows = api.show_dead_letters(url, run, task_id=task_id, queue=queue, everything=everything or task_id is not None, limit=limit + 1)
+    if task_id is not None and not rows:
+        raise NotFound(f"there is no dead letter of task {task_id}: `protheon dlq list RUN` names those that there are")
     there_are_more, rows = len(rows) > limit, rows[:limit]
     if as_json:
         output.emit_json(rows)
         return
     if not rows:
-        output.messages().print("no dead letters" if task_id is None else f"task {task_id} has no dead letter", markup=False)
+        output.messages().print("no dead letters", markup=False)
     for row in rows:
         output.emit_drawing(*letter_card(row))
     if there_are_more:
@@ -357,7 +359,8 @@ def dlq_purge(run: int | None, task_ids: tuple[int, ...], yes: bool, into: str |
     """Give up for good what is dead, of a run or by task: the bytes that were kept of it are deleted.
 
     The letters stay (list --all), and `runs verify` still says which lines are not loaded. One that was purged is
-    taken up again by `dlq replay --task N`, as long as its source is there: its bytes are cut again.
+    taken up again by `dlq replay --task N`, as long as its source is there: its bytes are cut again. So it is by typing
+    the `protheon load` again, which takes up all that is not loaded; its letter then reads `replayed`.
 
     \b
     Example:  protheon dlq purge --task 12

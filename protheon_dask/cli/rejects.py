@@ -32,6 +32,7 @@ from protheon_dask.cli.verbs import (
     resolved,
     run_argument,
 )
+from protheon_dask.errors import NotFound
 from protheon_dask.model import MAX_REFUSALS
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
@@ -106,6 +107,9 @@ def rejects_show(run: int | None, reject_id: int | None, limit: int, everything:
     """
     chosen: dict[str, Any] = {"replayed": everything} if reject_id is None else {"reject_id": reject_id}
     rows = read("rejects", run, into, limit=limit, **chosen)
+    if reject_id is not None and not rows:
+        of_run, listing = ("the latest run", "") if run is None else (f"run {run}", f" {run}")
+        raise NotFound(f"there is no reject {reject_id} of {of_run}: `protheon rejects list{listing} --all` lists them")
     if as_json:
         output.emit_json(rows)
     elif not rows:

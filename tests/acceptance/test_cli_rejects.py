@@ -118,6 +118,8 @@ def test_replay_is_typed_until_nothing_is_left(world: World, type_: Type) -> Non
         assert "(--all shows them)" not in type_("rejects", verb, first.run, "--all").err
     listed = type_("rejects", "list", first.run, "--json", "--all", "--limit", 1_000).json
     [closed] = type_("rejects", "show", first.run, "--id", listed[-1]["id"], "--json").json
+    nothing = type_("rejects", "show", first.run, "--id", 987_654)
+    assert (nothing.code, nothing.out, f"there is no reject 987654 of run {first.run}" in nothing.err) == (2, "", True)
     assert closed["replayed_by"] == again.json["run"]
     assert [row["replayed_by"] for row in listed].count(None) == 50
     assert [row["replayed_by"] for row in listed][:50] == [None] * 50  # what is left comes first

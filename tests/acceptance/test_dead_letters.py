@@ -299,6 +299,9 @@ def test_what_cannot_be_replayed_says_why_and_what_to_do(world: World, type_: Ty
     assert f"task {done[0][0]} was never dead: it is succeeded" in client.replay_dead_letters(task_ids=[done[0][0]]).notices
     assert type_("dlq", "replay", had.run.run, "--task", had.tasks[0]).code == 2
     assert type_("dlq", "list", had.run.run, "--queue").code == 2
+    for more in ((), ("--json",)):
+        nothing = type_("dlq", "show", "--task", done[0][0], *more)
+        assert (nothing.code, nothing.out, f"there is no dead letter of task {done[0][0]}" in nothing.err) == (2, "", True)
 
     spec = dying(world, "refused", gate, (2, 5))
     held = world.submit(spec, world.directory / "refused.txt")  # goes on with the load, and is its owner

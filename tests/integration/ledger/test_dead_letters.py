@@ -15,7 +15,7 @@ from protheon_dask.ledger import chunks, dead_letters, replays, runs, verbs
 from protheon_dask.ledger.dead_letters import Letters, PurgedFile
 from protheon_dask.ledger.tasks import NewTask
 from protheon_dask.ledger.tasks import enqueue as enqueue_task
-from protheon_dask.model import Outcome, RunState, Seen, SplitState, StageClock
+from protheon_dask.model import Joined, Outcome, RunState, Seen, SplitState, StageClock
 from tests.fixtures.cluster import wait_until
 from tests.integration.ledger.test_verbs import LEASE_S, Scene, failed, loaded, scene, submit, worker
 
@@ -201,6 +201,14 @@ def test_tasks_without_a_run_are_listed_replayed_and_purged_by_their_numbers(die
     assert (set(done.task_ids), done.run_ids) == ({made[0], died.task_ids[0]}, (died.run_id,))
     assert purge(died, made[1]) == (Letters((made[1],)), [])
     assert [(row["status"], row["n"]) for row in dead_letters.counts(died.conn, None, queue=True)] == [("purged", 1), ("replayed", 1)]
+
+
+def test_the_load_typed_again_takes_up_purged_chunks_too_and_their_letters_are_replayed(died: Scene) -> None:
+    purge(died, died.task_ids[0])
+    _, joined = submit(died.conn)
+    assert joined.joined is Joined.RESUMED
+    assert counters(died) == [("ready", 1, 0, 0, 0)] * 2
+    assert [row["status"] for row in dead_letters.listed(died.conn, died.run_id, everything=True)] == ["replayed"] * 2
 
 
 @pytest.mark.parametrize("first", ["replay", "purge"])
