@@ -50,6 +50,7 @@ REJECT_COLUMNS: Final = (
     Shown("load_id", "load", right=True, drop=2),
     Shown("line", "line", count_text, right=True),
     Shown("part", "part"),
+    Shown("sqlstate", "SQLSTATE", drop=1),
     Shown("reason", "reason"),
     Shown("table_name", "table", keep=True, drop=3),
     Shown("replayed_by", "replayed by", count_text, right=True),
@@ -69,7 +70,7 @@ def rejects() -> None:
 
 @rejects.command("list")
 @run_argument
-@limit_option(100)
+@limit_option(20)
 @all_option
 @database_option
 @json_option

@@ -15,7 +15,7 @@ from protheon_dask.cli import figures, output
 from protheon_dask.cli.database import distinct, is_number
 from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
-from protheon_dask.cli.rejects import reject_card
+from protheon_dask.cli.rejects import REJECT_COLUMNS, reject_card, rejects
 from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import reasons, summary
 from protheon_dask.model import Refusal, RunState, TableCount
@@ -180,6 +180,16 @@ def test_a_run_that_ended_over_its_reject_limit_names_the_load_that_bears_more()
     for picture, is_told in ((over, True), (replace(over, reason="1 chunk is dead"), False)):
         drawn = [output.render(part, width=200, color=False).rstrip() for part in summary(picture, " --into x", "--pipeline pgcr")]
         assert (hint in drawn) is is_told
+
+
+def test_the_list_of_rejects_has_their_sqlstate_where_there_is_one() -> None:
+    row = {"id": 7, "load_id": 3, "line": 2, "part": None, "reason": "no", "sqlstate": "23514", "table_name": None, "replayed_by": None}
+    for sqlstate, heading in (("23514", ["SQLSTATE"]), (None, [])):
+        rows = [{**row, "sqlstate": sqlstate}]
+        drawn = output.render(output.Listing(output.filled(REJECT_COLUMNS, rows), rows), width=100, color=False)
+        assert [word for word in drawn.split() if word in ("SQLSTATE", "23514")] == [*heading, *filter(None, [sqlstate])]
+    listing = rejects.commands["list"]
+    assert next(option.default for option in listing.params if option.name == "limit") == 20
 
 
 @pytest.mark.parametrize("width", range(60, 90))
