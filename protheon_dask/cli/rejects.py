@@ -261,6 +261,11 @@ def rejects_replay(
         parts = f"; {figures.counted(left.n_parts, 'refused part')} of lines stay as they are" if left.n_parts else ""
         tell_nothing(left.run_id, f"nothing to replay: no line of run {left.run_id} is still refused{parts}", as_json=as_json)
         click.get_current_context().exit(DONE)
+    if not left.n_standing_lines:  # a cluster would only be started to say the same
+        stay = f"{figures.counted(left.n_lines, 'line')} of run {left.run_id} {'stays' if left.n_lines == 1 else 'stay'} refused"
+        why = "undone (type its `protheon load` to load it anew), or loaded once more by --again (replay that run's rejects)"
+        tell_nothing(left.run_id, f"{stay}: the load was {why}", as_json=as_json)
+        click.get_current_context().exit(INCOMPLETE)
     name = pipeline or ("jsonl" if table else None)
     chosen = None if name is None else find(name, table=table, paths=left.paths)
 

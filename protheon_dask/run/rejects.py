@@ -22,12 +22,16 @@ APPLICATION = "protheon-rejects"
 
 @dataclass(frozen=True, slots=True)
 class StillRefused:
-    """What of a run is refused and was not replayed. paths: of the sources; n_lines: with those that wait in a replay."""
+    """What of a run is refused and was not replayed. paths: of the sources; n_lines: with those that wait in a replay.
+
+    n_standing_lines: of n_lines, those whose loads were not undone or loaded once more: no other can be replayed.
+    """
 
     run_id: int
     paths: tuple[str, ...]
     n_lines: int
     n_parts: int
+    n_standing_lines: int
 
 
 @dataclass(slots=True)
@@ -46,7 +50,8 @@ def still_refused(url: str, run_id: int | None = None) -> StillRefused:
         number = runs.existing_run(conn, run_id)
         found = replays.originals(conn, number)
         n_lines, n_parts = replays.count_open(conn, [original.load_id for original in found])
-        return StillRefused(number, tuple(original.path for original in found), n_lines, n_parts)
+        n_standing_lines, _ = replays.count_open(conn, [original.load_id for original in found if not original.is_retired])
+        return StillRefused(number, tuple(original.path for original in found), n_lines, n_parts, n_standing_lines)
 
 
 def refusals_of(conn: Connection, run_id: int, limit: int = MAX_REFUSALS) -> tuple[Refusal, ...]:

@@ -7,8 +7,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from protheon_dask.broker import wire
+from protheon_dask.cli.main import protheon
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger import replays, runs, verbs
@@ -110,6 +112,16 @@ def test_a_replay_bears_any_number_of_refusals_unless_a_limit_is_given(desk: Des
         made = desk.runs.replay(wire.Replay(desk.bench.run_id, packed, request_id=str(uuid4()), **given))
         assert runs.limit_of(desk.bench.conn, made.run_id).is_crossed(8, 8, at_end=True) is is_crossed
         desk.runs.cancel(made.run_id)
+
+
+def test_rejects_of_a_load_that_was_undone_start_no_cluster_to_say_that_they_stay(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.still_refused(desk.bench.url, desk.bench.run_id).n_standing_lines == 8
+    desk.bench.conn.execute("UPDATE protheon.load SET retired_at = now()")
+    monkeypatch.setattr("protheon_dask.run.local.LocalCluster.__enter__", lambda _: pytest.fail("a cluster is started"))
+    typed = CliRunner().invoke(protheon, ["rejects", "replay", str(desk.bench.run_id), "--into", desk.bench.url])
+    assert typed.exit_code == 1, typed.exception
+    told = " ".join(typed.output.split())
+    assert f"8 lines of run {desk.bench.run_id} stay refused: the load was undone (type its `protheon load`" in told
 
 
 def test_reasons_that_differ_in_values_are_one_with_its_first_line(desk: Desk) -> None:
