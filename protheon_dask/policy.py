@@ -48,7 +48,7 @@ class RetryPolicy:
         if cost is Cost.NOTHING:
             return Retry(0.0)
         if n >= self.caps[cost]:
-            return GiveUp(f"{COST_WORDS[cost]} {n} times")
+            return GiveUp(f"{COST_WORDS[cost]} {'once' if n == 1 else f'{n} times'}")
         if cost is not Cost.FAILURE:
             return Retry(0.0)
         delay_s = min(self.cap_s, self.base_s * 2.0 ** min(n - 1, 30))  # 2^30 s: beyond any cap, below overflow
@@ -109,8 +109,8 @@ class RejectLimit:
 
     def __str__(self) -> str:
         if self.lines is not None:
-            return f"{self.lines} lines"
-        return "no limit" if self.fraction is None else f"{self.fraction * 100:g} %"
+            return "1 line" if self.lines == 1 else f"{self.lines} lines"
+        return "no limit" if self.fraction is None else f"{self.fraction * 100:g}%"
 
 
 def auto_chunk_lines(estimated_lines: int, n_threads: int) -> int:

@@ -39,9 +39,6 @@ _LOST = re.compile(
     r"counts as loaded, but table (.+), into which run \d+ put .* of it, is (gone|empty) now: --again "
 )  # as run/desk.py puts it
 
-PERCENT: Final = re.compile(r"(?<=\d) (?=%)")
-"""The space that a full line may break at, so that the sign begins the next one; rich breaks at a no-break space too."""
-
 REASONS: Final = 3
 """Reasons of refused lines that a summary names; `protheon rejects list` has more."""
 REASON_CHARACTERS: Final = 200
@@ -53,7 +50,7 @@ MAX_REPLAYS: Final = 3
 def headline(s: RunStatistics) -> Text:
     """``run 3 · pgcr · a.jsonl.zst: succeeded``, and the reason where there is one."""
     text = Text.assemble(what(s), ": ", (str(s.state), STATE_STYLES.get(s.state, "bold")))
-    return text.append(f": {PERCENT.sub('', reason)}") if (reason := why(s)) else text
+    return text.append(f": {reason}") if (reason := why(s)) else text
 
 
 def rows_table(s: RunStatistics) -> Listing:
@@ -72,13 +69,16 @@ def lines_sentence(s: RunStatistics) -> str:
 def speed_sentence(s: RunStatistics) -> str:
     """What this run itself did, from submit to its end."""
     if not s.own_lines:
-        return f"{figures.duration(s.seconds)}{SEPARATOR}nothing to load"
+        left = "nothing to load" if not s.lines or s.skipped_files == s.files else "all of it was loaded by other runs"
+        return f"{figures.duration(s.seconds)}{SEPARATOR}{left}"
     parts = [
         figures.duration(s.seconds),
         f"{figures.rate(s.lines_per_s)} lines/s",
         f"{figures.rate(s.raw_mb_per_s)} MB/s",
         f"{figures.rate(s.rows_per_s)} rows/s",
     ]
+    if s.own_lines < s.lines:
+        parts.append(f"{figures.counted(s.lines - s.own_lines, 'line')} of it loaded by other runs")
     return SEPARATOR.join(parts)
 
 

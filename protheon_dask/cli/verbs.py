@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EMBEDDED: Final = "embedded"
 """In the place of a database's URL: the embedded one, whatever the environment says."""
-DATABASE_HELP: Final = "The PostgreSQL to read, or `embedded`; left out, the one that `protheon db url` names."
+DATABASE_HELP: Final = "The PostgreSQL, or `embedded`; left out, the one that `protheon db url` names."
 
 
 class NounGroup(click.Group):

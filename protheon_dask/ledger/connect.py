@@ -95,8 +95,16 @@ def parsed(url: str) -> dict[str, Any]:
         places = str(parts.get("host") or "")[1:] + str(parts.get("dbname") or "")  # a socket's name may begin with @
         is_readable = (not ports or ports.isdecimal()) and not ("://" in url and "%40" not in url and "@" in places)
     if not is_readable:
-        raise ConfigError("the database URL cannot be read: percent-encode special characters in the password")
+        hint = "; percent-encode special characters in its password" if _may_hold_password(url) else ""
+        raise ConfigError(f"the database URL cannot be read: give postgresql://user@host:5432/database{hint}")
     return parts
+
+
+def _may_hold_password(url: str) -> bool:
+    """Whether a part of a URL that cannot be read may be meant as a password: what stands where a port does may be one, too."""
+    _, separator, rest = url.partition("://")
+    user_info, at, _ = rest.rpartition("@")
+    return "pass" in url.lower() or bool(separator and ":" in (user_info if at else rest))
 
 
 def place_of(url: str) -> postgres.Place:

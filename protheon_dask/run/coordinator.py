@@ -463,9 +463,10 @@ class Coordinator:
             if dead := committed.dead - committed.purged:
                 reasons.append(f"{'1 chunk is' if dead == 1 else f'{dead:,} chunks are'} dead: protheon dlq list {item.run_id}")
             if item.limit.is_crossed(committed.rejected, committed.lines, at_end=True):
-                reasons.append(f"{OVER_LIMIT} {item.limit}: {committed.rejected:,} of {committed.lines:,} lines are rejected")
+                are = "is" if committed.rejected == 1 else "are"
+                reasons.append(f"{OVER_LIMIT} {item.limit}: {committed.rejected:,} of {committed.lines:,} lines {are} rejected")
             if item.n_unfinished and not reasons:
-                reasons.append(f"{item.n_unfinished} files are not finished")
+                reasons.append(f"{'1 file is' if item.n_unfinished == 1 else f'{item.n_unfinished} files are'} not finished")
             problems = self._finisher.problems_nowait(item.run_id)
             if problems is None:
                 continue

@@ -192,10 +192,8 @@ class _RejectLimit:
         n_rejected, n_lines = committed.rejected + rejected, committed.lines + self._work.chunk.n_lines
         how_sure = "" if seen == self._work.chunk.n_lines else "at least "
         example = "" if self._example is None else f", as line {self._example.line_no:,}: {self._example.reason}"
-        raise RejectLimitCrossed(
-            f"{REJECT_LIMIT} {limit}: {how_sure}{n_rejected:,} of {n_lines:,} lines are rejected{example}; "
-            f"see why: protheon rejects show {self._work.run_id}"
-        )
+        told = f"{n_rejected:,} of {n_lines:,} lines {'is' if n_rejected == 1 else 'are'} rejected"
+        raise RejectLimitCrossed(f"{REJECT_LIMIT} {limit}: {how_sure}{told}{example}; see why: protheon rejects show {self._work.run_id}")
 
     def _is_crossed(self, rejected: int, limit: RejectLimit, committed: runs.Committed) -> bool:
         return limit.is_crossed(committed.rejected + rejected, committed.lines + self._work.chunk.n_lines)

@@ -202,7 +202,8 @@ class LocalCluster:
             self._start_where_free(settings, env)
             for process in self._processes.values():
                 process.keep()
-        self._on_event(f"scheduler, broker and {self.n_workers} workers are ready after {time.monotonic() - started_s:.1f} s")
+        workers = "1 worker" if self.n_workers == 1 else f"{self.n_workers} workers"
+        self._on_event(f"scheduler, broker and {workers} are ready after {time.monotonic() - started_s:.1f} s")
 
     def _joins_running(self) -> bool:
         """Use the local master that another command runs over this ledger, if there is one and it may be used."""

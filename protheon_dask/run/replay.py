@@ -174,24 +174,31 @@ class _Spool:
 
     def _tell_left_out(self) -> None:
         if self.n_too_long:
+            has = "it has" if self.n_too_long == 1 else "they have"
             self.notices.append(
-                f"{self.original.path}: {self.n_too_long:,} lines stay refused: they have more than max_line_bytes "
+                f"{self.original.path}: {_lines_stay(self.n_too_long)} refused: {has} more than max_line_bytes "
                 f"({self.desk.settings.max_line_bytes:,}); raise it to replay them"
             )
         if self.n_unread:
             self.notices.append(
-                f"{self.original.path}: {self.n_unread:,} lines stay refused: the ledger keeps 64 KiB of each, and the rest cannot be "
+                f"{self.original.path}: {_lines_stay(self.n_unread)} refused: the ledger keeps 64 KiB of each, and the rest cannot be "
                 f"read: {self.why_unread}"
             )
 
 
+def _lines_stay(n: int) -> str:
+    return "1 line stays" if n == 1 else f"{n:,} lines stay"
+
+
 def _of_parts(n_parts: int) -> str:
-    return f"{n_parts:,} refused parts of lines are left as they are: the rest of each line is loaded, and a replay would load it once more"
+    left = "1 refused part of a line is left as it is" if n_parts == 1 else f"{n_parts:,} refused parts of lines are left as they are"
+    return f"{left}: the rest of each line is loaded, and a replay would load it once more"
 
 
 def _of_waiting(item: LiveReplay) -> str:
     todo = {"paused": f"resume or cancel it: protheon runs resume {item.run_id}"}.get(item.state, f"protheon runs watch {item.run_id}")
-    return f"{item.n_lines:,} lines are being replayed by run {item.run_id}, which is {item.state}: {todo}"
+    lines = "1 line is" if item.n_lines == 1 else f"{item.n_lines:,} lines are"
+    return f"{lines} being replayed by run {item.run_id}, which is {item.state}: {todo}"
 
 
 def _attached(waiting: list[LiveReplay], notices: list[str]) -> wire.Submitted:

@@ -70,7 +70,7 @@ def progress_of(conn: Connection, making: Making) -> str:
         return f"{said}: waits for a lock of session {', '.join(blockers)}"
     if phase is None:
         return said
-    share = f", {100 * done // total} %" if total else ""
+    share = f", {100 * done // total}%" if total else ""
     return f"{said}: {phase.removeprefix('building index: ')}{share}"
 
 

@@ -22,7 +22,7 @@ from tests.fixtures.cluster import wait_until
 from tests.fixtures.web import WebServer
 
 SETTINGS = {"chunk_lines": 100, "dead_at_failures": 1}
-SHORT = "failed 1 times: MemoryError"
+SHORT = "failed once: MemoryError"
 
 
 @dataclass

@@ -83,7 +83,7 @@ def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell:
     stands = {row["task_id"]: row["status"] for row in api.list_dead_letters(shell.url, 1, everything=True)}
     assert stands == {third: "purged", sixth: "replayed", eighth: "replayed"}
     assert ask(shell.url, "SELECT count(*) FROM public.solo") == [(900,)]
-    assert api.verify_run(shell.url, 1).findings == ("load 1: 1 chunks are dead",)
+    assert api.verify_run(shell.url, 1).findings == ("load 1: 1 chunk is dead",)
     code, out, err = shell.run("dlq", "replay", "--task", third, "--workers", 1, "--json")
     assert (code, json.loads(out)["runs"][0]["state"]) == (0, "succeeded"), err
     assert numbers(shell.url, "solo") == list(range(1_000))

@@ -257,7 +257,7 @@ def test_lines_whose_rest_is_gone_with_their_source_stay_refused_and_the_others_
     mended = pipeline(world.directory, "gone", "")
     source.unlink()
     submitted = world.cluster.client.replay(first.run, find(mended))
-    assert any("1 lines stay refused" in notice and "no such file" in notice for notice in submitted.notices), submitted.notices
+    assert any("1 line stays refused" in notice and "no such file" in notice for notice in submitted.notices), submitted.notices
     assert world.finish(submitted.run_id).loaded == 2
     source.write_bytes(kept.replace(b"#\n", b"!\n"))
     changed = world.cluster.client.replay(first.run, find(mended))

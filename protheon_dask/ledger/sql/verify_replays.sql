@@ -50,5 +50,6 @@ SELECT 6, format('chunk %%s of replay %%s: its %%s lines closed %%s rejects', ch
 UNION ALL
 SELECT 6, format('replay %%s: %%s of its rejects are of lines that it did not replay', load_id, n_lines) FROM strangers
 UNION ALL
-SELECT 6, format('load %%s: %%s lines are refused more than once, the first of them line %%s', load_id, count(*), min(line))
+SELECT 6, format('load %%s: %%s refused more than once, the first of them line %%s', load_id,
+       CASE count(*) WHEN 1 THEN '1 line is' ELSE count(*) || ' lines are' END, min(line))
   FROM twice GROUP BY load_id;

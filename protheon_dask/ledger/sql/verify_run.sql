@@ -37,7 +37,8 @@ UNION ALL
 SELECT 1, format('load %%s: chunk %%s begins at line %%s, byte %%s; line %%s, byte %%s was to come', load_id, chunk_no, first_line, byte_offset, next_line, next_byte)
   FROM manifest WHERE (chunk_no, first_line, byte_offset) IS DISTINCT FROM (next_no, next_line, next_byte)
 UNION ALL
-SELECT 2, format('load %%s: %%s chunks are %%s', load_id, count(*), state) FROM work WHERE state <> 'succeeded' GROUP BY load_id, state
+SELECT 2, format('load %%s: %%s %%s', load_id, CASE count(*) WHEN 1 THEN '1 chunk is' ELSE count(*) || ' chunks are' END, state)
+  FROM work WHERE state <> 'succeeded' GROUP BY load_id, state
 UNION ALL
 SELECT 2, format('chunk %%s of load %%s: %%s attempts succeeded where one must', chunk_no, load_id, successes)
   FROM work WHERE (state = 'succeeded') <> (successes = 1)
@@ -45,7 +46,8 @@ UNION ALL
 SELECT 3, format('chunk %%s of load %%s: %%s of %%s lines are accounted for', chunk_no, load_id, counted, n_lines)
   FROM work WHERE state = 'succeeded' AND (counted IS DISTINCT FROM n_lines OR lines IS DISTINCT FROM n_lines)
 UNION ALL
-SELECT 5, format('chunk %%s of load %%s: %%s lines were rejected, %%s are kept', chunk_no, load_id, rejected, reject_rows)
+SELECT 5, format('chunk %%s of load %%s: %%s rejected, %%s kept', chunk_no, load_id,
+       CASE rejected WHEN 1 THEN '1 line was' ELSE rejected || ' lines were' END, reject_rows)
   FROM work WHERE state = 'succeeded' AND (rejected, rejected_parts) IS DISTINCT FROM (reject_rows, part_rows)
 UNION ALL
 SELECT 4, format('chunk %%s of load %%s: table %%s: %%s rows were offered, %%s are accounted for', chunk_no, load_id, counted.table_name,

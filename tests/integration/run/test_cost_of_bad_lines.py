@@ -214,4 +214,4 @@ def test_a_chunk_beyond_its_limit_pauses_its_run_as_soon_as_that_is_certain(benc
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("table", [*TABLES, *BATCHED])
 def test_fifty_thousand_bad_lines_pause_their_run_within_minutes(bench: Bench, tmp_path: Path, table: str, kind: str) -> None:
-    assert_ends_by_the_limit(measured(bench, tmp_path, 50_000), table, kind, 300, "50 %", reject_limit_fraction=0.5)
+    assert_ends_by_the_limit(measured(bench, tmp_path, 50_000), table, kind, 300, "50%", reject_limit_fraction=0.5)

@@ -346,6 +346,6 @@ def test_verify_finds_a_line_that_is_refused_twice_and_one_that_was_never_replay
     desk.bench.conn.execute("UPDATE protheon.reject SET line = 1 WHERE reason = 'no'")
     assert desk.findings(run_id) == []  # line 1 was among those that were replayed
     desk.bench.conn.execute("UPDATE protheon.reject SET replayed_by = NULL WHERE line = 1")
-    assert any("1 lines are refused more than once, the first of them line 1" in text for text in desk.findings(desk.bench.run_id))
+    assert any("1 line is refused more than once, the first of them line 1" in text for text in desk.findings(desk.bench.run_id))
     desk.bench.conn.execute("UPDATE protheon.reject SET line = 2 WHERE reason = 'no'")
     assert any("1 of its rejects are of lines that it did not replay" in text for text in desk.findings(run_id))

@@ -77,7 +77,7 @@ def test_a_lost_reject_is_found(loaded: Bench) -> None:
     [finding] = verified.findings
     assert verified.differs == {"each rejected line is kept": (finding,)}
     assert "chunk 3 of load" in finding
-    assert "1 lines were rejected, 0 are kept" in finding
+    assert "1 line was rejected, 0 kept" in finding
 
 
 def test_a_reject_too_many_is_found(loaded: Bench) -> None:
@@ -106,7 +106,7 @@ def test_rows_that_do_not_add_up_are_found(loaded: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("state", "told"),
-    [("ready", "1 chunks are ready"), ("cancelled", "1 chunks are cancelled"), ("dead", "1 chunks are dead")],
+    [("ready", "1 chunk is ready"), ("cancelled", "1 chunk is cancelled"), ("dead", "1 chunk is dead")],
 )
 def test_a_chunk_that_is_not_loaded_is_found(loaded: Bench, state: str, told: str) -> None:
     loaded.conn.execute("UPDATE protheon.task SET state = %s WHERE id = %s", (state, loaded.task_ids[1]))

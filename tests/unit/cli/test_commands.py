@@ -86,6 +86,11 @@ def test_no_verb_is_list(argv: list[str], verb: str, rest: list[str]) -> None:
     assert (context._protected_args, context.args) == ([verb], rest)
 
 
+def test_no_help_says_that_a_database_is_only_read() -> None:
+    """verbs.database_option is also of commands that write."""
+    assert not [names for names, command in every_command() if "PostgreSQL to read" in str([p.to_info_dict() for p in command.params])]
+
+
 def test_help_promises_nothing_that_this_version_has_not(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, words in ((["--help"], "machine you have"), (["load", "--help"], "--detach")):
         assert main(argv) == 0

@@ -19,6 +19,7 @@ from protheon_dask.cli.rejects import REJECT_COLUMNS, reject_card, rejects
 from protheon_dask.cli.reports import emit_list
 from protheon_dask.cli.summary import reasons, summary
 from protheon_dask.model import Refusal, RunState, TableCount
+from protheon_dask.policy import RejectLimit
 from tests.unit.cli.pictures import picture_of
 
 
@@ -194,7 +195,7 @@ def test_the_list_of_rejects_has_their_sqlstate_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("width", range(60, 90))
 def test_a_percent_sign_stays_with_its_number(width: int) -> None:
-    paused = picture_of(state=RunState.PAUSED, reason="reject limit of 50 %: 6,000 of 10,000 lines")
+    paused = picture_of(state=RunState.PAUSED, reason=f"reject limit of {RejectLimit(fraction=0.5)}: 6,000 of 10,000 lines")
     drawn = output.render(summary(paused)[0], width=width, color=False)
     assert not [line for line in drawn.splitlines() if line.strip().startswith("%")]
 

@@ -38,11 +38,11 @@ def test_the_headline_says_which_tables_were_not_looked_at_and_the_last_line_wha
 
 
 def test_a_check_or_a_table_with_findings_is_not_ok_and_has_them_below() -> None:
-    lines = shown(STANDS, DIFFERS, BARE, differs={LINES: ("load 4: 1 chunks are dead",), ROWS: (LOST,)})
+    lines = shown(STANDS, DIFFERS, BARE, differs={LINES: ("load 4: 1 chunk is dead",), ROWS: (LOST,)})
     assert lines[:7] == [
         "run 3: differs; 1 of 3 tables was not looked at",
         f"  differs  {LINES}",
-        "           load 4: 1 chunks are dead",
+        "           load 4: 1 chunk is dead",
         f"  differs  {ROWS}",
         "  ok       table public.a: 25 rows of 3 chunks counted, values of 3 compared",
         "  differs  table public.d: 24 rows of 3 chunks counted, values of 2 compared",

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protheon_dask.config import parse_reject_limit
 from protheon_dask.model import Cost
 from protheon_dask.policy import Blame, GiveUp, RejectLimit, Retry, RetryPolicy, auto_chunk_lines, blame, dispatch_window
 
@@ -18,6 +19,11 @@ def test_a_task_is_dead_exactly_at_its_cap(cost: Cost, cap: int) -> None:
     assert isinstance(POLICY.decide(cost, cap - 1, 0.5), Retry)
     assert isinstance(POLICY.decide(cost, cap, 0.5), GiveUp)
     assert isinstance(POLICY.decide(cost, cap + 1, 0.5), GiveUp)
+
+
+@pytest.mark.parametrize(("cap", "told"), [(1, "failed once"), (2, "failed 2 times")])
+def test_a_letter_says_how_often_as_people_do(cap: int, told: str) -> None:
+    assert POLICY.dead_at(Cost.FAILURE, cap).decide(Cost.FAILURE, cap, 0.5) == GiveUp(told)
 
 
 @given(n=st.integers(1, 10_000), u=UNITS)
@@ -109,6 +115,11 @@ def test_at_most_one_is_to_blame(sqlstate: str) -> None:
 )
 def test_where_a_reject_limit_is_crossed(limit: RejectLimit, rejected: int, total: int, at_end: bool, crossed: bool) -> None:
     assert limit.is_crossed(rejected, total, at_end=at_end) is crossed
+
+
+@pytest.mark.parametrize("text", ["50%", "0.5%", "1 line", "1000 lines"])
+def test_a_reject_limit_is_told_as_it_is_typed(text: str) -> None:
+    assert str(parse_reject_limit(text.split()[0])) == text
 
 
 @given(fraction=st.floats(0, 1), total=st.integers(10_000, 10**9), more=st.integers(0, 10**6), data=st.data())

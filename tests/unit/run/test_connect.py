@@ -31,6 +31,13 @@ def test_a_url_that_a_password_breaks_is_told_without_its_text(url: str) -> None
         assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("url", ["postgresql://me@db:54a2/x", "postgresql://db/x?colour=red", "postgresql://db/%zz", "host=db colour"])
+def test_a_url_without_a_password_is_not_said_to_be_wrong_in_it(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place_of(url)
+    assert str(caught.value) == "the database URL cannot be read: give postgresql://user@host:5432/database"
+
+
 @pytest.mark.parametrize(
     "url",
     ["postgresql://", "postgresql://me:se?cret@db/x", "postgresql://me:s%40@db:1,db:2/x?sslmode=require", "host=db port=1 password = 'x'"],
