@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -32,6 +33,7 @@ from protheon_dask.cli.verbs import (
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.model import STAGES, RunState, TaskState
 from protheon_dask.run.exits import DONE, INCOMPLETE
+from protheon_dask.run.settings import workers_log
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
@@ -146,7 +148,16 @@ def dlq_show(run: int | None, task_id: int | None, queue: bool, limit: int, ever
         output.emit_drawing(*letter_card(row))
     if there_are_more:
         output.messages().print(f"the first {limit}; --limit shows more", style="dim", markup=False)
+    tell_log(rows, workers_log(effective_settings().settings))
     tell_next(rows, run, flag_of(into))
+
+
+def tell_log(rows: Sequence[Mapping[str, Any]], log: Path) -> None:
+    """Name the log that has the exit codes and signals of worker processes that died, where there is one on this machine."""
+    died = any(attempt["error_class"] == "WorkerDied" for row in rows for attempt in row["attempts"])
+    if died and log.exists():
+        told = f"exit codes, signals and last words of worker processes, of the latest cluster on this machine: {log}"
+        output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
 def refuse_both(run: int | None, queue: bool) -> None:

@@ -50,6 +50,11 @@ def workspace_of(settings: Settings) -> Path:
     return Path(settings.workspace).expanduser() if settings.workspace else home_of(settings) / "workspace"
 
 
+def workers_log(settings: Settings) -> Path:
+    """Where Dask's nannies write how the worker processes of this machine's cluster ended; written anew by each cluster."""
+    return home_of(settings) / "logs" / "workers.log"
+
+
 def start_lock_path() -> Path:
     """The file whose lock lets this user's clusters on this machine start one after the other: each must find its ports free."""
     return platformdirs.user_cache_path("protheon", appauthor=False, ensure_exists=True) / "start.lock"

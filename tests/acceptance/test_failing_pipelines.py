@@ -13,6 +13,7 @@ import pytest
 
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run import api
+from protheon_dask.run.settings import workers_log
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
 
@@ -20,15 +21,17 @@ SETTINGS = {"lease_s": 6, "renew_s": 1, "exit_grace_s": 2, "stall_s": 6}
 
 
 @pytest.mark.parametrize(
-    ("name", "end"),
+    ("name", "end", "logged"),
     [
-        ("exits", "os._exit(9)"),
-        ("segfaults", "import ctypes\n    ctypes.string_at(0)"),
-        pytest.param("kills", "import signal\n    os.kill(os.getpid(), signal.SIGKILL)", marks=pytest.mark.slow),
-        pytest.param("aborts", "os.abort()", marks=pytest.mark.slow),
+        ("exits", "os._exit(9)", "exited with status 9"),
+        ("segfaults", "import ctypes\n    ctypes.string_at(0)", "killed by signal 11"),
+        pytest.param("kills", "import signal\n    os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9", marks=pytest.mark.slow),
+        pytest.param("aborts", "os.abort()", "killed by signal 6", marks=pytest.mark.slow),
     ],
 )
-def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_neighbour(world: World, name: str, end: str) -> None:
+def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_neighbour(
+    world: World, name: str, end: str, logged: str
+) -> None:
     source = write_numbers(world.directory / "n.txt", 4_000)
     done = world.load(write_pipeline(world.directory, name, f"if n == 2_500:\n    {end}"), source, chunk_lines=1_000)
     assert done.state == "incomplete"
@@ -42,6 +45,7 @@ def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_
     assert (letter["chunk_no"], letter["first_line"], letter["reason"]) == (3, 2_001, "crashed or stalled its worker 3 times")
     assert (done.dead_letters, done.chunks_dead) == (1, 1)
     assert any("1 chunk is dead" in finding for finding in world.findings(done.run))
+    wait_until(lambda: workers_log(world.cluster.settings).read_text().count(logged) >= 3)  # the log that `dlq show` names
 
 
 def test_a_pipeline_that_hangs_costs_a_crash_and_its_process_is_replaced(world: World, gate: Gate) -> None:

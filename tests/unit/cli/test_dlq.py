@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protheon_dask.cli.dlq import LETTER_COLUMNS, letter_card, reasons, stages_text, tell_closed, tell_next, tell_none
+from protheon_dask.cli.dlq import LETTER_COLUMNS, letter_card, reasons, stages_text, tell_closed, tell_log, tell_next, tell_none
 from protheon_dask.cli.main import main
 from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import emit_list
@@ -173,6 +174,17 @@ def test_a_summary_names_the_letters_and_what_to_do_about_them() -> None:
         "  with mended code: protheon load /data/reports.jsonl.zst --pipeline PIPELINE",
         "  once a cause outside of the code is mended: protheon dlq replay 3",
     ]
+
+
+def test_where_a_worker_process_died_the_log_that_knows_how_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crashed = {**LETTER, "attempts": [{**ATTEMPT, "outcome": "crashed", "error_class": "WorkerDied", "message": "the worker process died"}]}
+    log = tmp_path / "workers.log"
+    tell_log([LETTER, crashed], log)
+    log.write_text("Worker process 12 exited with status 9")
+    tell_log([LETTER], log)
+    assert capsys.readouterr().err == ""
+    tell_log([LETTER, crashed], log)
+    assert capsys.readouterr().err.strip().endswith(f"of the latest cluster on this machine: {log}")
 
 
 def test_stages_are_those_that_took_time() -> None:
