@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
@@ -14,8 +16,8 @@ from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved
 from protheon_dask.config import parse_reject_limit
-from protheon_dask.errors import ConfigError, InvariantError, ProtheonError
-from protheon_dask.model import YOUR_PIPELINE
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
+from protheon_dask.model import YOUR_PIPELINE, RunState
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
     from protheon_dask.broker.wire import Submitted
     from protheon_dask.config import Effective
     from protheon_dask.pipelines.pipeline import Pipeline
-    from protheon_dask.run.api import Database, Master
+    from protheon_dask.run.api import Database, LocalCluster, Master
+
+TAKE_OVERS: Final = 5
+"""Clusters of other commands that may end below one command before that is its end too."""
+TAKE_OVER_PAUSE_S: Final = 0.5
+"""Between two of them: what belongs to the one that ended, its PostgreSQL too, ends within that, or is waited for."""
 
 
 def chunk_lines_of(text: str) -> int | Literal["auto"]:
@@ -121,7 +128,9 @@ def load(
         return
 
     def ask(master: Master) -> tuple[int, Sequence[str]]:
+        nonlocal options
         submitted = options.submit(master)
+        options = options.to_go_on()
         return submitted.run_id, submitted.notices
 
     final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into), pipeline=typed)
@@ -145,23 +154,59 @@ def see_through(
     into:     what the commands that are named for pasting must add.
     pipeline: the option that names the pipeline as it was typed.
     Returns None where the master had no run to make; it has said why.
+
+    Where the cluster was another command's, and that command ends, another cluster is started, or found, and asked for the same again.
     """
     from protheon_dask.run import api
 
-    with display(quiet=quiet) as progress, api.local(effective, database, workers=workers, on_event=progress.event) as cluster:
+    run_id, notices = 0, list[str]()  # which was asked for last, and what was said
+
+    def see(cluster: LocalCluster) -> RunStatistics | None:
+        nonlocal run_id, notices
         progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
         if workers is not None and not cluster.is_ours:
             progress.note("--workers is left aside: the master that runs already has workers of its own")
-        run_id, notices = ask(cluster.client)
-        tell([for_pasting(notice, pipeline, into) for notice in notices], progress)
-        final = None
-        if run_id:
-            final = watch(cluster.client, run_id, progress, goes_on=not cluster.is_ours, database=into)
-            for notice in final.notices:
-                if notice not in notices:
-                    progress.note(for_pasting(notice, pipeline, into))  # found while the files were read
+        before = run_id
+        if not before or api.was_interrupted(cluster.client.get(before)):  # else it has ended, paused, or been cancelled, by itself
+            run_id, told = ask(cluster.client)
+            tell([for_pasting(notice, pipeline, into) for notice in told], progress)
+            notices += told
+            if run_id in (0, before):  # there is no run to make, or none that it could go on with
+                cluster.wait_others(progress.note)
+                return cluster.client.get(before) if before else None
+            if before:
+                progress.note(f"run {before} goes on as run {run_id}")
+        final = watch(cluster.client, run_id, progress, goes_on=not cluster.is_ours, database=into)
+        for notice in final.notices:
+            if notice not in notices:
+                progress.note(for_pasting(notice, pipeline, into))  # found while the files were read
+        if api.was_interrupted(final):
+            cluster.wait_gone()
         cluster.wait_others(progress.note)
-    return final
+        return final
+
+    with display(quiet=quiet) as progress:
+        for n in range(TAKE_OVERS + 1):
+            cluster: LocalCluster | None = None
+            try:
+                with api.local(effective, database, workers=workers, takes_over=n > 0, on_event=progress.event) as cluster:
+                    final = see(cluster)
+            except TransientError as error:  # of the cluster that ended; or nothing could be started beside what is still ending
+                if cluster is not None and isinstance(error, BrokerUnavailable):
+                    cluster.wait_gone()  # its command may be ending it at this moment
+                if n == TAKE_OVERS or not (cluster.is_gone() if cluster is not None else n):
+                    raise
+                if cluster is not None and run_id:
+                    with suppress(ProtheonError):  # its PostgreSQL may have ended with it
+                        known = api.run_statistics(cluster.url, run_id)
+                        if known.state is not RunState.RUNNING and not api.was_interrupted(known):
+                            return known  # it had ended, or paused, by itself: only its last picture did not come
+            else:
+                if n == TAKE_OVERS or final is None or not api.was_interrupted(final) or not cluster.is_gone():
+                    return final
+            progress.note("the command that ran the cluster has ended: starting one of our own")
+            time.sleep(TAKE_OVER_PAUSE_S)
+    raise InvariantError("the last try returns or raises")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +220,10 @@ class Options:
     again: bool
     replace: bool
     checksum: bool
+
+    def to_go_on(self) -> Options:
+        """What is asked for once a run was made of these: what that run has loaded is not to be loaded again."""
+        return dataclasses.replace(self, again=False, replace=False)
 
     def submit(self, master: Master) -> Submitted:
         return master.submit(
@@ -211,7 +260,7 @@ def watch(
     """Show the run until it ends or pauses, and return its last picture.
 
     goes_on: the cluster outlives this command; else an interrupted run is cancelled. on_change gets each picture after it was shown.
-    Raises:  KeyboardInterrupt, after it has said what stays.
+    Raises:  KeyboardInterrupt, after it has said what stays. BrokerUnavailable: the cluster, another command's, ended.
     """
     latest: RunStatistics | None = None
     try:
@@ -229,6 +278,8 @@ def watch(
         if latest is not None:
             progress.note(f"run {run_id}: {committed(latest)} stay loaded")
         raise
+    if goes_on and (latest is None or latest.state is RunState.RUNNING):  # another command's, which ends
+        raise BrokerUnavailable(f"run {run_id}: the master ended its report before the run did")
     if latest is None:
         raise InvariantError(f"run {run_id}: the master ended its report before the first word")
     return latest

@@ -22,6 +22,8 @@ PAUSED_BY_HAND = "paused by hand"
 """The reason of a pause that came without one."""
 CANCELLED_BY_HAND = "cancelled by hand"
 """The reason of a run that a person cancelled."""
+INTERRUPTED = "interrupted: its command ended; type the same again to go on"
+"""The reason of a run whose cluster ended with the command that it lived for."""
 
 
 def create_run(conn: psycopg.Connection, columns: Mapping[str, Any], pipeline: Mapping[str, Any]) -> int | None:

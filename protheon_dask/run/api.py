@@ -146,10 +146,19 @@ def local(
     *,
     workers: int | None = None,
     force_own: bool = False,
+    takes_over: bool = False,
     on_event: Callable[[str], None] = lambda _: None,
 ) -> LocalCluster:
-    """A cluster on this machine for the time of a block; a running local master is used unless force_own."""
-    return LocalCluster(effective, database, workers=workers, force_own=force_own, on_event=on_event)
+    """A cluster on this machine for the time of a block; a running local master is used unless force_own.
+
+    takes_over: the one that was used has ended just now, and may still hold the lead: it is waited for.
+    """
+    return LocalCluster(effective, database, workers=workers, force_own=force_own, takes_over=takes_over, on_event=on_event)
+
+
+def was_interrupted(statistics: RunStatistics) -> bool:
+    """Did the run end because the command that ran its cluster has ended?"""
+    return statistics.state is RunState.CANCELLED and statistics.reason == runs.INTERRUPTED
 
 
 def running_master(effective: Effective, url: str) -> Master | None:

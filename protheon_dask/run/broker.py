@@ -64,12 +64,20 @@ def check_one_ledger(settings: Settings) -> None:
 
 
 def serve(
-    settings: Settings, scheduler_address: str, dashboard_link: str, port: int, *, ephemeral: bool = False, goes_on: bool = False
+    settings: Settings,
+    scheduler_address: str,
+    dashboard_link: str,
+    port: int,
+    *,
+    ephemeral: bool = False,
+    goes_on: bool = False,
+    takes_over: bool = False,
 ) -> None:
     """Lead, listen and work until SIGTERM or SIGINT.
 
     ephemeral: the cluster lives as long as one command: runs of an earlier one are interrupted, and this one's at a polite end.
     goes_on:   this takes the place of a broker of the same cluster that died: its runs go on, and PostgreSQL is waited for.
+    takes_over: the command of the cluster before this one has ended: its broker, which may still be ending, is waited for.
     Raises: ConfigError: another broker leads this ledger, the port is taken, or the two URLs are of different databases.
             LeadershipLost: another took the lead.
     """
@@ -80,7 +88,7 @@ def serve(
     coordinator = Coordinator(settings, url, scheduler_address, store, broker_uuid, n_splitters)
     if ephemeral:
         coordinator.owner_lives = owner_watch()
-    lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on)
+    lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
     place = Place(scheduler_address, dashboard_link, str(broker_uuid))
@@ -109,8 +117,10 @@ def owner_watch() -> Callable[[], bool]:
     return lives
 
 
-def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_on: bool) -> None:
+def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_on: bool, takes_over: bool = False) -> None:
     """Take the lead; goes_on: as soon as PostgreSQL answers, and has noticed that the broker before this one is gone.
+
+    takes_over: likewise, where PostgreSQL answers.
 
     Raises: ConfigError: another broker leads this ledger, or the two URLs are of different databases. LedgerUnavailable.
     """
@@ -126,7 +136,7 @@ def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_
             if not is_told:
                 logger.warning("ledger.lost", extra={"error": str(exc)})
             end_at, is_told = time.monotonic() + LEAD_S, True
-        if not goes_on or time.monotonic() > end_at:
+        if not (goes_on or takes_over) or time.monotonic() > end_at:
             raise ConfigError("another broker leads this ledger already: use that master, or stop it first")
         time.sleep(LEAD_POLL_S)
 
@@ -139,12 +149,14 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--goes-on", action="store_true")
+    parser.add_argument("--takes-over", action="store_true")
     given = parser.parse_args()
     log_to_stderr()
     try:
         failpoints.arm_from_environment()
         settings = read_settings({}).settings
-        serve(settings, given.scheduler, given.dashboard, given.port, ephemeral=given.ephemeral, goes_on=given.goes_on)
+        kind = {"ephemeral": given.ephemeral, "goes_on": given.goes_on, "takes_over": given.takes_over}
+        serve(settings, given.scheduler, given.dashboard, given.port, **kind)
     except LeadershipLost as exc:
         print(exc, file=sys.stderr)
         return 75

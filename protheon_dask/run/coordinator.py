@@ -174,14 +174,13 @@ class Coordinator:
 
     def _cancel_ephemeral(self, conn: Connection, *, with_tasks: bool) -> None:
         """The command that runs of this kind lived for is gone, and its workers with it: nobody is charged. Tasks go on later."""
-        told = "interrupted: its command ended; type the same again to go on"
         for run_id in runs.ephemeral_runs(conn):
             with conn.transaction():
-                runs.cancel_run(conn, run_id, told)
+                runs.cancel_run(conn, run_id, runs.INTERRUPTED)
         with conn.transaction():
             for item in verbs.expire(conn, self._epoch, runs.ephemeral_attempts(conn, with_tasks=with_tasks)):
                 if item.known_gone:
-                    verbs.release(conn, item.lease, Failed(Cost.NOTHING, "Interrupted", told), Outcome.RELEASED, 0.0)
+                    verbs.release(conn, item.lease, Failed(Cost.NOTHING, "Interrupted", runs.INTERRUPTED), Outcome.RELEASED, 0.0)
 
     def _interrupt(self) -> None:
         """The command that this cluster lives for ends: say so of its runs, if PostgreSQL still answers."""

@@ -94,17 +94,25 @@ class LocalCluster:
     """
 
     def __init__(
-        self, effective: Effective, database: Database, *, workers: int | None, force_own: bool, on_event: Callable[[str], None]
+        self,
+        effective: Effective,
+        database: Database,
+        *,
+        workers: int | None,
+        force_own: bool,
+        takes_over: bool = False,
+        on_event: Callable[[str], None],
     ) -> None:
         self.settings, self._database, self._on_event = effective.settings, database, on_event
         self.n_workers = workers or max(1, os.cpu_count() or 1)
-        self._force_own = force_own
+        self._force_own, self._takes_over = force_own, takes_over
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()
         self._processes: dict[str, Supervised] = {}
         self._ports: list[int] = []  # which our processes were told to listen on
         self._ended: Supervised | None = None  # the first of ours that ended for good
         self._is_closing = False
+        self._joined: Joined | None = None  # whose cluster is used
         self.client: Master
         self.is_ours = False
         self.dashboard_link = ""
@@ -153,6 +161,16 @@ class LocalCluster:
             time.sleep(OTHERS_S)
         if told:
             time.sleep(LAST_PICTURE_S)
+
+    def is_gone(self) -> bool:
+        """Has the command that ran the cluster which this one joined ended, and its cluster with it?"""
+        return self._joined is not None and not self._joined.lives()
+
+    def wait_gone(self) -> None:
+        """The cluster that was joined interrupts its runs: wait until it does not stand for the next command any more."""
+        end_at = time.monotonic() + START_S
+        while self._joined is not None and not self.is_gone() and time.monotonic() < end_at:
+            time.sleep(POLL_S)
 
     def _open_runs(self) -> list[int]:
         with opened(self.url, application="protheon-cli") as conn:
@@ -207,10 +225,15 @@ class LocalCluster:
 
     def _joins_running(self) -> bool:
         """Use the local master that another command runs over this ledger, if there is one and it may be used."""
-        if self._force_own or (master := find_local(self._home, self.url)) is None:
+        if self._force_own or (found := find_joined(self._home, self.url, to_use=True)) is None:
             return False
+        joined, master = found
         self.client = self._stack.enter_context(master)
-        self.dashboard_link = master.info().dashboard_link
+        try:
+            self.dashboard_link = master.info().dashboard_link
+        except BrokerUnavailable:  # its command ends it at this moment
+            return False
+        self._joined = joined
         self._on_event("using the local master that is running already")
         return True
 
@@ -268,6 +291,7 @@ class LocalCluster:
                 "--port",
                 str(port),
                 "--ephemeral",
+                *(["--takes-over"] if self._takes_over or any(self._home.glob(ANNOUNCEMENTS)) else []),
             ],
             env,
             more_again=["--goes-on"],
@@ -358,6 +382,34 @@ def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
 
 def find_local(home: Path, url: str) -> Master | None:
     """The local master that another command of this user runs, if it leads the ledger at url; else None."""
+    found = find_joined(home, url)
+    return None if found is None else found[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What another command announced of the local master that it runs."""
+
+    path: Path
+    text: str
+    address: str
+    pid: int
+
+    def lives(self) -> bool:
+        """Does that command still live, and stand by its master? One that was killed leaves the file, another end takes it along."""
+        try:
+            return self.path.read_text() == self.text and _lives(self.pid)
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable if it does not: nobody starts that master again, and its runs are interrupted."""
+        if not self.lives():
+            raise BrokerUnavailable("the command that ran the cluster has ended")
+
+
+def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Joined, Master] | None:
+    """As find_local, with what was announced. to_use: only while its command lives; the master's check raises once it does not."""
     if not any(home.glob(ANNOUNCEMENTS)):
         return None
     from protheon_dask.ledger import reports
@@ -367,19 +419,33 @@ def find_local(home: Path, url: str) -> Master | None:
         if not applied(conn):
             return None
         ledger_id = str(reports.status(conn)["ledger_id"])
-    import psutil
-
+    path = home / f"local-master-{ledger_id}.json"
     try:
-        announced = json.loads((home / f"local-master-{ledger_id}.json").read_text())
-        pid = int(announced["pid"])
-        master = Master(announced["address"], read_key(make_key(home)), comes_back=lambda: psutil.pid_exists(pid))
+        text = path.read_text()
+        announced = json.loads(text)
+        joined = Joined(path, text, announced["address"], int(announced["pid"]))
+        check = joined.check if to_use else lambda: None
+        check()
+        master = Master(joined.address, read_key(make_key(home)), check=check, comes_back=lambda: _lives(joined.pid))
     except (OSError, ValueError, KeyError, ProtheonError):
         return None
     with suppress(ProtheonError):
         if master.info().ledger_id == ledger_id:  # else its port is another master's by now
-            return master
+            return joined, master
     master.close()
     return None
+
+
+def _lives(pid: int) -> bool:
+    """Does the process run? One that was killed, and that its parent has not asked after yet, does not."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def _port(wanted: int) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ class Command:
         command = [str(PROTHEON), "load", *arguments, "--workers", "1", "--chunk-lines", "10"]
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
+        self.printed = ""
 
     def wait_said(self, words: str) -> None:
         """Wait until it says a line with these words."""
@@ -34,9 +38,14 @@ class Command:
         pytest.fail(f"it never said {words!r}, but: {self.said}")
 
     def wait_end(self) -> int:
-        _, rest = self.process.communicate(timeout=60)
-        self.said += rest.splitlines(keepends=True)
-        return self.process.returncode
+        assert self.process.stderr is not None
+        assert self.process.stdout is not None
+        late = threading.Timer(60, self.process.kill)
+        late.start()
+        self.said += self.process.stderr.readlines()  # communicate() would lose what was read ahead
+        self.printed = self.process.stdout.read()
+        late.cancel()
+        return self.process.wait()
 
 
 def test_a_cluster_stays_until_the_run_of_another_command_has_ended(database: str, tmp_path: Path) -> None:
@@ -69,3 +78,38 @@ def test_a_cluster_stays_until_the_run_of_another_command_has_ended(database: st
             command.process.communicate()
     assert sum("of another command" in line for line in first.said) == 1
     assert numbers(database, "first") == numbers(database, "second") == list(range(N_LINES))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_commands_whose_cluster_ends_with_another_command_go_on_by_themselves(
+    database: str, tmp_path: Path, signum: signal.Signals
+) -> None:
+    home, names = tmp_path / "home", ("first", "second", "third")
+    gates = {name: Gate(tmp_path / f"{name}_open") for name in names}
+    paths = {name: str(write_numbers(tmp_path / f"{name}.txt", N_LINES)) for name in names}
+    pipelines = {name: write_pipeline(tmp_path, name, gate.body(0, 10)) for name, gate in gates.items()}
+    commands: dict[str, Command] = {}
+    try:
+        for n, name in enumerate(names, start=1):
+            commands[name] = Command(home, database, paths[name], "--pipeline", pipelines[name], "--json")
+            commands[name].wait_said(f"run {n};")
+        first, survivors = commands["first"], [commands["second"], commands["third"]]
+        first.process.send_signal(signum)  # whose parent does not ask after it: it stays a zombie
+        for survivor, old in zip(survivors, (2, 3), strict=True):
+            survivor.wait_said(f"run {old} goes on as run")
+        for gate in gates.values():
+            gate.open()
+        assert [survivor.wait_end() for survivor in survivors] == [0, 0], [survivor.said for survivor in survivors]
+        first.wait_end()
+    finally:
+        for command in commands.values():
+            command.process.kill()
+            command.process.communicate()
+    for survivor, name in zip(survivors, names[1:], strict=True):
+        assert sum("the command that ran the cluster has ended" in line for line in survivor.said) == 1, survivor.said
+        told = json.loads(survivor.printed)
+        assert (told["state"], told["lines"], told["loaded"]) == ("succeeded", N_LINES, N_LINES)
+        assert any(f"goes on as run {told['run']}" in line for line in survivor.said), survivor.said
+        assert numbers(database, name) == list(range(N_LINES))
+    started = [sum(" are ready after " in line for line in survivor.said) for survivor in survivors]
+    assert sorted(started) == [0, 1], "one starts a cluster, the other uses it"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import MasterInfo
+from protheon_dask.errors import BrokerUnavailable
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import migrate
-from protheon_dask.run.local import announce, find_local
+from protheon_dask.run.local import announce, find_joined, find_local
 from tests.fixtures.broker import ChunkFolder, Runs
 
 
@@ -41,6 +47,17 @@ def test_each_ledgers_master_is_found_while_several_run(ledger_database: str, da
             assert found is not None
             assert found.address == address
             found.close()
+
+        killed = subprocess.Popen([sys.executable, "-c", ""])
+        announce(tmp_path, announced[database].stem.removeprefix("local-master-"), addresses[database], killed.pid)
+        used = find_joined(tmp_path, database, to_use=True)
+        while used is not None and used[0].lives():
+            time.sleep(0.01)  # it ends, and stays a zombie
+        assert find_joined(tmp_path, database, to_use=True) is None  # its broker still answers, and interrupts its runs
+        killed.wait()
+        if used is not None:
+            with used[1], pytest.raises(BrokerUnavailable, match="the command that ran the cluster has ended"):
+                used[0].check()
 
         announced[ledger_database].write_text(announced[database].read_text())  # a dead master's port, which another has by now
         assert find_local(tmp_path, ledger_database) is None

@@ -142,6 +142,15 @@ def test_a_load_that_skipped_everything_says_so_before_its_numbers() -> None:
     assert "nothing was loaded" not in some
 
 
+@pytest.mark.parametrize(
+    ("own_lines", "words"), [(0, "all of it was loaded by other runs"), (8_000, "750 lines of it loaded by other runs"), (8_750, None)]
+)
+def test_a_summary_says_which_lines_other_runs_of_the_same_files_loaded(own_lines: int, words: str | None) -> None:
+    drawn = "\n".join(output.render(part, width=200, color=False) for part in summary(picture_of(own_lines=own_lines)))
+    assert "nothing to load" not in drawn
+    assert ("other runs" not in drawn) if words is None else (words in drawn)
+
+
 @pytest.mark.parametrize("state", [RunState.CANCELLED, RunState.PAUSED, RunState.INCOMPLETE])
 def test_a_run_whose_files_another_went_on_with_says_so_and_no_more_how_to_go_on(state: RunState) -> None:
     old = picture_of(state=state, reason="interrupted: type the same again to go on")
