@@ -282,6 +282,11 @@ def dlq_replay(run: int | None, task_ids: tuple[int, ...], workers: int | None, 
     finals, replayed, states = see_replayed(
         effective, database, lambda cluster: cluster.client.replay_dead_letters(asked, task_ids), workers, quiet, flag_of(into)
     )
+    if asked and not found and not finals:  # its command had died, and the cluster that was started for this one has cancelled it
+        with api.opened(effective, database) as url:
+            after = api.run_statistics(url, asked)
+        tell_none(after, flag_of(into), as_json=as_json)
+        click.get_current_context().exit(exits.of_state(after.state))
     if as_json:
         told = {"tasks": replayed.task_ids, "runs": [final.summary() for final in finals], "notices": replayed.notices}
         output.emit_json({**told, "states": {str(task_id): str(state) for task_id, state in states.items()}})

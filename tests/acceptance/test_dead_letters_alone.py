@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
-from tests.fixtures.cluster import ask
+from tests.fixtures.cluster import ask, wait_until
 
 PROTHEON = Path(sys.executable).with_name("protheon")
 pytestmark = pytest.mark.slow  # three clusters are started
@@ -62,10 +65,12 @@ def shell(database: str, tmp_path: Path) -> Iterator[Shell]:
 def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell: Shell, tmp_path: Path, gate: Gate) -> None:
     source = write_numbers(tmp_path / "n.txt", 1_000)
     body = f"if n // 100 in (2, 5, 7) and not os.path.exists({str(gate.path)!r}): raise MemoryError('no room for it')"
-    code, out, err = shell.run("load", source, "--pipeline", write_pipeline(tmp_path, "solo", body), "--workers", 1)
+    pipeline = write_pipeline(tmp_path, "solo", body)
+    code, out, err = shell.run("load", source, "--pipeline", pipeline, "--workers", 1)
     assert code == 1, out + err
     assert "3 chunks are dead: protheon dlq list 1" in out
-    assert "once mended: protheon dlq replay 1" in out
+    assert f"with mended code: protheon load {source} --pipeline {pipeline}" in out
+    assert "once a cause outside of the code is mended: protheon dlq replay 1" in out
     assert shell.files() == [201, 501, 701]
 
     [third, sixth, eighth] = [row["task_id"] for row in reversed(api.list_dead_letters(shell.url, 1))]
@@ -88,3 +93,31 @@ def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell:
     assert (code, json.loads(out)["runs"][0]["state"]) == (0, "succeeded"), err
     assert numbers(shell.url, "solo") == list(range(1_000))
     assert api.verify_run(shell.url, 1).findings == ()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_replay_whose_command_is_killed_says_what_goes_on_with_it_when_it_is_typed_again(
+    shell: Shell, tmp_path: Path, gate: Gate
+) -> None:
+    """One of three chunks is loaded, one waits in its middle: the kill takes the cluster with it, and the run is open."""
+    source = write_numbers(tmp_path / "n.txt", 1_000)
+    body = f"""if n // 100 in (2, 5, 7):
+    if not os.path.exists({str(gate.path)!r}): raise MemoryError('no room for it')
+    if n // 100 == 5: open({str(tmp_path / "met")!r}, 'w').close()
+    while n // 100 == 5 and not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.02)"""
+    typed = ("load", source, "--pipeline", write_pipeline(tmp_path, "taken", body), "--workers", 1)
+    assert shell.run(*typed)[0] == 1
+    gate.open()
+    killed = shell.type("dlq", "replay", "--workers", 1)
+    wait_until((tmp_path / "met").exists)
+    for process in [killed, *psutil.Process(killed.pid).children(recursive=True)]:  # the broker, too: it cannot say that it ends
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    killed.communicate()
+    (tmp_path / "go").touch()
+    code, out, err = shell.run("dlq", "replay", "--workers", 1)
+    assert (code, "it is cancelled: type its `protheon load` again, which goes on with its files" in err) == (1, True), out + err
+    code, out, err = shell.run(*typed)
+    assert (code, "goes on: 8 of 10 chunks are loaded" in err) == (0, True), out + err
+    assert numbers(shell.url, "taken") == list(range(1_000))
+    assert api.verify_run(shell.url, 1).findings == api.verify_run(shell.url, 2).findings == ()
