@@ -39,6 +39,10 @@ class Attempt:
         """A byte, a row or a batch went through."""
         self.progressed_at = self._now()
 
+    def overlook(self, seconds: float) -> None:
+        """The process, or its machine, stood still for so long: that time is no silence of the attempt."""
+        self.progressed_at = min(self._now(), self.progressed_at + seconds)
+
     @contextmanager
     def in_flight(self) -> Iterator[None]:
         """While a statement runs at the server the attempt does not stall, however long it takes."""
@@ -137,17 +141,29 @@ class LeaseKeeper:
             self._lost.add(lease)
         self.hurry()
 
+    def give_back(self, lease: Lease) -> None:
+        """As give_back_nowait, but said when this returns, if PostgreSQL answers. For on_stall alone, on the keeper's own thread."""
+        with self._lock:
+            self._lost.add(lease)
+        self._give_back()
+
     def _keep(self) -> None:
-        renew_at, is_answered = time.monotonic() + self._renew_s, True
+        looked_at = time.monotonic()
+        renew_at, is_answered = looked_at + self._renew_s, True
         while True:
             looks_s = [item.stall_s / LOOKS for item in self._snapshot().values() if item.stall_s is not None]
-            self._sooner.wait(max(0.0, min([renew_at - time.monotonic(), *looks_s])))
+            wait_s = max(0.0, min([renew_at - time.monotonic(), *looks_s]))
+            self._sooner.wait(wait_s)
             self._sooner.clear()
+            # A machine that slept or was paused, a process that was stopped: what the keeper missed, its attempts missed too.
+            now_s = time.monotonic()
+            late_s, looked_at = max(0.0, now_s - looked_at - wait_s), now_s
             if self._is_hurried:
                 self._is_hurried, renew_at = False, time.monotonic()
             attempts = self._snapshot()
             if is_answered:  # while PostgreSQL is away an attempt that waits for it looks like one that stands still
                 for attempt in attempts.values():
+                    attempt.overlook(late_s)
                     if attempt.is_stalled(self._stall_s if attempt.stall_s is None else attempt.stall_s):
                         self._on_stall(attempt)
             if time.monotonic() >= renew_at:

@@ -325,6 +325,8 @@ class WorkerProcess:
             with opened(self._url, application="protheon-worker") as conn, conn.transaction():
                 spent = verbs.spent(conn, attempt.lease.task_id)
                 end_without_effect(conn, attempt.lease, failed, Outcome.CRASHED, spent, self.settings.retry_policy)
+        except LeaseLost:  # it was expired before: that this process lives is to be known before it ends
+            self._keeper.give_back(attempt.lease)
         except ProtheonError:
             logger.exception("attempt.stalled_unsaid")  # its lease will run out
         os._exit(STALL_EXIT)

@@ -119,6 +119,39 @@ def test_an_attempt_that_stands_still_is_told_of(bench: Bench, lease: Lease) -> 
     assert stalls.told[0] is attempt
 
 
+class Slept(threading.Event):
+    """An event on which the second wait takes pause_s longer than was asked for: the machine slept."""
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__()
+        self.pause_s, self.n_waits = pause_s, 0
+        self.is_over = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        answer = super().wait(timeout)
+        self.n_waits += 1
+        if self.n_waits == 2:
+            threading.Event().wait(self.pause_s)
+            self.is_over.set()
+        return answer
+
+
+def test_a_machine_that_slept_for_longer_than_the_stall_time_makes_no_stall(
+    bench: Bench, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leases are renewed; what stands still after that is told of as ever."""
+    stalls, slept = Stalls(), Slept(1.0)
+    keeping = keeper(bench.url, stalls, stall_s=0.8)
+    monkeypatch.setattr(keeping, "_sooner", slept)
+    with keeping.held(lease):
+        wait_until(lambda: slept.n_waits == 2)
+        before = lease_until(bench)
+        assert slept.is_over.wait(10)
+        wait_until(lambda: lease_until(bench) != before or bool(stalls.told))
+        assert not stalls.told
+        assert stalls.any.wait(10)
+
+
 def test_nothing_stalls_while_postgres_is_away_and_it_is_judged_afterwards(bench: Bench, lease: Lease) -> None:
     stalls = Stalls()
     with PostgresProxy(bench.url) as proxy:

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from protheon_dask.model import Dispatch
-from protheon_dask.run.keeper import LeaseKeeper
+from protheon_dask.run.keeper import Attempt, LeaseKeeper
+from protheon_dask.run.worker import STALL_EXIT
 from tests.fixtures.cluster import wait_until
 from tests.integration.run.conftest import Bench, Running
 
@@ -86,3 +87,19 @@ def test_what_could_not_be_given_back_while_postgres_was_away_is_given_back_afte
         keeper.give_back_nowait(claimed.lease)
         monkeypatch.setattr(keeper, "_url", bench.url)
         wait_until(lambda: losses(bench) == (0, 1))
+
+
+def test_a_process_that_ends_itself_for_a_stall_gives_back_the_loss_of_a_lease_that_ran_out_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit("1\n")
+    worker = bench.worker()
+    claimed = worker._claim(Dispatch(bench.task_ids[0], 0, "ingest"), uuid4())
+    assert claimed is not None
+    bench.expire()
+    assert losses(bench) == (1, 0)
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    worker._end_stalled(Attempt(claimed.lease))
+    assert (losses(bench), ended) == ((0, 1), [STALL_EXIT])
+    worker._keeper._drop_connection()
