@@ -131,19 +131,20 @@ class Coordinator:
         """
         self._ephemeral = ephemeral
         conn = connect(self._url, application="protheon-coordinator")
-        with translated(self._url):
+        with contextlib.ExitStack() as unless_it_leads, translated(self._url):
+            unless_it_leads.callback(conn.close)  # a session that failed on the way would hold the lock against the next try
             check_current(conn, for_runs=False)
             check_writable(conn, self._url)
             check_direct(conn, self._url)
             self.leadership = leadership.take(conn, self._broker_uuid)
             if self.leadership is None:
-                conn.close()
                 return False
-            self._conn = conn
             runs.abandon_queued(conn)
             if ephemeral and not goes_on:
                 self._cancel_ephemeral(conn, with_tasks=False)  # theirs may be at work for a master that was here since
             stored = chunks.stored(conn)
+            unless_it_leads.pop_all()
+        self._conn = conn
         self._expire_from = time.monotonic() + self.settings.lease_s  # PostgreSQL may have been away: workers renew first
         self._unanswered = {item.task_id for item in stored if item.state is TaskState.RUNNING}
         self.cutting.adopt(str(self.leadership.ledger_id), stored)

@@ -21,7 +21,7 @@ from protheon_dask.run import coordinator as coordinating
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.workspace.chunkfile import ChunkStore
-from tests.fixtures.cluster import ask
+from tests.fixtures.cluster import ask, wait_until
 from tests.integration.ledger.test_verbs import manifest, submit
 from tests.integration.run.conftest import Bench
 
@@ -145,6 +145,17 @@ def test_a_broker_that_takes_anothers_place_goes_on_with_its_runs_and_any_other_
         assert lead.coordinator._unanswered == ({attempt.task_id} if goes_on else set())
     assert told == [([("running",)], []), ([("cancelled",)], [("cancelled", "nothing")])]
     lead.coordinator._ledger.close()
+
+
+def test_a_start_that_fails_under_way_does_not_shut_out_the_next_one(ledger_database: str, tmp_path: Path) -> None:
+    url = f"{ledger_database}?options=-c%20lock_timeout%3D50"
+    coordinator = Coordinator(Settings(), url, "tcp://127.0.0.1:9", ChunkStore(tmp_path / "workspace", 1 << 30), uuid4(), 1)
+    with psycopg.connect(ledger_database) as other:
+        other.execute("LOCK TABLE protheon.run")
+        with pytest.raises(LedgerUnavailable):
+            coordinator.start_leading(ephemeral=False, goes_on=True)
+    assert wait_until(lambda: coordinator.start_leading(ephemeral=False, goes_on=True))  # its session ends a moment later
+    coordinator._ledger.close()
 
 
 def test_a_submission_that_a_broker_did_not_finish_may_be_repeated_under_its_name(lead: Lead) -> None:
