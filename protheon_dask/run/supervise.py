@@ -28,7 +28,8 @@ QUICK_S = 10.0
 NEEDS_POLL_S = 0.2
 """Period of the look whether what a process needs is back."""
 MAX_QUICK_ENDS = 5
-"""So many failures to start in a row are an error."""
+"""So many failures to start in a row are an error. A usage error before the first line is one however long it took: a broker that finds
+another in the lead, or PostgreSQL away, waits before it says so."""
 PROBE_EVERY_S, PROBE_S, MAX_STRIKES = 1.0, 2.0, 3
 """A process that was well is frozen when it has not answered so often in a row, each time for PROBE_S."""
 START_S = 60.0
@@ -227,7 +228,7 @@ class Supervised:
                 return
             ended_s = time.monotonic()
             lived_s, code = ended_s - self._started_s, self._current.code
-            is_failure = not was_ready and lived_s < QUICK_S and code not in (0, TRY_LATER) and code not in KILLED
+            is_failure = not was_ready and (lived_s < QUICK_S or code == USAGE) and code not in (0, TRY_LATER) and code not in KILLED
             quick_ends = quick_ends + 1 if is_failure else 0
             if not self._kept.is_set() or quick_ends >= MAX_QUICK_ENDS:
                 self._end_for_good(quick_ends)

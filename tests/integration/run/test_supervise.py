@@ -137,6 +137,16 @@ def test_a_process_that_cannot_start_at_all_is_an_error_with_its_last_words(star
     assert len(kept.again) == supervise.MAX_QUICK_ENDS - 1
 
 
+def test_a_process_that_waits_long_before_its_usage_error_cannot_start_either(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker waits for the lead, and says only then that another has it."""
+    monkeypatch.setattr(supervise, "MAX_PAUSE_S", 0.02)
+    monkeypatch.setattr(supervise, "QUICK_S", 0.0)
+    kept = start(FAILS, "2")
+    wait_until(lambda: kept.ended)
+    with pytest.raises(ConfigError, match="it was started 5 times in vain"):
+        kept.supervised.check()
+
+
 @pytest.mark.parametrize("code", ["0", "75", "137"])
 def test_ends_that_are_no_failure_to_start_are_borne_without_end(start: Starter, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """0: `dask worker` whose scheduler went; 75: what it needs is away; 137: somebody kills it."""
