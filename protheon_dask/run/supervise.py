@@ -31,7 +31,8 @@ MAX_QUICK_ENDS = 5
 """So many failures to start in a row are an error. A usage error before the first line is one however long it took: a broker that finds
 another in the lead, or PostgreSQL away, waits before it says so."""
 PROBE_EVERY_S, PROBE_S, MAX_STRIKES = 1.0, 2.0, 3
-"""A process that was well is frozen when it has not answered so often in a row, each time for PROBE_S."""
+"""A process that was well is frozen when it has said nothing so often, each time for PROBE_S, with no good answer between. A refusal or
+a strange answer is none of a frozen process: another program may have the port by now, and a new process of ours another port."""
 START_S = 60.0
 """How long a process may take to answer its first probe on a busy machine; then strikes are counted, if one before it ever answered:
 else nobody listens there, as where Dask's dashboard found its port taken and took another."""
@@ -49,7 +50,7 @@ class Part:
     log: Path
     grace_s: float  # between a polite end and a kill
     more_again: Sequence[str] = ()  # arguments of every start but the first
-    probe: Callable[[], object] | None = None  # raises OSError where the process is not well
+    probe: Callable[[], object] | None = None  # raises TimeoutError where the process says nothing, another OSError where it is not it
     needs: Callable[[], object] | None = None  # raises OSError while what it needs is away: it is started again only when that is there
 
 
@@ -285,13 +286,15 @@ class Supervised:
                 probe()
                 is_well = self._was_ever_well = True
                 strikes = 0
-            except OSError as exc:
+            except TimeoutError as exc:
                 if is_well or (self._was_ever_well and time.monotonic() - self._started_s > START_S):
                     strikes += 1
                 if strikes >= MAX_STRIKES and not self._closing.is_set():
                     self._on_event(f"the {self.part.name} does not answer ({exc}): it is killed")
                     tethered.kill()
                     strikes = 0
+            except OSError:
+                pass
         return is_well or tethered.has_spoken
 
 
@@ -305,7 +308,7 @@ def port_probe(host: str, port: int) -> Callable[[], None]:
 
 
 def http_probe(host: str, port: int, path: str = "/health") -> Callable[[], None]:
-    """A probe that asks a web server: Raises OSError if it does not answer 200 within PROBE_S."""
+    """A probe that asks a web server: Raises TimeoutError if it says nothing for PROBE_S, another OSError if it does not answer 200."""
 
     def probe() -> None:
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_S)  # knows no proxy, which an opener of urllib's does

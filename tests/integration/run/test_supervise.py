@@ -195,14 +195,30 @@ def test_a_process_that_never_listened_where_it_is_asked_is_left_alone(start: St
     monkeypatch.setattr(supervise, "START_S", 0.0)
     asked: list[None] = []
 
-    def refused() -> None:
+    def silent() -> None:
         asked.append(None)
-        raise ConnectionRefusedError
+        raise TimeoutError
 
-    kept = start(LIVES, probe=refused)
+    kept = start(LIVES, probe=silent)
     before = kept.child()
     wait_until(lambda: len(asked) > 10 * supervise.MAX_STRIKES)
     assert kept.child().pid == before.pid
+    assert kept.events.empty()
+
+
+def test_a_process_is_not_killed_for_another_that_answers_or_refuses_in_its_place(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program took its port while it was away, and it another."""
+    monkeypatch.setattr(supervise, "PROBE_EVERY_S", 0.01)
+    answers: list[OSError] = [OSError("answers 404"), ConnectionRefusedError()] * 2 * supervise.MAX_STRIKES
+    was_well = threading.Event()
+
+    def probe() -> None:
+        if was_well.is_set() and answers:
+            raise answers.pop()
+        was_well.set()
+
+    kept = start(LIVES, probe=probe)
+    wait_until(lambda: not answers)
     assert kept.events.empty()
 
 
