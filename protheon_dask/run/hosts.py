@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,7 +27,7 @@ N_FAILED = 3
 PREFER_S = 10.0
 """How long a retry waits for another host than the one its last attempt failed on."""
 N_HEARD = 1_000
-"""Endings that are looked back upon."""
+"""Endings that are looked back upon; and failures of hosts that were judged, which speak of their tasks still."""
 
 
 class Ended(StrEnum):
@@ -77,35 +77,59 @@ class Judgement:
     paused: tuple[Pause, ...] = ()
 
 
-def judge(endings: Sequence[Ending], working: Collection[str], tried: Collection[str], aside_yet: Collection[str] = ()) -> Judgement:
+@dataclass(frozen=True, slots=True)
+class FailedOn:
+    """A task that failed on a host: what is kept of an ending after its host was judged."""
+
+    host: str
+    task_id: int
+
+
+def judge(
+    endings: Sequence[Ending],
+    working: Collection[str],
+    tried: Collection[str],
+    aside_yet: Collection[str] = (),
+    judged: Collection[FailedOn] = (),
+) -> Judgement:
     """Decide from what was heard, oldest first.
 
     working:   hosts that have workers and are not set aside. tried: hosts that are aside and whose time is over. aside_yet: others.
+    judged:    failures that are among the endings no more: they say of their tasks that these fail, on whichever host.
     Guarantee: a host is set aside only while another one works; a host whose last ending is good stays; what is given back was
                charged on that host, for tasks that failed on no other.
     """
     aside, readmitted = [], []
     left = set(working)
     for host in sorted(tried):
-        first = next((ending for ending in endings if ending.host == host), None)
-        if first is None:
+        elsewhere = _failed_elsewhere(endings, host, judged)
+        heard = [ending for ending in endings if ending.host == host]
+        first = next((e for e in heard if not left or e.ended is not Ended.BAD or e.seen.task_id not in elsewhere), None)
+        if first is None:  # nothing was heard, or what fails everywhere failed: another task is tried
             continue
         if first.ended is Ended.GOOD or not left:  # without another host there is no comparison
             readmitted.append(host)
         else:
-            aside.append(Aside(host, f"tried again: {first.message}", _attempts(_streak(endings, host))))
+            own = [(n, e) for n, e in _streak(endings, host) if e.ended is Ended.MISFIT or e.seen.task_id not in elsewhere]
+            aside.append(Aside(host, f"tried again: {first.message}", _attempts(own)))
     for host in sorted(working):
         others = left - {host}
-        if others and (verdict := _fault_of(endings, host, others)) is not None:
+        if others and (verdict := _fault_of(endings, host, others, judged)) is not None:
             aside.append(verdict)
             left = others
     late = tuple(ending.seen for ending in endings if ending.host in aside_yet and ending.ended is not Ended.GOOD)
     return Judgement(tuple(aside), tuple(readmitted), late, tuple(_pauses(endings, left)))
 
 
-def _fault_of(endings: Sequence[Ending], host: str, others: Collection[str]) -> Aside | None:
+def _failed_elsewhere(endings: Sequence[Ending], host: str, judged: Collection[FailedOn]) -> set[int]:
+    """Tasks that failed on another host than this."""
+    heard = {ending.seen.task_id for ending in endings if ending.ended is not Ended.GOOD and ending.host != host}
+    return heard | {item.task_id for item in judged if item.host != host}
+
+
+def _fault_of(endings: Sequence[Ending], host: str, others: Collection[str], judged: Collection[FailedOn]) -> Aside | None:
     """The verdict on a host that failed where others succeeded, or None."""
-    failed_elsewhere = {ending.seen.task_id for ending in endings if ending.ended is not Ended.GOOD and ending.host != host}
+    failed_elsewhere = _failed_elsewhere(endings, host, judged)
     streak = _streak(endings, host)
     own = [(n, ending) for n, ending in streak if ending.seen.task_id not in failed_elsewhere]
     for lacking in _misfits(endings, host):
@@ -167,11 +191,13 @@ class HostWatch:
 
     def __init__(self) -> None:
         self._endings: deque[Ending] = deque(maxlen=N_HEARD)
+        self._judged: deque[FailedOn] = deque(maxlen=N_HEARD)
         self._is_unsettled = True
         self._aside: dict[str, hosts.HostAside] = {}
         self._tries: dict[str, Dispatch] = {}  # the one task with which a host is tried
         self._preferring: dict[Dispatch, float] = {}  # retries that wait for another host -> until when
-        self._anywhere: set[Seen] = set()  # retries that have waited long enough
+        self._anywhere: set[Seen] = set()  # retries that have waited long enough: Dask has them already
+        self._copies = itertools.count(1)
 
     def hear(self, conn: Connection, dispatch: Dispatch, word: str, host: str) -> None:
         """An attempt was answered; the ledger knows how it ended."""
@@ -199,7 +225,7 @@ class HostWatch:
         self._aside = aside
         present = {worker.host for worker in workers}
         tried = {host for host, item in self._aside.items() if item.is_due}
-        verdict = judge(tuple(self._endings), present - set(self._aside), tried, set(self._aside) - tried)
+        verdict = judge(tuple(self._endings), present - set(self._aside), tried, set(self._aside) - tried, self._judged)
         if verdict != Judgement():
             with conn.transaction():
                 self._write(conn, epoch, verdict)
@@ -227,9 +253,15 @@ class HostWatch:
     def _forget(self, verdict: Judgement) -> None:
         self._drop({item.host for item in verdict.aside} | set(verdict.readmitted))
         paused, late = {item.run_id for item in verdict.paused}, set(verdict.late)
+        self._keep_failed(ending for ending in self._endings if ending.seen in late)
         self._endings = deque((e for e in self._endings if e.run_id not in paused and e.seen not in late), maxlen=N_HEARD)
 
+    def _keep_failed(self, endings: Iterable[Ending]) -> None:
+        """Else chunks that fail everywhere would set one host after another aside, each time with nothing known of the last."""
+        self._judged.extend(FailedOn(ending.host, ending.seen.task_id) for ending in endings if ending.ended is Ended.BAD)
+
     def _drop(self, of_hosts: Collection[str]) -> None:
+        self._keep_failed(ending for ending in self._endings if ending.host in of_hosts)
         self._endings = deque((ending for ending in self._endings if ending.host not in of_hosts), maxlen=N_HEARD)
 
     @property
@@ -262,6 +294,8 @@ class HostWatch:
         placed: dict[tuple[str, ...] | None, list[Dispatch]] = {}
         for task in tasks:
             item = Dispatch(task.seen.task_id, task.seen.attempt_no, task.handler)
+            if task.seen in self._anywhere:
+                item = replace(item, copy_no=next(self._copies))
             others = [worker for worker in free if worker.host != task.failed_on]
             where = anywhere
             if to_try and (task.failed_on != to_try[-1] or not free):

@@ -9,7 +9,7 @@ from protheon_dask.ledger import hosts, verbs
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, Seen, StageClock
 from protheon_dask.run.dask_link import WorkerSeen
 from protheon_dask.run.failure import end_without_effect
-from protheon_dask.run.hosts import ASIDE_S, PREFER_S, HostWatch
+from protheon_dask.run.hosts import ASIDE_S, PREFER_S, Ended, Ending, HostWatch
 from protheon_dask.run.tasks import FAILED, REFUSED, SUCCEEDED
 from tests.integration.ledger.test_verbs import Scene, failed, loaded, scene
 
@@ -17,6 +17,7 @@ __all__ = ["scene"]
 
 A = WorkerSeen("tcp://a:1", "a-1", "host-of-a", uuid4(), 1)
 B = WorkerSeen("tcp://b:1", "b-1", "host-of-b", uuid4(), 1)
+C = WorkerSeen("tcp://c:1", "c-1", "host-of-c", uuid4(), 1)
 
 
 def fail(scene: Scene, who: str, task: int = 0, cost: Cost = Cost.FAILURE) -> Dispatch:
@@ -99,3 +100,25 @@ def test_what_failed_on_a_host_that_was_set_aside_meanwhile_is_given_back(scene:
     ended = hosts.ended_attempt(scene.conn, Seen(item.task_id, 1))
     assert ended is not None
     assert ended.given_back
+
+
+def test_chunks_that_fail_everywhere_set_one_host_aside_and_not_one_after_another(scene: Scene) -> None:
+    """The second host fails with what failed on the first, whose endings were dropped when it was judged."""
+    watch = HostWatch()
+
+    def hear(host: str, task_ids: range, attempt_no: int) -> set[str]:
+        for task_id in task_ids:
+            watch.note(Ending(host, Seen(task_id, attempt_no), scene.run_id, Ended.BAD, "a poison chunk"))
+            watch.note(Ending("host-of-c", Seen(900 + task_id, 1), scene.run_id, Ended.GOOD))
+            watch.settle(scene.conn, scene.epoch, [A, B, C], is_due=False)
+        return {item.host for item in hosts.hosts_aside(scene.conn)}
+
+    poison = range(101, 104)
+    assert hear("host-of-a", poison, 1) == {"host-of-a"}
+    assert hear("host-of-b", poison, 2) == {"host-of-a"}
+    assert hear("host-of-b", range(201, 204), 1) == {"host-of-a", "host-of-b"}  # and chunks that fail there only are its fault still
+
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = now()")
+    watch.settle(scene.conn, scene.epoch, [A, B, C], is_due=True)
+    assert hear("host-of-a", range(103, 104), 3) == {"host-of-a", "host-of-b"}
+    assert watch.to_try([A, B, C], {}) == ["host-of-a", "host-of-b"]  # that chunk was no trial: another is

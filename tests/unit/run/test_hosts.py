@@ -104,6 +104,22 @@ def test_a_host_that_is_tried_again_is_judged_by_that_one_chunk(
     assert judge(story(text), working, "a").readmitted == readmitted
 
 
+@pytest.mark.parametrize(
+    ("text", "aside", "readmitted"),
+    [
+        ("b-1 a-1", {}, ()),  # chunk 1 fails everywhere: another is tried
+        ("b-1 a-1 a+2", {}, ("a",)),
+        ("b-1 a-1 a-2", {"a": [2]}, ()),
+        ("b-1 a?1", {"a": [1]}, ()),  # what it lacks is no matter of the chunk
+    ],
+)
+def test_a_chunk_that_failed_on_another_host_too_proves_nothing_of_a_host_that_is_tried(
+    text: str, aside: dict[str, list[int]], readmitted: tuple[str, ...]
+) -> None:
+    assert asides(text, "b", "a") == aside
+    assert judge(story(text), "b", "a").readmitted == readmitted
+
+
 def test_what_was_under_way_when_a_host_was_set_aside_is_given_back_too() -> None:
     assert judge(story("a-1 a+2 b-3"), "b", "", "a").late == (Seen(1, 1),)
     assert judge(story("a-1"), "b", "a", "").late == ()
