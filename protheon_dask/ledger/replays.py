@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from protheon_dask.errors import InvariantError
+from protheon_dask.ledger import verbs
 from protheon_dask.ledger.migrate import ADVISORY_CLASS
 from protheon_dask.ledger.rows import rows, run
 from protheon_dask.ledger.runs import NewLoad, insert_load, lock_source
@@ -107,7 +108,9 @@ def retire_dead(conn: psycopg.Connection, load_id: int) -> list[int]:
 
 def retire(conn: psycopg.Connection, load_id: int) -> None:
     """Give a replay up: nothing more of it is loaded, and the lines that wait in it are free. A finished one stays as it is."""
-    rows(conn, "retire_replay", {"load_id": load_id, "now": None})
+    with conn.transaction():
+        stopped = rows(conn, "retire_replay", {"load_id": load_id, "now": None})
+        verbs.end_cancelled(conn, [row["task_id"] for row in stopped], "the replay was given up")
 
 
 def take_turn(conn: psycopg.Connection, load_id: int) -> None:

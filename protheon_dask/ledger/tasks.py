@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 
 from protheon_dask.errors import ConfigError
+from protheon_dask.ledger import verbs
 from protheon_dask.ledger.rows import rows
 from protheon_dask.model import TaskState
 
@@ -79,4 +80,6 @@ def cancel(conn: psycopg.Connection, task_id: int, *, now: datetime | None = Non
     """
     with conn.transaction():
         conn.execute("SELECT set_config('lock_timeout', %s, true)", (CANCEL_WAIT_MS,))
-        return bool(rows(conn, "cancel_task", {"task_id": task_id, "now": now}))
+        found = rows(conn, "cancel_task", {"task_id": task_id})
+        verbs.end_cancelled(conn, [row["task_id"] for row in found], "the task was cancelled", now=now)
+    return bool(found)

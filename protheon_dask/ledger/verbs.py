@@ -1,7 +1,8 @@
 """The verbs of a task: enqueue, claim, renew, complete, release, dead_letter, expire, replay, cancel.
 
-Each takes the connection first, runs its one statement in the caller's transaction and never commits. Every write about a
-running attempt is fenced by its attempt_no: no row back is LeaseLost. ``now`` moves time in tests; None is the database's clock.
+Each takes the connection first, runs its one statement in the caller's transaction and never commits (cancel has two,
+in a transaction of its own where the caller has none). Every write about a running attempt is fenced by its attempt_no: no row
+back is LeaseLost. ``now`` moves time in tests; None is the database's clock.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from protheon_dask.errors import LeadershipLost, LeaseLost
-from protheon_dask.ledger.rows import rows
+from protheon_dask.ledger.rows import rows, run
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import (
     STAGES,
@@ -289,7 +290,16 @@ def replay(conn: psycopg.Connection, load_id: int | None = None, *, task_ids: Se
 
 def cancel(conn: psycopg.Connection, *, now: datetime | None = None) -> list[Seen]:
     """Cancel what is ready or running of cancelled runs; return the attempts that ran. Repeat until nothing is left."""
-    return [Seen(row["task_id"], row["attempt_no"]) for row in rows(conn, "cancel", {"now": now}) if row["was_running"]]
+    with conn.transaction():
+        found = rows(conn, "cancel")
+        end_cancelled(conn, [row["task_id"] for row in found], "the run was cancelled", now=now)
+    return [Seen(row["task_id"], row["attempt_no"]) for row in found if row["was_running"]]
+
+
+def end_cancelled(conn: psycopg.Connection, task_ids: Sequence[int], message: str, *, now: datetime | None = None) -> None:
+    """End what is open of these tasks, which this transaction has cancelled."""
+    if task_ids:
+        run(conn, "end_cancelled", {"task_ids": list(task_ids), "message": message, "now": now})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,3 +24,8 @@ CREATE UNIQUE INDEX task_request ON protheon.task (request_id) WHERE request_id 
 
 ALTER TABLE protheon.run
     ADD COLUMN resumed_at timestamptz;                      -- an attempt of before pauses the run no more: what it met may be mended
+
+-- A cancellation that waited for a claim did not see its attempt, which stayed open: the task could not be claimed again.
+UPDATE protheon.attempt SET ended_at = now(), outcome = 'cancelled', cost = 'nothing', message = 'the task was cancelled'
+  FROM protheon.task
+ WHERE task.id = attempt.task_id AND task.state <> 'running' AND attempt.ended_at IS NULL;

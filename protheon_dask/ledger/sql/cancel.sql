@@ -1,7 +1,8 @@
 -- cancel: cancel the ready and running tasks of the loads that a cancelled run owns; repeated until it returns no row.
--- Params: now timestamptz?   Returns: (task_id, attempt_no, was_running boolean)
+-- Params: none   Returns: (task_id, attempt_no, was_running boolean)
 -- A row that is locked is completing or being claimed: it is left for the next call.
--- Locks: task in order of id, never waiting, then attempt.   Index: task_load.
+-- Attempts are ended by end_cancelled, which comes next.
+-- Locks: task in order of id, never waiting.   Index: task_load.
 WITH picked AS (
     SELECT task.id, task.attempt_no, task.state
       FROM protheon.run
@@ -15,10 +16,5 @@ WITH picked AS (
       FROM picked
      WHERE task.id = picked.id
  RETURNING task.id, picked.attempt_no, picked.state = 'running' AS was_running
-), ended AS (
-    UPDATE protheon.attempt
-       SET ended_at = coalesce(%(now)s, clock_timestamp()), outcome = 'cancelled', cost = 'nothing', message = 'the run was cancelled'
-      FROM moved
-     WHERE attempt.task_id = moved.id AND attempt.attempt_no = moved.attempt_no AND attempt.ended_at IS NULL
 )
 SELECT id AS task_id, attempt_no, was_running FROM moved;

@@ -1,13 +1,14 @@
 -- retire_replay: nothing more of a replay is loaded; the lines that wait in it are free for another one.
 -- Params: load_id bigint, now timestamptz?   Returns: task_id of each task that was stopped
--- A task that is completing is waited for: afterwards each line of it is either replayed or free, for good.
--- Locks: load, then task in order of id, then attempt.   Index: load_pkey, task_load, attempt_pkey.
+-- A task that is completing is waited for: afterwards each line of it is either replayed or free, for good. Attempts are ended by
+-- end_cancelled, which comes next.
+-- Locks: load, then task in order of id.   Index: load_pkey, task_load.
 WITH retired AS (
     UPDATE protheon.load SET retired_at = coalesce(%(now)s, now())
      WHERE id = %(load_id)s AND replay_of IS NOT NULL AND finished_at IS NULL AND retired_at IS NULL
  RETURNING id
 ), picked AS (
-    SELECT task.id, task.attempt_no
+    SELECT task.id
       FROM retired JOIN protheon.task ON task.load_id = retired.id
      WHERE task.state IN ('ready', 'running')
      ORDER BY task.id
@@ -16,11 +17,6 @@ WITH retired AS (
     UPDATE protheon.task SET state = 'cancelled', lease_until_at = NULL
       FROM picked
      WHERE task.id = picked.id
- RETURNING task.id, picked.attempt_no
-), ended AS (
-    UPDATE protheon.attempt
-       SET ended_at = coalesce(%(now)s, clock_timestamp()), outcome = 'cancelled', cost = 'nothing', message = 'the replay was given up'
-      FROM stopped
-     WHERE attempt.task_id = stopped.id AND attempt.attempt_no = stopped.attempt_no AND attempt.ended_at IS NULL
+ RETURNING task.id
 )
 SELECT id AS task_id FROM stopped ORDER BY id;

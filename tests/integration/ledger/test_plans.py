@@ -109,6 +109,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
             "request_id": "r", "handler": "h", "payload": "1", "priority": 0, "visibility_s": None, "max_failures": None,
         },
         "cancel_task": one,
+        "end_cancelled": {"task_ids": all_running, "message": "m"},
         "find_load": {"source_id": 1, "pipeline_name": "p", "pipeline_version": "1", "options": "{}"},
     }  # fmt: skip
 

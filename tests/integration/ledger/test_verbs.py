@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from protheon_dask.errors import LeadershipLost, LeaseLost
-from protheon_dask.ledger import chunks, leadership, reports, runs, verbs
+from protheon_dask.ledger import chunks, leadership, replays, reports, rows, runs, tasks, verbs
+from protheon_dask.ledger.statements import statement
 from protheon_dask.model import (
     ChunkManifest,
     Cost,
@@ -27,6 +28,7 @@ from protheon_dask.model import (
     RejectedLine,
     RunState,
     Seen,
+    SplitState,
     StageClock,
     TableCount,
     Worker,
@@ -209,6 +211,45 @@ def test_asking_again_while_the_first_claim_is_on_its_way_finds_its_attempt(scen
         assert asked_again.result(timeout=30) == on_its_way is not None
 
 
+def is_waiting(scene: Scene, conn: psycopg.Connection) -> bool:
+    with psycopg.connect(scene.url, autocommit=True) as monitor:
+        return monitor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", (conn.info.backend_pid,)).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("how", ["a task", "a run", "a replay"])
+def test_a_cancellation_that_meets_a_claim_ends_its_attempt(scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Its statement began before the claim was committed, and took the task after: an attempt left open lets nobody claim again."""
+    if how == "a task":
+        scene.task_ids = [tasks.enqueue(scene.conn, tasks.NewTask("other", "1", 0, 0.0, None, None, None), now=scene.now)]
+    elif how == "a replay":
+        _, original = submit(scene.conn, b"e" * 16)
+        scene.conn.execute("UPDATE protheon.load SET replay_of = %s WHERE id = %s", (original.load_id, scene.load_id))
+    else:  # this one never waits for a row: hold it up between its snapshot and its locks
+        held_up = statement("cancel").replace(b"WHERE run.state", b"WHERE (SELECT pg_advisory_xact_lock(1)) IS NOT NULL AND run.state")
+        monkeypatch.setattr(rows, "statement", lambda name: held_up if name == "cancel" else statement(name))
+
+    def cancel(conn: psycopg.Connection) -> None:
+        if how == "a task":
+            assert tasks.cancel(conn, scene.task_ids[0])
+        elif how == "a run":
+            assert verbs.cancel(conn) == [Seen(scene.task_ids[0], 1)]
+        else:
+            replays.retire(conn, scene.load_id)
+
+    with psycopg.connect(scene.url) as other, psycopg.connect(scene.url, autocommit=True) as conn, ThreadPoolExecutor(1) as thread:
+        other.execute("SELECT pg_advisory_xact_lock(1)")
+        assert verbs.claim(other, Seen(scene.task_ids[0], 0), worker("w1"), uuid4(), LEASE_S, now=scene.now) is not None
+        if how == "a run":
+            runs.end_run(scene.conn, scene.run_id, RunState.CANCELLED, "by hand")
+        cancelled = thread.submit(cancel, conn)
+        while not is_waiting(scene, conn):
+            assert not cancelled.done()
+        other.commit()
+        cancelled.result(timeout=30)
+    assert scene.state() == ("cancelled", 1)
+    assert scene.story() == [("w1", 1, "cancelled")]
+
+
 def test_nothing_is_claimed_before_it_is_due_or_while_its_run_is_paused(scene: Scene) -> None:
     first = scene.held(0)
     verbs.release(scene.conn, first, failed(), Outcome.FAILED, 30.0, now=scene.now)
@@ -384,7 +425,7 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
     scene.now = datetime.now(UTC) + timedelta(seconds=1)  # replay wrote ready_at by the database's clock
     for task in (0, 1):
         verbs.complete(scene.conn, scene.held(1 - task, task=task), loaded(), StageClock())
-    runs.split_ended(scene.conn, scene.epoch, scene.load_id, runs.SplitState.COMPLETE, n_chunks=2)
+    runs.split_ended(scene.conn, scene.epoch, scene.load_id, SplitState.COMPLETE, n_chunks=2)
     assert runs.finish_loads(scene.conn) == [scene.load_id]
 
     _, skipped = submit(scene.conn)
@@ -464,7 +505,7 @@ def test_a_load_with_a_gap_between_its_chunks_is_never_finished(scene: Scene) ->
     for task in (0, 1):
         verbs.complete(scene.conn, scene.held(0, task=task), loaded(), StageClock())
     scene.conn.execute("UPDATE protheon.chunk SET first_line = 12 WHERE chunk_no = 2")
-    runs.split_ended(scene.conn, scene.epoch, scene.load_id, runs.SplitState.COMPLETE, n_chunks=2)
+    runs.split_ended(scene.conn, scene.epoch, scene.load_id, SplitState.COMPLETE, n_chunks=2)
     assert runs.finish_loads(scene.conn) == []
 
 
