@@ -97,6 +97,7 @@ class Dispatch:
     task_id: int
     attempt_no: int
     handler: str
+    copy_no: int = 0  # of one that was handed over again while Dask still had it: a number of its own, so that answers are told apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.hosts import Ended, Ending, HostWatch
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.stuck import StuckWorkers
-from protheon_dask.run.tasks import CANCELLED, CORRUPT, OUTAGE, RAISED, REFUSED, SUCCEEDED
+from protheon_dask.run.tasks import CANCELLED, CORRUPT, NOT_CLAIMED, OUTAGE, RAISED, REFUSED, SUCCEEDED
 from protheon_dask.workspace.chunkfile import ChunkStore
 
 logger = logging.getLogger(__name__)
@@ -274,7 +274,7 @@ class Coordinator:
         match event:
             case Answered(dispatch=dispatch, word=word, host=host):
                 self._forget(dispatch)
-                if word.startswith(CANCELLED):
+                if word.startswith(CANCELLED) or word == NOT_CLAIMED:
                     self._stuck.forgotten(dispatch)
                 else:
                     self._stuck.answered(dispatch)
@@ -285,7 +285,7 @@ class Coordinator:
                 self._note_refusal(word)
             case WorkerGone(dispatch=dispatch, worker=worker, nanny_lives=nanny_lives):
                 self._forget(dispatch)
-                self._stuck.answered(dispatch)
+                self._stuck.forgotten(dispatch)  # a process that is gone is not restarted anyway, and it need not be the one that held it
                 attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
                 holder = holder_of(self._ledger, attempt)
                 if holder is not None and holder.worker == worker:  # else it was never claimed, or by another process
@@ -348,7 +348,7 @@ class Coordinator:
                 if not item.known_gone and (holder := holder_of(self._ledger, seen)) is not None:
                     was = self._dispatched.get(seen.task_id)
                     is_ours = was is not None and was.attempt_no + 1 == seen.attempt_no
-                    self._stuck.expired(seen, holder.process_uuid, now, is_ours=is_ours)
+                    self._stuck.expired(seen, holder.process_uuid, now, was if is_ours else None)
                 failed = Failed(cost, "WorkerDied", told)
                 end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
                 logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})

@@ -6,10 +6,11 @@ workers give it (their machine's), never an address.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from protheon_dask.ledger import hosts, runs, verbs

@@ -21,7 +21,7 @@ class Overdue:
 
     process_uuid: UUID
     since: float  # monotonic seconds
-    is_ours: bool  # this coordinator dispatched it and hears when its thread is free
+    dispatch: Dispatch | None  # by whose answer this coordinator hears that the thread is free; None: it will not hear
 
 
 class StuckWorkers:
@@ -32,24 +32,25 @@ class StuckWorkers:
         self._overdue: dict[Seen, Overdue] = {}
         self._restarted: set[UUID] = set()
 
-    def expired(self, attempt: Seen, process_uuid: UUID, now: float, *, is_ours: bool) -> None:
-        """An attempt was expired while its process may live."""
-        self._overdue[attempt] = Overdue(process_uuid, now, is_ours)
+    def expired(self, attempt: Seen, process_uuid: UUID, now: float, dispatch: Dispatch | None) -> None:
+        """An attempt was expired while its process may live. dispatch: with which we sent it to Dask, and that is not answered yet."""
+        self._overdue[attempt] = Overdue(process_uuid, now, dispatch)
 
     def answered(self, dispatch: Dispatch) -> None:
-        """Dask has the attempt's thread back, or its process is gone."""
+        """Dask has the attempt's thread back."""
         self._overdue.pop(Seen(dispatch.task_id, dispatch.attempt_no + 1), None)
 
     def forgotten(self, dispatch: Dispatch) -> None:
-        """Dask forgot the key, as a scheduler that is new does: nothing will be heard of the thread."""
+        """By this dispatch nothing will be heard of the thread: Dask forgot its key, as a new scheduler does, or it claimed nothing."""
         attempt = Seen(dispatch.task_id, dispatch.attempt_no + 1)
-        if attempt in self._overdue:
-            self._overdue[attempt] = replace(self._overdue[attempt], is_ours=False)
+        item = self._overdue.get(attempt)
+        if item is not None and item.dispatch == dispatch:
+            self._overdue[attempt] = replace(item, dispatch=None)
 
     def settle(self, conn: Connection, workers: Sequence[WorkerSeen], now: float) -> None:
         """Restart what is stuck, and forget what is not.
 
-        Of an attempt that is not ours a sign of life is enough: its process has found its lease lost (hosts.give_back).
+        Of an attempt that we will not hear of, a sign of life is enough: its process has found its lease lost (hosts.give_back).
         """
         processes = {worker.process_uuid: worker for worker in workers}
         self._restarted &= set(processes)
@@ -58,7 +59,7 @@ class StuckWorkers:
                 continue
             del self._overdue[attempt]
             worker = processes.get(item.process_uuid)
-            if worker is None or item.process_uuid in self._restarted or not (item.is_ours or _is_silent(conn, attempt)):
+            if worker is None or item.process_uuid in self._restarted or not (item.dispatch or _is_silent(conn, attempt)):
                 continue
             self._restarted.add(item.process_uuid)
             logger.error("worker.stuck", extra={"worker": worker.name, "host": worker.host, "task_id": attempt.task_id})

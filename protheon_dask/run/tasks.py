@@ -17,6 +17,9 @@ SUCCEEDED = "succeeded"
 OUTAGE = "outage: "
 """Begin of run_attempt's answer where PostgreSQL could not serve it for now: no connection, a full disk; what it said follows."""
 
+NOT_CLAIMED = "not claimed"
+"""run_attempt's word for: the task was not there to be claimed, as where another copy of the dispatch came first."""
+
 REFUSED = "refused: "
 """Begin of run_attempt's answer where the ledger refused the claim for good; the reason follows."""
 

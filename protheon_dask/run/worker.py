@@ -37,7 +37,7 @@ from protheon_dask.postgres import is_outage
 from protheon_dask.run import function, ingest
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
-from protheon_dask.run.tasks import CORRUPT, FAILED, MISFIT, OUTAGE, REFUSED, SUCCEEDED
+from protheon_dask.run.tasks import CORRUPT, FAILED, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
 from protheon_dask.sink.checksum import Comparable, compared_of
 
@@ -93,7 +93,7 @@ class WorkerProcess:
             self._drop_connection()
             return f"{REFUSED}{exc}"
         if claimed is None:
-            return "not claimed"
+            return NOT_CLAIMED
         clock.add("ledger", time.perf_counter() - started_s)
         try:
             return self._attempt(claimed, clock)

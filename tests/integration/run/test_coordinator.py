@@ -16,10 +16,12 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import leadership, runs, verbs
 from protheon_dask.ledger.connect import connect
-from protheon_dask.model import Cost, Failed, Outcome, RunState, Seen, SplitState, Worker
+from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, SplitState, Worker
 from protheon_dask.run import coordinator as coordinating
 from protheon_dask.run.coordinator import Coordinator
-from protheon_dask.run.dask_link import DaskLink
+from protheon_dask.run.dask_link import Answered, DaskLink, WorkerGone, WorkerSeen
+from protheon_dask.run.stuck import StuckWorkers
+from protheon_dask.run.tasks import NOT_CLAIMED
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import ask, wait_until
 from tests.integration.ledger.test_verbs import manifest, submit
@@ -183,6 +185,22 @@ def test_a_scheduler_that_says_nothing_holds_up_no_round(lead: Lead) -> None:
         assert ask(lead.url, "SELECT state FROM protheon.task") == [("cancelled",)]
         assert lead.coordinator.waiting_since_at == since_at
         lead.coordinator._dask.close()
+
+
+def test_an_answer_to_one_copy_of_a_dispatch_is_not_taken_for_the_other(lead: Lead) -> None:
+    """A retry that no other host took in time is with Dask twice."""
+    first, again = (Dispatch(lead.task_id, 0, "ingest", copy_no) for copy_no in (0, 1))
+    lead.coordinator._dispatched[lead.task_id] = again
+    restarted: list[WorkerSeen] = []
+    lead.coordinator._stuck = stuck = StuckWorkers(0.0, restarted.append)
+    worker = WorkerSeen("tcp://1:1", "w", "h", uuid4(), 1)
+    assert worker.process_uuid is not None
+    stuck.expired(Seen(lead.task_id, 1), worker.process_uuid, 0.0, again)
+    lead.coordinator._take(Answered(first, NOT_CLAIMED))
+    lead.coordinator._take(WorkerGone(first, "another", nanny_lives=False))
+    assert lead.coordinator._dispatched == {lead.task_id: again}
+    stuck.settle(lead.conn, [worker], 1.0)
+    assert restarted == [worker]
 
 
 def test_the_file_of_a_chunk_that_a_broker_before_dispatched_goes_when_it_is_loaded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

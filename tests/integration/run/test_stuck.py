@@ -34,7 +34,7 @@ class Stuck:
         self.dispatch = Dispatch(self.attempt.task_id, self.attempt.attempt_no - 1, "ingest")
 
     def expire(self, *, is_ours: bool = True) -> None:
-        self.stuck.expired(self.attempt, self.process_uuid, 0.0, is_ours=is_ours)
+        self.stuck.expired(self.attempt, self.process_uuid, 0.0, self.dispatch if is_ours else None)
 
     def at(self, seconds: float, *workers: WorkerSeen) -> list[str]:
         """Who was restarted by then."""
