@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from protheon_dask import postgres
 from protheon_dask.errors import ConfigError, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger.connect import connect
+
+T = TypeVar("T")
 
 SAVEPOINT = "put a statement that may fail into: with context.connection.transaction():"
 
@@ -21,6 +24,8 @@ class LentConnection(psycopg.Connection[tuple[Any, ...]]):
 
     _is_lent = False
     _began_at: datetime | None = None  # the transaction's now() when it was lent
+    _n_waiting = 0  # waits for the server that are under way
+    _has_moved = False  # one ended since was_busy() was asked last
 
     def lend(self) -> None:
         """From here on the function has it, in the open transaction."""
@@ -52,10 +57,23 @@ class LentConnection(psycopg.Connection[tuple[Any, ...]]):
                     "is repeated by the next attempt; leave COMMIT and ROLLBACK out, return to commit and raise to roll back"
                 )
 
-    @property
-    def is_busy(self) -> bool:
-        """A statement of the function runs at the server. From any thread: libpq's own state is read, nothing is sent."""
-        return self.info.transaction_status is TransactionStatus.ACTIVE
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """psycopg's: all that is sent and received goes through here, each statement, write and read."""
+        self._n_waiting += 1
+        try:
+            return super().wait(gen, *args, **kwargs)
+        finally:
+            self._n_waiting -= 1
+            self._has_moved = True
+
+    def was_busy(self) -> bool:
+        """A statement of the function runs at the server, and in a COPY or a stream something went through since this was asked last.
+
+        From any thread: libpq's own state is read, nothing is sent. That state alone would have a function that hangs in a COPY block,
+        where the server waits for it, at work for ever.
+        """
+        has_moved, self._has_moved = self._has_moved, False
+        return self.info.transaction_status is TransactionStatus.ACTIVE and (self._n_waiting > 0 or has_moved)
 
     @property
     def is_idle(self) -> bool:

@@ -66,7 +66,7 @@ class FunctionCall:
             except ProtheonError as exc:
                 self._not_lent = exc
                 raise
-            self.attempt.is_busy = lambda: lent.is_busy
+            self.attempt.is_busy = lent.was_busy
         return self._lent
 
     # --- called by the worker -------------------------------------------------------------------------------------------

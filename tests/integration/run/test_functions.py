@@ -504,6 +504,25 @@ def test_progress_and_a_running_statement_keep_an_attempt_visible(queue: Queue, 
     assert stalled == []
 
 
+def test_a_copy_is_progress_while_something_is_written_and_a_function_that_hangs_in_it_is_stuck(
+    queue: Queue, stalled: list[Attempt]
+) -> None:
+    before: list[int] = []
+
+    def copies(payload: Any, context: protheon.TaskContext) -> None:
+        with context.connection.cursor().copy("COPY public.kept FROM STDIN") as copy:
+            for _ in range(6):
+                time.sleep(0.25)
+                copy.write(b"7\n")
+            before.append(len(stalled))
+            wait_until(lambda: stalled, 10)
+
+    queue.put(copies, visibility_s=1.0)
+    assert queue.run() == "succeeded"
+    assert before == [0]
+    assert queue.kept() == [7] * 6
+
+
 def test_progress_keeps_the_transaction_of_a_function_that_computes_for_long(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends a transaction whose client says nothing for long: here for half a second."""
 
