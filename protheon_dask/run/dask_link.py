@@ -8,8 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
-from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,9 @@ ASK_S, ASK_AGAIN_S = 2.0, 0.25
 CLOSE_S = 2.0
 LOST = f"{CANCELLED}the connection to the scheduler was lost"
 """The link's own word for a dispatch of which no scheduler will tell."""
+MAX_LATE = 2
+"""So many tries to connect may be unfinished, each a thread and half a client; another only when one of them ends. More than one, lest
+one that hangs in Dask for ever should keep out all others."""
 NANNY_PROBE_S = 1.0
 RESTART_S = 30.0
 """How long a nanny is given to end its worker: it asks politely for 4 s, then kills."""
@@ -100,6 +103,7 @@ class DaskLink:
         self._trouble = "it was not asked yet"  # empty: it is well
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._late: list[ConcurrentFuture[Client]] = []  # of the link's thread: tries that were given up and have not ended
 
     def workers(self) -> tuple[WorkerSeen, ...]:
         """The worker processes, as the scheduler told last. Raises OSError while it does not answer."""
@@ -178,10 +182,16 @@ class DaskLink:
     def _connect(self) -> Client | None:
         """A new client, as soon as there is a scheduler; None: this link is closed meanwhile. Raises OSError: there is none now."""
         # on a thread that is left where a scheduler freezes in the midst of it: Dask waits for ever then
+        if len(self._late) >= MAX_LATE:
+            wait(self._late, ANSWER_S, return_when=FIRST_COMPLETED)
+            self._late = [making for making in self._late if not making.done()]
+            if len(self._late) >= MAX_LATE:
+                raise TimeoutError(f"{self.scheduler_address} has made no client yet")
         making: ConcurrentFuture[Client] = ConcurrentFuture()
         threading.Thread(target=_make_client, args=(self.scheduler_address, making), name="dask-client", daemon=True).start()
         if not wait([making], ANSWER_S).done:
             making.add_done_callback(_close_late)
+            self._late.append(making)
             raise TimeoutError(f"{self.scheduler_address} made no client in {ANSWER_S:g} s")
         client = making.result()
         with self._lock:
@@ -223,10 +233,11 @@ class DaskLink:
         item = handed.item
         try:
             answer = future.result(timeout=CONNECT_S)
-            event: DaskEvent = Answered(item, answer.word, answer.host)
+            event = Answered(item, answer.word, answer.host)
         except KilledWorker as exc:
-            last = exc.last_worker
-            event = WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None)))
+            # a host that is off the network lets each of its nannies' probes time out: all other answers would wait behind them
+            threading.Thread(target=self._tell_gone, args=(item, exc.last_worker), name="dask-gone", daemon=True).start()
+            return
         except FutureCancelledError as exc:
             event = Answered(item, f"{CANCELLED}{exc.reason}")
         except Exception as exc:  # whatever run_attempt raised: the ledger knows what became of the attempt
@@ -235,6 +246,9 @@ class DaskLink:
         finally:
             future.release()  # type: ignore[no-untyped-call]  # distributed is not typed here
         self._on_event(event)
+
+    def _tell_gone(self, item: Dispatch, last: Any) -> None:
+        self._on_event(WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None))))
 
 
 def _make_client(scheduler_address: str, answer: ConcurrentFuture[Client]) -> None:

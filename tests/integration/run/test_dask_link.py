@@ -6,21 +6,24 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, Status
+from distributed.scheduler import KilledWorker, WorkerState
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run import dask_link
-from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink
-from protheon_dask.run.tasks import CANCELLED
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, _Handed
+from protheon_dask.run.tasks import CANCELLED, SUCCEEDED, Answer
 from tests.fixtures.cluster import wait_until
 
 AT_ONCE_S = 1.0
@@ -139,6 +142,68 @@ def test_what_a_scheduler_had_is_answered_for_once_when_it_dies_and_the_next_one
     assert time.monotonic() - back_s < 10
     linked.link.dispatch(ITEMS)
     assert linked.events.empty()  # each was answered for once
+
+
+class Killed:
+    """A future whose worker the scheduler removed; without a nanny, one whose attempt succeeded."""
+
+    def __init__(self, key: str, nanny: str | None) -> None:
+        self.key, self._nanny = key, nanny
+
+    def result(self, timeout: float) -> Answer:
+        if self._nanny is None:
+            return Answer(SUCCEEDED, "h")
+        about: dict[str, Any] = {"pid": 1, "name": "w", "memory_limit": 0, "local_directory": "", "nanny": self._nanny, "server_id": "s"}
+        last = WorkerState(address="tcp://127.0.0.1:1", status=Status.closed, **about)
+        raise KilledWorker(self.key, last, 0)
+
+    def release(self) -> None:
+        pass
+
+
+def test_other_answers_do_not_wait_for_nannies_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_link, "NANNY_PROBE_S", 1.0)
+    events: queue.Queue[DaskEvent] = queue.Queue()
+    link = DaskLink("tcp://127.0.0.1:9", events.put)
+    with socket.socket() as full, ExitStack() as waiting:  # it accepts nobody: those that come when its queue is full hear nothing
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        nanny = f"tcp://127.0.0.1:{full.getsockname()[1]}"
+        began_s = time.monotonic()
+        for n, killed in enumerate([Killed("1", nanny), Killed("2", nanny), Killed("3", None)]):
+            future: Any = killed
+            link._handed[killed.key] = _Handed(ITEMS[n], future)
+            link._answer(future)
+        assert events.get(timeout=10) == Answered(ITEMS[2], SUCCEEDED, "h")
+        gone = [events.get(timeout=10) for _ in range(2)]
+    assert time.monotonic() - began_s < 1.9  # side by side
+    assert sorted(event.dispatch.task_id for event in gone) == [1, 2]
+    assert all(event == WorkerGone(event.dispatch, "w", nanny_lives=False) for event in gone)
+
+
+def test_a_scheduler_that_stays_frozen_collects_no_tries_to_connect(
+    scheduler: SchedulerProcess, linked: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        asked.append(None)
+        return Client(*args, **options)  # type: ignore[no-untyped-call]  # distributed is not typed here
+
+    monkeypatch.setattr(dask_link, "Client", counted)
+    monkeypatch.setattr(dask_link, "ANSWER_S", 0.1)
+    monkeypatch.setattr(dask_link, "ASK_AGAIN_S", 0.01)
+    scheduler.freeze()
+    linked.wait_trouble("has made no client yet")
+    time.sleep(0.5)
+    assert len(asked) == dask_link.MAX_LATE
+    monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
+    scheduler.thaw()
+    linked.wait_well()
 
 
 def test_nobody_waits_for_a_client_that_is_being_made_and_one_that_comes_too_late_is_closed(
