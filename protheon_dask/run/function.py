@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from protheon_dask.errors import ProtheonError
@@ -38,7 +38,7 @@ class FunctionCall:
         self.claimed, self.attempt, self.clock = claimed, attempt, clock
         self._lend = lend
         self._lent: LentConnection | None = None
-        self._not_lent: ProtheonError | None = None
+        self._not_lent: ProtheonError | None = None  # what the last try to get a connection ended with
         self._pulse = Pulse(attempt, self._check_fence, pause_s)
 
     # --- TaskContext: called by the function ----------------------------------------------------------------------------
@@ -66,6 +66,7 @@ class FunctionCall:
             except ProtheonError as exc:
                 self._not_lent = exc
                 raise
+            self._not_lent = None
             self.attempt.is_busy = lent.was_busy
         return self._lent
 
@@ -85,7 +86,7 @@ class FunctionCall:
                 self._lent.check_intact()
         except (Exception, SystemExit) as exc:  # the author's code may raise anything; it becomes a value in the ledger
             self.attempt.check()  # a severed connection is a lost lease, not a failure
-            outage = self._not_lent or (self._lent.outage_of(exc) if self._lent is not None else None)
+            outage = self._outage_of(exc)
             if outage is exc or (outage is not None and outage.__cause__ is not None):
                 raise outage  # noqa: B904  # it has its cause
             if outage is not None:
@@ -103,10 +104,27 @@ class FunctionCall:
         function, payload = find_task(handler), self.claimed.payload
         return function(payload, self) if function.takes_context else function(payload)
 
+    def _outage_of(self, exc: BaseException) -> ProtheonError | None:
+        """What ended the function if it was PostgreSQL's need; None: its own error, also after an outage that it had survived."""
+        if self._not_lent is not None and any(cause is self._not_lent for cause in _causes(exc)):
+            return self._not_lent
+        return self._lent.outage_of(exc) if self._lent is not None else None
+
     def _check_fence(self) -> None:
         """The server ends a transaction whose client says nothing for long; outside of one there is nothing to look at."""
         if self._lent is not None and self._lent.is_idle:
             verbs.check_fence(self._lent, self.claimed.lease)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """The error, and all that it was raised from or while handling."""
+    told: set[int] = set()
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        if (one := waiting.pop()) is not None and id(one) not in told:
+            told.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__]
 
 
 __all__ = ["FunctionCall", "FunctionFailed", "complete"]

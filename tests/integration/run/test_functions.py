@@ -339,6 +339,36 @@ def test_a_connection_that_breaks_costs_nothing_whatever_the_function_makes_of_i
     assert queue.kept() == []
 
 
+@pytest.mark.parametrize("how", ["tries again", "goes on without", "gives up in its own words"])
+def test_only_what_a_connection_that_could_not_be_lent_ended_costs_nothing(queue: Queue, proxy: PostgresProxy, how: str) -> None:
+    """A function that survives the outage and then fails is charged: else it would fail for ever."""
+
+    def survives(payload: Any, context: protheon.TaskContext) -> None:
+        proxy.is_away = True
+        try:
+            keep(payload, context)
+        except errors.LedgerUnavailable:
+            if how == "gives up in its own words":
+                raise RuntimeError("no database") from None
+        finally:
+            proxy.is_away = False
+        if how == "tries again":
+            keep(payload, context)
+        raise ValueError("its own")
+
+    queue.put(survives, "7")
+    worker = queue.bench.worker(proxy.url)
+    if how == "gives up in its own words":
+        assert queue.run(worker).startswith("outage: ")
+        assert queue.endings() == [(1, "released", "nothing")]
+    else:
+        assert queue.run(worker) == "failed"
+        assert queue.endings() == [(1, "failed", "failure")]
+        assert queue.record().message == "its own"
+    assert queue.kept() == []
+    worker._drop_connection()
+
+
 def test_what_a_function_does_to_its_session_ends_with_it(queue: Queue) -> None:
     def changes(payload: Any, context: protheon.TaskContext) -> None:
         context.connection.row_factory = psycopg.rows.dict_row
