@@ -59,20 +59,22 @@ def readmit_host(conn: psycopg.Connection, epoch: int, host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """An attempt whose cost was taken off its task."""
+    """An attempt whose cost was taken off its task, or is to be asked for again."""
 
     seen: Seen
     is_back: bool  # its task had died of it, and is ready again
+    is_locked: bool = False  # another transaction has its task: nothing was taken off yet
 
 
 def give_back(
     conn: psycopg.Connection, attempts: Sequence[Seen], costs: Sequence[Cost], *, epoch: int | None = None, now: datetime | None = None
 ) -> list[GivenBack]:
-    """Take what these ended attempts cost off their tasks; return those of which that was done now.
+    """Take what these ended attempts cost off their tasks; return those of which that was done now, and those that are locked.
 
     epoch:     of the coordinator that judges; None: the attempts' own process says that it lives.
     Guarantee: idempotent: an attempt is given back once. A task that died of it is ready again, its dead letter closed as replayed,
                unless its run has ended, its load is retired or a person gave it up. Nothing happens while another broker leads.
+               No task is waited for: one that is locked is to be asked for again.
     """
     params = {
         "task_ids": [seen.task_id for seen in attempts],
@@ -81,7 +83,7 @@ def give_back(
         "epoch": epoch,
         "now": now,
     }
-    return [GivenBack(Seen(row["task_id"], row["attempt_no"]), row["is_back"]) for row in rows(conn, "give_back", params)]
+    return [GivenBack(Seen(row["task_id"], row["attempt_no"]), row["is_back"], row["is_locked"]) for row in rows(conn, "give_back", params)]
 
 
 @dataclass(frozen=True, slots=True)

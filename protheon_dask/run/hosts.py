@@ -198,6 +198,7 @@ class HostWatch:
         self._tries: dict[str, Dispatch] = {}  # the one task with which a host is tried
         self._preferring: dict[Dispatch, float] = {}  # retries that wait for another host -> until when
         self._anywhere: set[Seen] = set()  # retries that have waited long enough: Dask has them already
+        self._owed: dict[Seen, tuple[Cost, ...]] = {}  # what is to be given back, and was locked when that was tried
         self._copies = itertools.count(1)
 
     def hear(self, conn: Connection, dispatch: Dispatch, word: str, host: str) -> None:
@@ -228,28 +229,40 @@ class HostWatch:
         tried = {host for host, item in self._aside.items() if item.is_due}
         verdict = judge(tuple(self._endings), present - set(self._aside), tried, set(self._aside) - tried, self._judged)
         if verdict != Judgement():
-            with conn.transaction():
-                self._write(conn, epoch, verdict)
+            self._write(conn, epoch, verdict)
             self._forget(verdict)
+        for costs in set(self._owed.values()):
+            self._give_back(conn, epoch, [seen for seen, owed in self._owed.items() if owed == costs], costs)
         self._drop({host for host, item in aside.items() if not item.is_due})
         if verdict != Judgement():
             self._aside = {item.host: item for item in hosts.hosts_aside(conn)}
         self._is_unsettled = False
 
     def _write(self, conn: Connection, epoch: int, verdict: Judgement) -> None:
+        """Each thing in a transaction of its own: a replay of dead letters locks runs, then tasks, so nobody may pause with tasks held."""
         for aside in verdict.aside:
-            hosts.set_host_aside(conn, epoch, aside.host, aside.reason, ASIDE_S)
-            given = hosts.give_back(conn, aside.attempts, (Cost.FAILURE, Cost.CRASH), epoch=epoch)
-            logger.warning("host.aside", extra={"host": aside.host, "reason": aside.reason, "given_back": len(given)})
-        hosts.give_back(conn, verdict.late, (Cost.FAILURE, Cost.CRASH), epoch=epoch)
+            with conn.transaction():  # once a host is known to be aside what was heard of it is forgotten
+                hosts.set_host_aside(conn, epoch, aside.host, aside.reason, ASIDE_S)
+                n_given = self._give_back(conn, epoch, aside.attempts, (Cost.FAILURE, Cost.CRASH))
+            logger.warning("host.aside", extra={"host": aside.host, "reason": aside.reason, "given_back": n_given})
+        self._give_back(conn, epoch, verdict.late, (Cost.FAILURE, Cost.CRASH))
         for host in verdict.readmitted:
             hosts.readmit_host(conn, epoch, host)
             logger.info("host.readmitted", extra={"host": host})
         for pause in verdict.paused:
             last = pause.attempts[-1]
-            hosts.give_back(conn, pause.attempts, (Cost.FAILURE,), epoch=epoch)
+            self._give_back(conn, epoch, pause.attempts, (Cost.FAILURE,))
             if runs.pause_run(conn, pause.run_id, pause.reason, by=Lease(last.task_id, last.attempt_no, 0.0)):
                 logger.warning("run.pause", extra={"run_id": pause.run_id, "reason": pause.reason})
+
+    def _give_back(self, conn: Connection, epoch: int, attempts: Sequence[Seen], costs: tuple[Cost, ...]) -> int:
+        """Give back what is not locked, and note the rest for the next time; return how many were given back."""
+        if not attempts:
+            return 0
+        answers = hosts.give_back(conn, attempts, costs, epoch=epoch)
+        locked = {item.seen for item in answers if item.is_locked}
+        self._owed = {seen: owed for seen, owed in self._owed.items() if seen not in attempts} | dict.fromkeys(locked, costs)
+        return len(answers) - len(locked)
 
     def _forget(self, verdict: Judgement) -> None:
         self._drop({item.host for item in verdict.aside} | set(verdict.readmitted))

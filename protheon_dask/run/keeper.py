@@ -196,21 +196,25 @@ class LeaseKeeper:
         return True
 
     def _give_back(self) -> bool:
-        """Say of attempts that were taken from this process that it lives; False while PostgreSQL is away: they are said again."""
+        """Say of attempts that were taken from this process that it lives; False while PostgreSQL is away: they are said again.
+
+        So are those whose tasks are locked: this thread waits for no row, while the leases of all others run out.
+        """
         with self._lock:
             lost = list(self._lost)
         try:
             with translated():
-                given = hosts.give_back(self._connection(), [Seen(lease.task_id, lease.attempt_no) for lease in lost], (Cost.LOSS,))
+                answers = hosts.give_back(self._connection(), [Seen(lease.task_id, lease.attempt_no) for lease in lost], (Cost.LOSS,))
         except ProtheonError as exc:
             logger.warning("lease.give_back_failed", extra={"attempts": len(lost), "error": str(exc)})
             self._drop_connection()
             return False
-        for item in given:
+        locked = {item.seen for item in answers if item.is_locked}
+        for item in (item for item in answers if not item.is_locked):
             facts = {"task_id": item.seen.task_id, "attempt_no": item.seen.attempt_no, "is_back": item.is_back}
             logger.warning("task.give_back", extra=facts)
         with self._lock:
-            self._lost.difference_update(lost)
+            self._lost.difference_update(lease for lease in lost if Seen(lease.task_id, lease.attempt_no) not in locked)
         return True
 
     def _connection(self) -> Connection:

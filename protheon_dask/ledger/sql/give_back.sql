@@ -1,11 +1,12 @@
 -- give_back: what ended attempts were charged to their tasks is taken off again; a task that died of it is ready once more.
 -- Params: task_ids bigint[], attempt_nos integer[] (pairs), costs text[] (what may be given back), epoch bigint? (of a coordinator;
 --         NULL: the process whose attempts they were), now timestamptz?
--- Returns: (task_id, attempt_no, is_back boolean: its task was dead and is ready) of each that was given back now; a second time none
+-- Returns: (task_id, attempt_no, is_back boolean: its task was dead and is ready, is_locked boolean) of each that was given back now; a
+-- second time none. Of a task whose row is locked nothing is: its pairs are is_locked, and are to be asked again.
 -- A task stays dead where a person gave it up, its run has ended or its load was retired: its counts are put right all the same.
 -- What an attempt cost before its task was replayed is forgotten already: it is noted there and takes nothing off what came after.
 -- A succeeded task is left as it is; a backoff is over. The state is asked again where it is written: a replay may have come first.
--- Locks: leadership (share), task in order of id, then attempt, then dead_letter.
+-- Locks: leadership (share), task in order of id, never waiting (who asks renews leases, or leads), then attempt, then dead_letter.
 -- Index: task_pkey, attempt_pkey, dead_letter_open.
 WITH leader AS (
     SELECT epoch FROM protheon.leadership WHERE epoch = %(epoch)s FOR SHARE
@@ -17,7 +18,7 @@ WITH leader AS (
      WHERE task.id IN (SELECT asked.task_id FROM asked)
        AND (%(epoch)s::bigint IS NULL OR EXISTS (SELECT FROM leader))
      ORDER BY task.id
-       FOR NO KEY UPDATE
+       FOR NO KEY UPDATE SKIP LOCKED
 ), given AS (
     UPDATE protheon.attempt SET given_back = true
       FROM asked JOIN held ON held.id = asked.task_id
@@ -57,6 +58,10 @@ WITH leader AS (
       FROM sums LEFT JOIN revived ON revived.task_id = sums.task_id
      WHERE task.id = sums.task_id AND task.state <> 'succeeded'
 )
-SELECT given.task_id, given.attempt_no, revived.task_id IS NOT NULL AS is_back
+SELECT given.task_id, given.attempt_no, revived.task_id IS NOT NULL AS is_back, false AS is_locked
   FROM given LEFT JOIN revived ON revived.task_id = given.task_id
- ORDER BY given.task_id, given.attempt_no;
+UNION ALL
+SELECT asked.task_id, asked.attempt_no, false, true
+  FROM asked JOIN protheon.task ON task.id = asked.task_id
+ WHERE (%(epoch)s::bigint IS NULL OR EXISTS (SELECT FROM leader)) AND asked.task_id NOT IN (SELECT held.id FROM held)
+ ORDER BY task_id, attempt_no;

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import uuid4
 
+import psycopg
+
 from protheon_dask.config import Settings
 from protheon_dask.ledger import hosts, verbs
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, Seen, StageClock
@@ -123,3 +125,25 @@ def test_chunks_that_fail_everywhere_set_one_host_aside_and_not_one_after_anothe
     watch.settle(scene.conn, scene.epoch, [A, B, C], is_due=True)
     assert hear("host-of-a", range(103, 104), 3) == {"host-of-a", "host-of-b"}
     assert watch.to_try([A, B, C], {}) == ["host-of-a", "host-of-b"]  # that chunk was no trial: another is
+
+
+def test_what_is_locked_when_it_is_to_be_given_back_is_not_waited_for_and_not_forgotten(scene: Scene) -> None:
+    hosts.set_host_aside(scene.conn, scene.epoch, "host-of-a", "before", ASIDE_S, now=scene.now)
+    watch = HostWatch()
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=True)
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = %s", (scene.now,))
+    item = fail(scene, "a")
+    scene.conn.execute("UPDATE protheon.host_aside SET until_at = now() + interval '1 minute'")
+    watch.hear(scene.conn, item, FAILED, "host-of-a")
+    scene.conn.execute("SET lock_timeout = '5s'")
+
+    def is_given_back() -> bool:
+        ended = hosts.ended_attempt(scene.conn, Seen(item.task_id, 1))
+        return ended is not None and ended.given_back
+
+    with psycopg.connect(scene.url) as person:
+        person.execute("SELECT FROM protheon.task WHERE id = %s FOR UPDATE", (item.task_id,))
+        watch.settle(scene.conn, scene.epoch, [A, B], is_due=False)
+        assert not is_given_back()
+    watch.settle(scene.conn, scene.epoch, [A, B], is_due=True)
+    assert is_given_back()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from protheon_dask.model import Dispatch
@@ -103,3 +104,29 @@ def test_a_process_that_ends_itself_for_a_stall_gives_back_the_loss_of_a_lease_t
     worker._end_stalled(Attempt(claimed.lease))
     assert (losses(bench), ended) == ((0, 1), [STALL_EXIT])
     worker._keeper._drop_connection()
+
+
+def test_a_task_that_is_locked_does_not_hold_up_the_renewals_of_others_and_is_given_back_later(bench: Bench) -> None:
+    bench.submit("1\n2\n", chunk_lines=1)
+    worker = bench.worker()
+    lost, other = (worker._claim(Dispatch(task_id, 0, "ingest"), uuid4()) for task_id in bench.task_ids)
+    assert lost is not None
+    assert other is not None
+    bench.expire()
+    other_id = other.lease.task_id
+
+    def lease_until() -> object:
+        return bench.ask("SELECT lease_until_at FROM protheon.task WHERE id = %s", other_id)
+
+    def is_renewed_since(before: object) -> bool:
+        return lease_until() != before
+
+    keeper = LeaseKeeper(bench.url, lease_s=1_000.0, renew_s=0.05, stall_s=1_000.0, on_stall=lambda _: None)
+    with keeper.held(other.lease):
+        with psycopg.connect(bench.url) as holder:
+            holder.execute("SELECT FROM protheon.task WHERE id = %s FOR UPDATE", (lost.lease.task_id,))
+            keeper.give_back_nowait(lost.lease)
+            for _ in range(3):
+                wait_until(partial(is_renewed_since, lease_until()), timeout_s=5.0)
+            assert losses(bench) == (1, 0)
+        wait_until(lambda: losses(bench) == (0, 1))
