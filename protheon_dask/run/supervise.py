@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +38,8 @@ a strange answer is none of a frozen process: another program may have the port 
 START_S = 60.0
 """How long a process may take to answer its first probe on a busy machine; then strikes are counted, if one before it ever answered:
 else nobody listens there, as where Dask's dashboard found its port taken and took another."""
+KILL_S = 5.0
+"""How long the end of a process that was killed is waited for."""
 KILLED = frozenset(128 + number for number in (1, 2, 9, 15))
 """Codes of processes that somebody ended (SIGHUP, SIGINT, SIGKILL, SIGTERM): they could start."""
 
@@ -67,6 +71,7 @@ class Tethered:
         self.process = subprocess.Popen(
             command, env=dict(part.env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._file, start_new_session=True
         )
+        self._child: psutil.Process | None = None  # with its start time: its number may be another's by the time it is killed
         self._lines: list[bytes] = []
         self._first, self._ended = threading.Event(), threading.Event()
         self._reader = threading.Thread(target=self._read, name=f"log-{part.name}", daemon=True)
@@ -89,11 +94,25 @@ class Tethered:
         assert self.process.stdin is not None, "Popen was given a pipe"
         self.process.stdin.close()
 
+    def note_child(self) -> bool:
+        """Remember which process the child is while its tether lives, the only one to tell; False: the tether has ended."""
+        if self.code is not None:
+            return False
+        if self._child is None:
+            with suppress(psutil.Error):
+                self._child = next(iter(psutil.Process(self.process.pid).children()), None)
+        return True
+
     def kill(self) -> None:
-        """End the child at once, which may be frozen: its tether kills the rest of its group and ends."""
-        with suppress(psutil.Error):
-            for child in psutil.Process(self.process.pid).children():
-                child.kill()
+        """End the child at once, which may be frozen: its tether kills the rest of its group and ends. Without a tether, the group."""
+        is_tethered = self.note_child()
+        if self._child is None or not self._child.is_running():
+            return
+        with suppress(psutil.Error, OSError):
+            if is_tethered or sys.platform == "win32":
+                self._child.kill()
+            else:
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def wait_ended(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False if that took longer."""
@@ -130,11 +149,16 @@ class Tethered:
             raise ConfigError(self.ending()) if self.code == USAGE else BrokerUnavailable(self.ending())
 
     def close(self) -> None:
-        """End it, and wait for that."""
+        """End it, and wait for that; where its tether was killed, not for ever."""
+        self.note_child()
         self.end()
         self.process.wait()
-        self._reader.join()
-        self._file.close()
+        self._reader.join(self.part.grace_s)
+        if self._reader.is_alive():  # an orphan keeps its output open
+            self.kill()
+            self._reader.join(KILL_S)
+        if not self._reader.is_alive():
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -279,9 +303,18 @@ class Supervised:
     def _wait_end(self) -> bool:
         """Wait until the process has ended, and kill it if it is frozen; True: it was ready before that."""
         tethered, probe = self._current, self.part.probe
-        is_well, strikes = False, 0
-        while not tethered.wait_ended(None if probe is None else PROBE_EVERY_S):
-            assert probe is not None, "else it is waited for without end"
+        is_well, strikes, orphaned_s = False, 0, float("inf")
+        while not tethered.wait_ended(PROBE_EVERY_S):
+            if not tethered.note_child():  # somebody killed the tether: the child heard of it, unless it is frozen
+                now = time.monotonic()
+                orphaned_s = min(orphaned_s, now)
+                if now - orphaned_s > self.part.grace_s:
+                    tethered.kill()
+                if now - orphaned_s > self.part.grace_s + KILL_S:
+                    break
+                continue
+            if probe is None:
+                continue
             try:
                 probe()
                 is_well = self._was_ever_well = True

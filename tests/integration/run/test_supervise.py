@@ -72,12 +72,13 @@ class Kept:
 class Starter:
     directory: Path
     stack: ExitStack = field(default_factory=ExitStack)
+    grace_s: float = 2.0
 
     def __call__(self, code: str, *arguments: str, keep: bool = True, probe: Probe = None, needs: Probe = None) -> Kept:
         events: queue.Queue[str] = queue.Queue()
         again: list[float] = []
         ended: list[Supervised] = []
-        part = Part("thing", ["-c", code, *arguments], os.environ, self.directory / "thing.log", 2.0, ["--again"], probe, needs)
+        part = Part("thing", ["-c", code, *arguments], os.environ, self.directory / "thing.log", self.grace_s, ["--again"], probe, needs)
         made = Supervised(part, on_event=events.put, on_again=again.append, on_end=ended.append)
         self.stack.enter_context(made)
         if keep:
@@ -187,6 +188,27 @@ def test_a_frozen_process_is_found_by_its_probe_killed_and_replaced(start: Start
     assert "ended with code 137" in kept.events.get(timeout=10)
     wait_until(answers)
     assert kept.child().pid != frozen.pid
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_frozen_process_whose_tether_was_killed_is_killed_too(start: Starter, monkeypatch: pytest.MonkeyPatch, is_closed: bool) -> None:
+    """It cannot hear that its tether is gone, and keeps its output open."""
+    monkeypatch.setattr(supervise, "PROBE_EVERY_S", 0.05)
+    start.grace_s = 0.2
+    kept = start(LIVES)
+    kept.first_line()
+    orphan = kept.child()
+    wait_until(lambda: kept.supervised._current._child)
+    orphan.suspend()
+    kept.supervised.process.kill()
+    if is_closed:
+        began_s = time.monotonic()
+        kept.supervised.close()
+        assert time.monotonic() - began_s < supervise.KILL_S
+    else:
+        kept.wait_again(1)
+    psutil.wait_procs([orphan], timeout=10)
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_that_never_listened_where_it_is_asked_is_left_alone(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
