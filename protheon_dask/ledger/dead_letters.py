@@ -71,7 +71,9 @@ def replay(conn: psycopg.Connection, epoch: int, chosen: Chosen, *, ephemeral: b
                with it. Attempts and letters are kept. A run that is paused stays paused.
     """
     load_ids = sorted({load_id for load_id in chosen.loads.values() if load_id is not None})
-    for owner in _owners(conn, load_ids):  # a look: no undo may begin before the loads are locked, and undo locks in this order
+    # The order of all who lock several: undo's advisory lock, source, load, run, task, attempt, dead letter, each by id. So the first
+    # look at the runs locks none: a cancellation that holds their loads would wait for them, and this for the loads.
+    for owner in rows(conn, "look_owners", {"load_ids": load_ids}):
         undo.refuse_while_undoing(conn, owner["run_id"])
     undo.take_turns(conn, load_ids)
     rows(conn, "lock_loads", {"load_ids": load_ids})

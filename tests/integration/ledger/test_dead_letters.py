@@ -13,6 +13,7 @@ import pytest
 from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
 from protheon_dask.ledger import chunks, dead_letters, replays, runs, verbs
 from protheon_dask.ledger.dead_letters import Letters, PurgedFile
+from protheon_dask.ledger.rows import rows
 from protheon_dask.ledger.tasks import NewTask
 from protheon_dask.ledger.tasks import enqueue as enqueue_task
 from protheon_dask.model import Joined, Outcome, RunState, Seen, SplitState, StageClock
@@ -233,6 +234,22 @@ def test_of_a_replay_and_a_purge_at_the_same_moment_the_first_one_wins(died: Sce
         answers[second] = waits.result(10)
     assert answers == {first: tuple(died.task_ids), second: ()}
     assert {state for state, *_ in counters(died)} == {"ready" if first == "replay" else "dead"}
+
+
+def test_a_replay_and_a_cancellation_at_the_same_moment_take_turns(died: Scene) -> None:
+    """Both lock load, then run: a replay that had locked runs to look at them had one of the two ended for a deadlock."""
+    died.conn.execute("UPDATE protheon.run SET state = 'running', ended_at = NULL")
+    heir, _ = submit(died.conn)  # waits for the load, so that the cancellation hands it over
+    with psycopg.connect(died.url, autocommit=True) as two, ThreadPoolExecutor() as pool:
+        with died.conn.transaction():
+            rows(died.conn, "hand_over_loads", {"run_id": died.run_id})
+            replaying = pool.submit(replay, died, run_id=died.run_id, conn=two)
+            with psycopg.connect(died.url, autocommit=True) as third:
+                waits = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+                wait_until(lambda: third.execute(waits, (two.info.backend_pid,)).fetchone() == (True,))
+            assert runs.end_run(died.conn, died.run_id, RunState.CANCELLED, "by hand")
+        assert replaying.result(10).task_ids == tuple(died.task_ids)
+    assert run_of(died, heir)[0] == "running"
 
 
 def is_blocked(scene: Scene, conn: psycopg.Connection) -> bool:

@@ -13,8 +13,10 @@ from protheon_dask.model import Cost, Dispatch, Failed, Outcome, Seen, StageCloc
 from protheon_dask.run.dask_link import WorkerSeen
 from protheon_dask.run.failure import end_without_effect
 from protheon_dask.run.hosts import ASIDE_S, PREFER_S, Ended, Ending, HostWatch
-from protheon_dask.run.tasks import FAILED, REFUSED, SUCCEEDED
+from protheon_dask.run.tasks import FAILED, MISFIT, REFUSED, SUCCEEDED
+from tests.fixtures.cluster import wait_until
 from tests.integration.ledger.test_verbs import Scene, failed, loaded, scene
+from tests.integration.run.conftest import Running
 
 __all__ = ["scene"]
 
@@ -147,3 +149,19 @@ def test_what_is_locked_when_it_is_to_be_given_back_is_not_waited_for_and_not_fo
         assert not is_given_back()
     watch.settle(scene.conn, scene.epoch, [A, B], is_due=True)
     assert is_given_back()
+
+
+def test_a_run_is_paused_with_no_task_held_so_that_a_replay_meets_no_deadlock(scene: Scene) -> None:
+    """A replay of dead letters locks the run first, then its tasks."""
+    watch = HostWatch()
+    item = fail(scene, "a")
+    watch.hear(scene.conn, item, MISFIT, "host-of-a")
+    with psycopg.connect(scene.url) as replay, psycopg.connect(scene.url, autocommit=True) as monitor:
+        replay.execute("SELECT FROM protheon.run FOR NO KEY UPDATE")
+        settling = Running(lambda: watch.settle(scene.conn, scene.epoch, [A], is_due=False))
+        waits = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        wait_until(lambda: monitor.execute(waits, (scene.conn.info.backend_pid,)).fetchone() == (True,))
+        replay.execute("SELECT FROM protheon.task FOR NO KEY UPDATE NOWAIT")
+        replay.commit()
+        settling.answer()
+    assert scene.conn.execute("SELECT state FROM protheon.run").fetchall() == [("paused",)]
