@@ -22,7 +22,7 @@ from protheon_dask.ledger import chunks, leadership, runs, verbs
 from protheon_dask.ledger.connect import Connection, check_direct, check_writable, connect, translated
 from protheon_dask.ledger.hosts import holder_of
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.ledger.transaction import is_of_server
+from protheon_dask.ledger.transaction import is_of_server, sqlstate_of
 from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, TaskState
 from protheon_dask.policy import OVER_LIMIT, dispatch_window
 from protheon_dask.run.cutting import Cutting, Wanted
@@ -43,6 +43,8 @@ SWEEP_S = 1.0
 """Period of what costs a query over open work: expiry, cancelled runs, ended loads and runs, bytes sent."""
 OUTAGE_S = 1.0
 """Pause between tries while PostgreSQL is away."""
+TURNED_AWAY = ("40001", "40P01", "55P03")
+"""SQLSTATEs of who met another transaction, in a deadlock, say: PostgreSQL is there, and so is the lead; the next round tries again."""
 MAX_HOLD_S = 30.0
 """Longest pause of dispatching after refused claims."""
 DIED = "the worker process died"
@@ -159,6 +161,9 @@ class Coordinator:
                 try:
                     self._round()
                 except LedgerUnavailable as exc:
+                    if sqlstate_of(exc) in TURNED_AWAY and not self._ledger.closed:
+                        logger.warning("ledger.turned_away", extra={"error": str(exc)})
+                        continue
                     self._wait_for_ledger(exc)
                 except ConfigError as exc:
                     if not is_of_server(exc):

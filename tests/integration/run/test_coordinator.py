@@ -25,7 +25,7 @@ from protheon_dask.run.tasks import NOT_CLAIMED
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import ask, wait_until
 from tests.integration.ledger.test_verbs import manifest, submit
-from tests.integration.run.conftest import Bench
+from tests.integration.run.conftest import Bench, Running
 
 
 @dataclass
@@ -103,6 +103,23 @@ def test_a_session_that_only_our_side_lost_is_ended_and_the_lead_taken_anew(lead
 
 
 @pytest.mark.usefixtures("impatient")
+def test_who_is_turned_away_by_another_transaction_keeps_the_lead(lead: Lead, caplog: pytest.LogCaptureFixture) -> None:
+    """PostgreSQL is there: to lead anew would fence out all that is under way, and let nothing expire for the time of a lease."""
+    coordinator, conn, epoch = lead.coordinator, lead.coordinator._ledger, lead.coordinator._epoch
+    conn.execute("SET lock_timeout = '50ms'")
+    with psycopg.connect(lead.url) as other:
+        other.execute("SELECT FROM protheon.leadership FOR UPDATE")
+        running = Running(coordinator.run)
+        wait_until(lambda: [record for record in caplog.records if record.message.startswith("ledger.")])
+    runs.end_run(lead.conn, lead.run_id, RunState.CANCELLED, "by hand")
+    coordinator.wake()
+    wait_until(lambda: ask(lead.url, "SELECT 1 FROM protheon.task WHERE state = 'cancelled'"))
+    assert {record.message for record in caplog.records if record.message.startswith("ledger.")} == {"ledger.turned_away"}
+    assert (coordinator._ledger, coordinator._epoch) == (conn, epoch)
+    coordinator.stop()
+    running.answer()
+
+
 def test_a_broker_that_leads_by_now_is_left_alone(lead: Lead) -> None:
     lead.coordinator._ledger.close()
     with psycopg.connect(lead.url, autocommit=True) as other:
