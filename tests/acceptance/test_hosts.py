@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
+from distributed import Client
 
 from protheon_dask.run import api
+from protheon_dask.run.dask_link import ASK_S
 from tests.acceptance.conftest import World, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.hosts import another_host, needs_namespaces
@@ -25,7 +28,9 @@ def _two_hosts(module_world: World, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(autouse=True)
 def _all_are_there_and_nobody_is_aside(world: World) -> Iterator[None]:
-    wait_until(lambda: world.cluster.client.info().n_threads == 3, 60)  # a test before ended some
+    with Client(world.cluster.client.info().scheduler_address, set_as_default=False) as dask:
+        wait_until(lambda: len(dask.nthreads()) == 3, 60)  # a test before ended some
+    time.sleep(ASK_S + 0.5)  # the coordinator knows the new ones too
     yield
     world.ask("DELETE FROM protheon.host_aside RETURNING host")
 

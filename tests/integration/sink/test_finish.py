@@ -135,7 +135,7 @@ def test_progress_says_phase_and_per_cent_and_who_is_in_the_way(conn: Conn, conn
     shares = [
         int(found[1])
         for text in said
-        if (found := re.fullmatch(re.escape(head) + r"(?:scanning table|loading tuples in tree), (\d+) %", text))
+        if (found := re.fullmatch(re.escape(head) + r"(?:scanning table|loading tuples in tree), (\d+)%", text))
     ]
     assert shares
     assert max(shares) <= 100
