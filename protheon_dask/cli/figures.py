@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from protheon_dask.words import counted as counted  # one of the figures to all commands
+
 
 def count(n: int) -> str:
     """20000 -> ``20,000``."""
     return f"{n:,}"
-
-
-def counted(n: int, one: str, many: str | None = None) -> str:
-    """1, ``reject`` -> ``1 reject``; 2 -> ``2 rejects``."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def rate(per_s: float) -> str:

@@ -33,6 +33,7 @@ from protheon_dask.run.hosts import Ended, Ending, HostWatch
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.stuck import StuckWorkers
 from protheon_dask.run.tasks import CANCELLED, CORRUPT, NOT_CLAIMED, OUTAGE, RAISED, REFUSED, SUCCEEDED
+from protheon_dask.words import counted
 from protheon_dask.workspace.chunkfile import ChunkStore
 
 logger = logging.getLogger(__name__)
@@ -260,7 +261,6 @@ class Coordinator:
                 with self._ledger.transaction():
                     runs.adopt_orphans(self._ledger)  # first: what another run waits for is not cancelled
                 verbs.cancel(self._ledger)
-            if due:
                 self._look |= self._unanswered
             self._unanswered -= self._look
             self._unanswered |= self.cutting.settle(self._ledger, self._look)
@@ -463,10 +463,10 @@ class Coordinator:
             committed = runs.count_lines(self._ledger, item.run_id)
             reasons = list(item.messages)
             if given_up := committed.purged:
-                told = "1 dead chunk was" if given_up == 1 else f"{given_up:,} dead chunks were"
+                told = counted(given_up, "dead chunk was", "dead chunks were")
                 reasons.append(f"{told} purged: protheon dlq list {item.run_id} --all")
             if dead := committed.dead - committed.purged:
-                reasons.append(f"{'1 chunk is' if dead == 1 else f'{dead:,} chunks are'} dead: protheon dlq list {item.run_id}")
+                reasons.append(f"{counted(dead, 'chunk is', 'chunks are')} dead: protheon dlq list {item.run_id}")
             if item.limit.is_crossed(committed.rejected, committed.lines, at_end=True):
                 are = "is" if committed.rejected == 1 else "are"
                 reasons.append(f"{OVER_LIMIT} {item.limit}: {committed.rejected:,} of {committed.lines:,} lines {are} rejected")

@@ -35,6 +35,7 @@ from protheon_dask.run.undo import undo_load, undo_loads
 from protheon_dask.run.verify import never_compared
 from protheon_dask.sink import targets
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.words import since
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
 from protheon_dask.workspace.url import shown
@@ -208,7 +209,7 @@ class RunDesk:
         except LedgerUnavailable as exc:
             if (lost_at := self._coordinator.ledger_lost_at) is None:
                 raise
-            raise LedgerUnavailable(f"since {datetime.fromtimestamp(lost_at, UTC):%H:%M:%S} UTC: {exc}") from exc
+            raise LedgerUnavailable(since(datetime.fromtimestamp(lost_at, UTC), str(exc))) from exc
 
     @contextmanager
     def _cancelled_on_error(self, run_id: int) -> Iterator[None]:
@@ -233,8 +234,7 @@ class RunDesk:
             if waiting_for is None and (wait := self._coordinator.cutting.source_wait(run_id)) is not None:
                 waiting_for, waiting_since_at = f"{wait.message}; it is tried again at least every {SPLIT_RETRY_S:g} s", wait.since_at
             if waiting_for is not None:
-                since_at = datetime.fromtimestamp(waiting_since_at, UTC)
-                statistics = replace(statistics, reason=f"since {since_at:%H:%M:%S} UTC: {waiting_for}")
+                statistics = replace(statistics, reason=since(datetime.fromtimestamp(waiting_since_at, UTC), waiting_for))
         return wire.RunView(run_id, statistics.state, statistics.to_json())
 
     def _submitted(self, conn: Connection, run_id: int) -> wire.Submitted:

@@ -11,7 +11,6 @@ from protheon_dask.ledger import verbs
 from protheon_dask.ledger.lent import LentConnection
 from protheon_dask.model import Returned, StageClock
 from protheon_dask.pipelines.function import find_task, to_json
-from protheon_dask.run.completing import complete
 from protheon_dask.run.keeper import Attempt, Pulse
 
 
@@ -125,6 +124,3 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
             told.add(id(one))
             yield one
             waiting += [one.__cause__, one.__context__]
-
-
-__all__ = ["FunctionCall", "FunctionFailed", "complete"]

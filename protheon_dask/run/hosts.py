@@ -318,9 +318,8 @@ class HostWatch:
                 where = _addresses([worker for worker in workers if worker.host == host])
             elif not free:
                 continue
-            elif (
-                task.failed_on is not None and task.seen not in self._anywhere and others
-            ):  # also where it is just not there: it may come back
+            elif task.failed_on is not None and task.seen not in self._anywhere and others:
+                # also where that host is just not there: it may come back
                 where = _addresses(others)
                 self._preferring[item] = now + PREFER_S
             self._anywhere.discard(task.seen)

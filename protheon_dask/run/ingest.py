@@ -20,7 +20,6 @@ from protheon_dask.model import ChunkManifest, Lines, Loaded, RejectedLine, Stag
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.table import Verdict
 from protheon_dask.policy import REJECT_LIMIT, RejectLimit
-from protheon_dask.run.completing import complete
 from protheon_dask.run.keeper import Attempt, Pulse
 from protheon_dask.sink.catalog import Target
 from protheon_dask.sink.checksum import Comparable
@@ -253,4 +252,4 @@ def _refused_by_server(batch: cut.LineBatch, places: Sequence[Place] | None, fau
     return _line(batch, places, fault.index, fault.reason, sqlstate=fault.sqlstate, table=fault.table)
 
 
-__all__ = ["ChunkWork", "RejectLimitCrossed", "complete", "fetch", "load"]
+__all__ = ["ChunkWork", "RejectLimitCrossed", "fetch", "load"]

@@ -28,6 +28,7 @@ from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.words import says_since, since
 
 T = TypeVar("T")
 
@@ -106,8 +107,8 @@ class Master:
                 if away is None or away[0] is not type(exc):
                     away = (type(exc), time.monotonic())
                     if latest is not None:
-                        since = "" if str(exc).startswith("since ") else f"since {datetime.now(UTC):%H:%M:%S} UTC: "
-                        latest = dataclasses.replace(latest, reason=f"{since}{exc}")
+                        told = str(exc)
+                        latest = dataclasses.replace(latest, reason=told if says_since(told) else since(datetime.now(UTC), told))
                         yield latest
                 is_patient = latest is not None if isinstance(exc, LedgerUnavailable) else time.monotonic() - away[1] < AWAY_S
                 if not is_patient and not self._comes_back():

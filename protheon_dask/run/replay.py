@@ -16,6 +16,7 @@ from protheon_dask.ledger.replays import LiveReplay, Original
 from protheon_dask.model import Identity, Joined
 from protheon_dask.pipelines.pack import PackedPipeline
 from protheon_dask.policy import auto_chunk_lines
+from protheon_dask.words import counted
 from protheon_dask.workspace.cut import LF
 from protheon_dask.workspace.source import identify
 from protheon_dask.workspace.spool import LongLines, SpoolStore, SpoolWriter
@@ -176,29 +177,24 @@ class _Spool:
         if self.n_too_long:
             has = "it has" if self.n_too_long == 1 else "they have"
             self.notices.append(
-                f"{self.original.path}: {_lines_stay(self.n_too_long)} refused: {has} more than max_line_bytes "
+                f"{self.original.path}: {counted(self.n_too_long, 'line stays', 'lines stay')} refused: {has} more than max_line_bytes "
                 f"({self.desk.settings.max_line_bytes:,}); raise it to replay them"
             )
         if self.n_unread:
             self.notices.append(
-                f"{self.original.path}: {_lines_stay(self.n_unread)} refused: the ledger keeps 64 KiB of each, and the rest cannot be "
-                f"read: {self.why_unread}"
+                f"{self.original.path}: {counted(self.n_unread, 'line stays', 'lines stay')} refused: the ledger keeps 64 KiB of each, "
+                f"and the rest cannot be read: {self.why_unread}"
             )
 
 
-def _lines_stay(n: int) -> str:
-    return "1 line stays" if n == 1 else f"{n:,} lines stay"
-
-
 def _of_parts(n_parts: int) -> str:
-    left = "1 refused part of a line is left as it is" if n_parts == 1 else f"{n_parts:,} refused parts of lines are left as they are"
+    left = counted(n_parts, "refused part of a line is left as it is", "refused parts of lines are left as they are")
     return f"{left}: the rest of each line is loaded, and a replay would load it once more"
 
 
 def _of_waiting(item: LiveReplay) -> str:
     todo = {"paused": f"resume or cancel it: protheon runs resume {item.run_id}"}.get(item.state, f"protheon runs watch {item.run_id}")
-    lines = "1 line is" if item.n_lines == 1 else f"{item.n_lines:,} lines are"
-    return f"{lines} being replayed by run {item.run_id}, which is {item.state}: {todo}"
+    return f"{counted(item.n_lines, 'line is', 'lines are')} being replayed by run {item.run_id}, which is {item.state}: {todo}"
 
 
 def _attached(waiting: list[LiveReplay], notices: list[str]) -> wire.Submitted:

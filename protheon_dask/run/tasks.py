@@ -26,6 +26,12 @@ REFUSED = "refused: "
 RAISED = "raised: "
 """Begin of the word for a run_attempt that raised: the process itself is at fault."""
 
+LEASE_LOST = "lease lost"
+"""run_attempt's word for: the attempt was somebody else's by the time that it was to end."""
+
+RELEASED = "released"
+"""run_attempt's word for: the task was given back at no cost."""
+
 FAILED = "failed"
 """run_attempt's word for: the pipeline, or the data, failed outside a line."""
 

@@ -16,6 +16,7 @@ from protheon_dask.pipelines.table import PROVENANCE, Table
 from protheon_dask.sink.catalog import describe, read_columns, read_relation
 from protheon_dask.sink.checksum import Comparable, comparable
 from protheon_dask.sink.readback import LINE_NO, LOAD_ID, Standing, names_lines, read_back
+from protheon_dask.words import counted
 
 LEDGER_CHECKS = (
     "manifests follow each other without a gap",
@@ -223,7 +224,7 @@ class _Look:
         inserted, updated, unmarked = reports.rows_of_table(self._conn, self._name)
         what = self._comparable() if not unmarked else None
         if unmarked:
-            why = f"loads of a pipeline without provenance replaced {_rows(unmarked)} of it, or added to them"
+            why = f"loads of a pipeline without provenance replaced {counted(unmarked, 'row')} of it, or added to them"
             self._note(f"counted; values not compared: {why}")
         may_move = not by_line and updated > 0  # by whatever pipeline's rule
         standing = read_back(
@@ -245,7 +246,7 @@ class _Look:
                 n_summed += self._compare(chunk, there, what)
         self._find_strays(standing)
         if self._moved:
-            self._note(f"{_rows(self._moved)} of this run may have been replaced by later chunks: their chunks were not compared")
+            self._note(f"{counted(self._moved, 'row')} of this run may have been replaced by later chunks: their chunks were not compared")
         if what is not None:
             self._tell(what, n_summed)
         findings = tuple(self._words.findings[n_before:])
@@ -280,15 +281,15 @@ class _Look:
         if difference == 0:
             return True
         if chunk.undone:
-            self._find(f"{chunk.place} was undone, and {_rows(n_rows)} of it {_are(n_rows)} there")
+            self._find(f"{chunk.place} was undone, and {counted(n_rows, 'row')} of it {_are(n_rows)} there")
         elif chunk.state != "succeeded":
-            self._find(f"{chunk.place} was not loaded (it is {chunk.state}), and {_rows(n_rows)} of it {_are(n_rows)} there")
+            self._find(f"{chunk.place} was not loaded (it is {chunk.state}), and {counted(n_rows, 'row')} of it {_are(n_rows)} there")
         elif difference < 0 and may_move:
             self._moved -= difference
         else:
             how = f"{-difference:,} {_are(-difference)} missing" if difference < 0 else f"{difference:,} too many"
             were = "was" if chunk.expected == 1 else "were"
-            self._find(f"{chunk.place}: {_rows(chunk.expected)} {were} loaded, {n_rows:,} {_are(n_rows)} there: {how}")
+            self._find(f"{chunk.place}: {counted(chunk.expected, 'row')} {were} loaded, {n_rows:,} {_are(n_rows)} there: {how}")
         return False
 
     def _compare(self, chunk: _Chunk, there: Standing, what: Comparable) -> bool:
@@ -296,7 +297,9 @@ class _Look:
         if chunk.checksum is None or chunk.compared != what.signature or chunk.ignored or chunk.undone:
             return False
         if there.checksum != chunk.checksum:
-            self._find(f"{chunk.place}: the {_rows(there.n_rows)} that {_are(there.n_rows)} there do not hold the values that were loaded")
+            self._find(
+                f"{chunk.place}: the {counted(there.n_rows, 'row')} that {_are(there.n_rows)} there do not hold the values that were loaded"
+            )
         return True
 
     def _find_lost(self, inserted: int, standing: Mapping[int | None, Standing]) -> None:
@@ -304,7 +307,9 @@ class _Look:
         n_there = sum(there.n_rows for there in standing.values())
         if n_there < inserted:
             lost = inserted - n_there
-            self._find(f"all loads together inserted {_rows(inserted)}, {n_there:,} {_are(n_there)} there: {lost:,} or more missing")
+            self._find(
+                f"all loads together inserted {counted(inserted, 'row')}, {n_there:,} {_are(n_there)} there: {lost:,} or more missing"
+            )
 
     def _find_strays(self, standing: Mapping[int | None, Standing]) -> None:
         strays = {task_id: there for task_id, there in standing.items() if task_id not in self._chunks}
@@ -313,10 +318,12 @@ class _Look:
             strays = {task_id: there for task_id, there in strays.items() if task_id not in known}
         for task_id, there in list(strays.items())[:MAX_STRAYS]:
             of = "no chunk at all" if task_id is None else f"chunk task {task_id}"
-            self._find(f"{_rows(there.n_rows)} {_are(there.n_rows)} of {of}, which this ledger does not know")
+            self._find(f"{counted(there.n_rows, 'row')} {_are(there.n_rows)} of {of}, which this ledger does not know")
         if len(strays) > MAX_STRAYS:
             rest = list(strays.values())[MAX_STRAYS:]
-            self._find(f"{_rows(sum(there.n_rows for there in rest))} are of {len(rest):,} more chunks that this ledger does not know")
+            self._find(
+                f"{counted(sum(there.n_rows for there in rest), 'row')} are of {len(rest):,} more chunks that this ledger does not know"
+            )
 
     def _tell(self, what: Comparable, n_summed: int) -> None:
         """Say what was not compared, and why."""
@@ -334,21 +341,13 @@ class _Look:
             self._note(f"counted; values not compared: the load was made without --checksum{more}")
         else:
             if n := sum(chunk.checksum is None for chunk in loaded):
-                self._note(f"{_chunks(n)} counted; values not compared: they were loaded without --checksum")
+                self._note(f"{counted(n, 'chunk')} counted; values not compared: they were loaded without --checksum")
             if n := sum(chunk.checksum is not None and chunk.compared != what.signature for chunk in loaded):
-                self._note(f"{_chunks(n)} counted; values not compared: the table's columns are not what they were")
+                self._note(f"{counted(n, 'chunk')} counted; values not compared: the table's columns are not what they were")
             if n := sum(chunk.ignored > 0 and chunk.checksum is not None for chunk in loaded):
-                self._note(f"{_chunks(n)} counted; values not compared: rows of them were ignored by the table's conflict rule")
+                self._note(f"{counted(n, 'chunk')} counted; values not compared: rows of them were ignored by the table's conflict rule")
             if what.left_out and n_summed:
                 self._note(f"not compared: {', '.join(what.left_out)}")
-
-
-def _rows(n: int) -> str:
-    return f"{n:,} row{'' if n == 1 else 's'}"
-
-
-def _chunks(n: int) -> str:
-    return f"{n:,} chunk{'' if n == 1 else 's'}"
 
 
 def _are(n: int) -> str:

@@ -20,6 +20,7 @@ from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import with_refusals
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.words import says_since, since
 
 LOOK_EVERY_S = 0.5
 MASTER_EVERY_S = 3.0
@@ -49,7 +50,7 @@ def outages_dated(home: Path, url: str) -> Iterator[None]:
         yield
     except LedgerUnavailable as exc:
         for told in _told_by_masters(home):
-            if told.startswith("since ") and str(place_of(url)) in told:
+            if says_since(told) and str(place_of(url)) in told:
                 raise LedgerUnavailable(told) from exc
         raise
 
@@ -118,13 +119,13 @@ class _Away:
     """What is waited for, and since when."""
 
     def __init__(self) -> None:
-        self._what, self._since = "", ""
+        self._what, self._since_at = "", datetime.now(UTC)
 
     def since(self, what: str) -> str:
         """In words; the time is that of the first time in a row that this was away."""
         if what != self._what:
-            self._what, self._since = what, f"{datetime.now(UTC):%H:%M:%S}"
-        return f"since {self._since} UTC: {what}"
+            self._what, self._since_at = what, datetime.now(UTC)
+        return since(self._since_at, what)
 
     def end(self) -> None:
         self._what = ""

@@ -34,10 +34,10 @@ from protheon_dask.model import INGEST, Cost, Dispatch, Failed, Lease, Loaded, O
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.postgres import is_outage
-from protheon_dask.run import function, ingest
+from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
-from protheon_dask.run.tasks import CORRUPT, FAILED, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, SUCCEEDED
+from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
 from protheon_dask.sink.checksum import Comparable, compared_of
 
@@ -106,10 +106,8 @@ class WorkerProcess:
                 self._work(claimed, attempt, clock)
                 return SUCCEEDED
             except LeaseLost as exc:
-                logger.warning("fence.refused", extra={"task_id": exc.task_id, "attempt_no": exc.attempt_no, "at": "load"})
                 self._drop_connection()
-                self._keeper.give_back_nowait(claimed.lease)
-                return "lease lost"
+                return self._lost(claimed.lease, exc, at="load")
             except Exception as exc:  # noqa: BLE001  # the one place: whatever ended the attempt becomes a value in the ledger
                 failed = replace(failure_of(exc, self._place), seconds=clock.seconds)
                 if failed.pause is not None or isinstance(exc, TargetAltered):
@@ -164,7 +162,7 @@ class WorkerProcess:
         )
         with ingest.fetch(work, self.broker) as stored, self._deciding(attempt):
             conn = attempt.connection = self._connection()
-            ingest.complete(work, conn, self._load(work, stored, conn))
+            completing.complete(work, conn, self._load(work, stored, conn))
 
     def _call(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
         """Call a task's function; its data transaction is the one that it wrote in, or one of the worker's own that only ends the task."""
@@ -178,7 +176,7 @@ class WorkerProcess:
                 else:
                     conn = attempt.connection = self._connection()
                     self._begin(conn, attempt, clock)
-                function.complete(work, conn, returned)
+                completing.complete(work, conn, returned)
 
     def _lend(self, attempt: Attempt, clock: StageClock, stack: contextlib.ExitStack) -> LentConnection:
         """A connection with the data transaction for a function: one of its own, which takes what it did to the session with it."""
@@ -254,9 +252,13 @@ class WorkerProcess:
         try:
             return self._patiently(lambda: self._end_once(claimed, failed), None, attempt, is_refusal_borne=True)
         except LeaseLost as exc:
-            logger.warning("fence.refused", extra={"task_id": exc.task_id, "attempt_no": exc.attempt_no, "at": "end"})
-            self._keeper.give_back_nowait(claimed.lease)
-            return "lease lost"
+            return self._lost(claimed.lease, exc, at="end")
+
+    def _lost(self, lease: Lease, exc: LeaseLost, *, at: str) -> str:
+        """The attempt is somebody else's by now. This process lives: what the loss cost the task is given back."""
+        logger.warning("fence.refused", extra={"task_id": exc.task_id, "attempt_no": exc.attempt_no, "at": at})
+        self._keeper.give_back_nowait(lease)
+        return LEASE_LOST
 
     def _end_once(self, claimed: verbs.Claimed, failed: Failed) -> str:
         conn, lease = self._connection(), claimed.lease
@@ -278,7 +280,7 @@ class WorkerProcess:
             return CORRUPT
         if failed.error_class == LedgerUnavailable.__name__ and is_outage(failed.sqlstate):
             return f"{OUTAGE}{failed.message}"
-        return "released"
+        return RELEASED
 
     def _patiently(
         self, action: Callable[[], T], wait_s: float | None, attempt: Attempt | None = None, *, is_refusal_borne: bool = False

@@ -13,6 +13,7 @@ from protheon_dask.errors import ConfigError
 from protheon_dask.pipelines.table import Table
 from protheon_dask.postgres import NO_TIMEOUTS
 from protheon_dask.sink.catalog import Connection, has_index, read_columns, read_relation
+from protheon_dask.words import counted
 
 PIECE_PAGES: Final = 4_096
 """Pages that one transaction looks through, 32 MiB: seconds at most, and a vacuum can follow."""
@@ -179,7 +180,7 @@ def obstacles(conn: Connection, doomed: Sequence[Doomed]) -> list[str]:
                     "which would delete or change its rows as well"
                 )
             elif n_rows := _referring(conn, one, reference, child):
-                n = f"{ENOUGH_ROWS:,} or more rows" if n_rows == ENOUGH_ROWS else f"{n_rows:,} row{'' if n_rows == 1 else 's'}"
+                n = f"{ENOUGH_ROWS:,} or more rows" if n_rows == ENOUGH_ROWS else counted(n_rows, "row")
                 of, refer = ("" if child is None else " of others"), ("refers" if n_rows == 1 else "refer")
                 problems.append(f"{n}{of} of table {reference.child} {refer} to its rows in {name} (foreign key {reference.name})")
     return problems

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from protheon_dask.broker.wire import Submitted
+from protheon_dask.cli.main import main
 from protheon_dask.pipelines.find import find
 from protheon_dask.run import api
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -135,3 +137,34 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     made = Gate(tmp_path / "open")
     yield made
     made.open()
+
+
+@dataclass
+class Typed:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Type = Callable[..., Typed]
+
+
+@pytest.fixture
+def type_(world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Type:
+    """A command of ours in this process, which finds the module's master."""
+    monkeypatch.setenv("PROTHEON_HOME", str(world.cluster._home))
+    monkeypatch.setenv("PROTHEON_DATABASE_URL", world.url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def type_(*arguments: object) -> Typed:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Typed(code, *capfd.readouterr())
+
+    return type_

@@ -5,50 +5,15 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import zstandard
 
-from protheon_dask.cli.main import main
 from protheon_dask.policy import RejectLimit
-from tests.acceptance.conftest import Gate, World, numbers
+from tests.acceptance.conftest import Gate, Type, World, numbers
 from tests.acceptance.test_replay import ANY, marked, pipeline
 
 SETTINGS = {"chunk_lines": 100}
-
-
-@dataclass
-class Typed:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Type = Callable[..., Typed]
-
-
-@pytest.fixture
-def type_(world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Type:
-    """A command of ours in this process, which finds the module's master."""
-    monkeypatch.setenv("PROTHEON_HOME", str(world.cluster._home))
-    monkeypatch.setenv("PROTHEON_DATABASE_URL", world.url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def type_(*arguments: object) -> Typed:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Typed(code, *capfd.readouterr())
-
-    return type_
 
 
 def lines_of(data: bytes) -> list[dict[str, Any]]:

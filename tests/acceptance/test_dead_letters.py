@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
 
-from protheon_dask.cli.main import main
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.pipelines.find import find
 from protheon_dask.telemetry.statistics import RunStatistics
-from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
+from tests.acceptance.conftest import Gate, Type, World, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.web import WebServer
 
 SETTINGS = {"chunk_lines": 100, "dead_at_failures": 1}
 SHORT = "failed once: MemoryError"
-
-
-@dataclass
-class Typed:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Type = Callable[..., Typed]
-
-
-@pytest.fixture
-def type_(world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Type:
-    """A command of ours in this process, which finds the module's master."""
-    monkeypatch.setenv("PROTHEON_HOME", str(world.cluster._home))
-    monkeypatch.setenv("PROTHEON_DATABASE_URL", world.url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def type_(*arguments: object) -> Typed:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Typed(code, *capfd.readouterr())
-
-    return type_
 
 
 @dataclass

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,48 +16,20 @@ import pytest
 from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.shell import Shell, shell_over
 
-PROTHEON = Path(sys.executable).with_name("protheon")
 pytestmark = pytest.mark.slow  # three clusters are started
 
 
-@dataclass
-class Shell:
-    """Commands over one database and one home, as a person types them."""
-
-    home: Path
-    url: str
-    started: list[subprocess.Popen[bytes]]
-
-    def type(self, *arguments: object) -> subprocess.Popen[bytes]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
-        settings = {"PROTHEON_CHUNK_LINES": "100", "PROTHEON_DEAD_AT_FAILURES": "1"}
-        env = {**kept, **settings, "PROTHEON_HOME": str(self.home), "PROTHEON_DATABASE_URL": self.url}
-        process = subprocess.Popen(
-            [str(PROTHEON), *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        process = self.type(*arguments)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out.decode(), err.decode()
-
-    def files(self) -> list[int]:
-        """First lines of the chunks whose bytes are in the workspace."""
-        return sorted(int(path.name.split(".")[0]) for path in self.home.glob("workspace/*/1/*.zst"))
+def files(shell: Shell) -> list[int]:
+    """First lines of the chunks whose bytes are in the workspace."""
+    return sorted(int(path.name.split(".")[0]) for path in shell.home.glob("workspace/*/1/*.zst"))
 
 
 @pytest.fixture
 def shell(database: str, tmp_path: Path) -> Iterator[Shell]:
-    made = Shell(tmp_path / "home", database, [])
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    with shell_over(tmp_path / "home", database, PROTHEON_CHUNK_LINES="100", PROTHEON_DEAD_AT_FAILURES="1") as made:
+        yield made
 
 
 def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell: Shell, tmp_path: Path, gate: Gate) -> None:
@@ -71,7 +41,7 @@ def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell:
     assert "3 chunks are dead: protheon dlq list 1" in out
     assert f"with mended code: protheon load {source} --pipeline {pipeline}" in out
     assert "once a cause outside of the code is mended: protheon dlq replay 1" in out
-    assert shell.files() == [201, 501, 701]
+    assert files(shell) == [201, 501, 701]
 
     [third, sixth, eighth] = [row["task_id"] for row in reversed(api.list_dead_letters(shell.url, 1))]
     code, out, err = shell.run("dlq", "purge", "--task", third)
@@ -80,7 +50,7 @@ def test_with_no_master_purge_deletes_at_once_and_replay_starts_a_cluster(shell:
         (0, "1 dead letter purged\n"),
         (0, "nothing to purge: no letter was open\n"),
     ]
-    assert len(shell.files()) == 2
+    assert len(files(shell)) == 2
 
     gate.open()
     code, out, err = shell.run("dlq", "replay", "--workers", 1)

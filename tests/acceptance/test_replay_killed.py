@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,49 +15,22 @@ from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, numbers
 from tests.acceptance.test_replay import marked, pipeline
 from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.shell import Shell, shell_over
 
-PROTHEON = Path(sys.executable).with_name("protheon")
 N_LINES = 4_000
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 
 
-@dataclass
-class Shell:
-    """Commands over one database and one home, as a person types them."""
-
-    home: Path
-    url: str
-    started: list[subprocess.Popen[bytes]]
-
-    def type(self, *arguments: object) -> subprocess.Popen[bytes]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
-        env = {**kept, "PROTHEON_HOME": str(self.home), "PROTHEON_DATABASE_URL": self.url, "PROTHEON_CHUNK_LINES": "500"}
-        process = subprocess.Popen(
-            [str(PROTHEON), *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        process = self.type(*arguments)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out.decode(), err.decode()
-
-    def chunks_done(self) -> int:
-        """Chunks of replays that are loaded."""
-        done = "SELECT count(*) FROM protheon.task JOIN protheon.load ON load.id = load_id WHERE replay_of > 0 AND state = 'succeeded'"
-        return int(ask(self.url, done)[0][0])
+def chunks_done(shell: Shell) -> int:
+    """Chunks of replays that are loaded."""
+    done = "SELECT count(*) FROM protheon.task JOIN protheon.load ON load.id = load_id WHERE replay_of > 0 AND state = 'succeeded'"
+    return int(ask(shell.url, done)[0][0])
 
 
 @pytest.fixture
 def shell(database: str, tmp_path: Path) -> Iterator[Shell]:
-    made = Shell(tmp_path / "home", database, [])
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with shell_over(tmp_path / "home", database, PROTHEON_CHUNK_LINES="500") as made:
+        yield made
 
 
 def spool_is_begun(shell: Shell) -> bool:
@@ -74,7 +45,7 @@ def load_is_made(shell: Shell) -> bool:
 
 def some_is_loaded(shell: Shell) -> bool:
     """Three of eight chunks are loaded, and two wait in the middle."""
-    return shell.chunks_done() == 3
+    return chunks_done(shell) == 3
 
 
 @pytest.mark.parametrize("point", [spool_is_begun, load_is_made, some_is_loaded])

@@ -21,7 +21,7 @@ from protheon_dask.ledger import rows, transaction, verbs
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import ChunkManifest, Cost, Failed
-from protheon_dask.run import broker, ingest, keeper, worker
+from protheon_dask.run import broker, completing, ingest, keeper, worker
 from protheon_dask.run.failure import failure_of
 
 VARIABLE = "CHAOS_VARIANT"
@@ -52,12 +52,12 @@ def complete_outside() -> None:
         with conn.transaction():
             verbs.complete(conn, work.claimed.lease, loaded, work.clock)
 
-    _set(ingest, "complete", complete)
+    _set(completing, "complete", complete)
 
 
 def blind_retry() -> None:
     """A COMMIT that was not answered is taken for one that did not happen: the chunk is loaded again on a new connection."""
-    load, complete, check_fence = ingest.load, ingest.complete, verbs.check_fence
+    load, complete, check_fence = ingest.load, completing.complete, verbs.check_fence
     fetched: dict[int, Any] = {}
 
     def noting_load(work: ingest.ChunkWork, stored: Any, conn: psycopg.Connection, **how: Any) -> Any:
@@ -81,7 +81,7 @@ def blind_retry() -> None:
             _set(verbs, "check_fence", check_fence)
 
     _set(ingest, "load", noting_load)
-    _set(ingest, "complete", complete_or_again)
+    _set(completing, "complete", complete_or_again)
 
 
 def identity_by_content() -> None:

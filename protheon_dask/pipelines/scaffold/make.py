@@ -18,6 +18,7 @@ from protheon_dask.pipelines.scaffold.plan import Planner
 from protheon_dask.pipelines.scaffold.render import render
 from protheon_dask.pipelines.scaffold.shape import Decider, LeftOut, share
 from protheon_dask.pipelines.verdict import way_on
+from protheon_dask.words import counted
 
 MODULE: Final = "protheon_scaffold_check"
 TAKEN: Final = frozenset({"line", "clean", "dt", "msgspec", "protheon"})
@@ -123,7 +124,7 @@ def _refuse_what_is_no_object(sample: Sample, name: str) -> None:
 def _doc(sample: Sample, origin: Origin, function: str) -> list[str]:
     name = docstring(origin.name)
     of_them = "all of them" if origin.is_whole else origin.places
-    seen = f"{sample.n_lines:,} {'line' if sample.n_lines == 1 else 'lines'} ({of_them})"
+    seen = f"{counted(sample.n_lines, 'line')} ({of_them})"
     doc = [
         f"Lines of {name} as rows of PostgreSQL.",
         "",

@@ -24,7 +24,7 @@ from protheon_dask import errors
 from protheon_dask.ledger import tasks, verbs
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import Dispatch, Lease, Outcome, Seen
-from protheon_dask.run import function
+from protheon_dask.run import completing
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.worker import WorkerProcess
 from tests.fixtures.cluster import wait_until
@@ -471,14 +471,14 @@ def test_a_completion_without_a_fence_would_be_caught(queue: Queue, how: str, mo
 
 @pytest.mark.parametrize("how", ["cancelled", "expired"])
 def test_a_completion_in_another_transaction_than_the_rows_would_be_caught(queue: Queue, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_complete = function.complete
+    real_complete = completing.complete
 
     def in_two(work: Any, conn: Any, done: Any) -> None:
         conn.execute("COMMIT")
         conn.execute("BEGIN")
         real_complete(work, conn, done)
 
-    monkeypatch.setattr(function, "complete", in_two)
+    monkeypatch.setattr(completing, "complete", in_two)
     with pytest.raises(AssertionError):
         taken_away(queue, how)
     assert queue.kept() != []

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from protheon_dask.ledger import transaction, verbs
-from protheon_dask.run import ingest
+from protheon_dask.run import completing, ingest
 from protheon_dask.run.worker import WorkerProcess
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.postgres_proxy import Loss, PostgresProxy
@@ -280,14 +280,14 @@ def test_a_completion_without_a_fence_would_be_caught(bench: Bench, how: str, mo
 
 @pytest.mark.parametrize("how", ["cancelled", "expired"])
 def test_a_completion_in_another_transaction_than_the_rows_would_be_caught(bench: Bench, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_complete = ingest.complete
+    real_complete = completing.complete
 
     def in_two(work: ingest.ChunkWork, conn: Any, loaded: Any) -> None:
         conn.execute("COMMIT")
         conn.execute("BEGIN")
         real_complete(work, conn, loaded)
 
-    monkeypatch.setattr(ingest, "complete", in_two)
+    monkeypatch.setattr(completing, "complete", in_two)
     with pytest.raises(AssertionError):
         taken_away(bench, how)
     assert bench.numbers() != []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import NamedTuple
 
 import grpc
@@ -46,7 +46,8 @@ TASK_SUBMISSIONS = st.builds(
     st.integers(0, 32_767),
     TEXT,
 )
-TIMES = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]))
+ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))])
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 30), timezones=ZONES)
 TASKS = st.builds(
     wire.TaskView,
     st.integers(1, 2**63 - 1),
