@@ -1,8 +1,8 @@
-"""Numbers and times in sentences, the same on every face. Pure."""
+"""Numbers and times as people read them, the same on every face. Pure: same value, same text, in every locale."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 _SINCE = "since "
 
@@ -10,6 +10,57 @@ _SINCE = "since "
 def counted(n: int, one: str, many: str | None = None) -> str:
     """1, ``reject`` -> ``1 reject``; 2 -> ``2 rejects``; 2, ``line is``, ``lines are`` -> ``2 lines are``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def count(n: int) -> str:
+    """20000 -> ``20,000``."""
+    return f"{n:,}"
+
+
+def rate(per_s: float) -> str:
+    """Three digits at least, no more than the eye wants: ``3,210``, ``21.4``."""
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
+
+
+def size(n_bytes: int) -> str:
+    """Bytes by powers of 1000: ``153.2 MB``."""
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.95 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """``8.4 s``, ``42 s``, ``3 min 05 s``, ``2 h 05 min``, ``1 d 3 h``."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def moment(at: datetime) -> str:
+    """RFC 3339 in UTC. A time without a zone is what the database stored without one: it is left as it is."""
+    if at.tzinfo is None:
+        return at.isoformat()
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def clock(at: datetime) -> str:
+    """A time for a table that people read: to the second, in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def percent(fraction: float) -> str:
+    """Whole percents; 100 only when it is all."""
+    return f"{int(fraction * 100)} %" if fraction < 1 else "100 %"
 
 
 def since(at: datetime, what: str) -> str:

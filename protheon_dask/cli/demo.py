@@ -16,7 +16,8 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from protheon_dask.cli import exits, figures, output
+from protheon_dask import words
+from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.load import tell, watch
 from protheon_dask.cli.summary import headline, lines_sentence, rows_table, speed_sentence
@@ -102,8 +103,8 @@ def make_reports(directory: Path, lines: int, progress: Display) -> SampleReport
     made = write_sample(directory / f"demo-{seed}.jsonl.zst", lines, seed=seed, n_bad=BAD_LINES)
     for path in earlier:
         path.unlink(missing_ok=True)
-    sizes = f"{figures.size(made.raw_bytes)} of JSON in {figures.size(made.stored_bytes)}"
-    progress.event(f"{figures.count(lines)} reports made in {figures.duration(time.monotonic() - began_s)}: {sizes}")
+    sizes = f"{words.size(made.raw_bytes)} of JSON in {words.size(made.stored_bytes)}"
+    progress.event(f"{words.count(lines)} reports made in {words.duration(time.monotonic() - began_s)}: {sizes}")
     return made
 
 
@@ -181,8 +182,8 @@ class Story:
 
     def sentence(self, lost: int) -> str:
         if self.killed is None:
-            return f"no worker was killed: none had a chunk in hand at the moment; {figures.counted(lost, 'row')} lost"
-        return f"worker {self.killed} killed: {figures.counted(self.taken_over, 'chunk')} taken over, {figures.counted(lost, 'row')} lost"
+            return f"no worker was killed: none had a chunk in hand at the moment; {words.counted(lost, 'row')} lost"
+        return f"worker {self.killed} killed: {words.counted(self.taken_over, 'chunk')} taken over, {words.counted(lost, 'row')} lost"
 
 
 def story_of(killed: str | None, open_then: Sequence[tuple[int, int]], attempts: Sequence[Row]) -> Story:
@@ -221,7 +222,7 @@ def differences(made: SampleReport, final: RunStatistics) -> list[str]:
 def ending(made: SampleReport, final: RunStatistics, sentences: Sequence[str], example: Sequence[Row], origin: str) -> list[RenderableType]:
     """What a person reads at the end."""
     good, bad = sentences[0], sentences[1:]
-    source = f"{figures.size(made.raw_bytes)} of JSON in {figures.size(made.stored_bytes)}, {figures.counted(final.chunks, 'chunk')}"
+    source = f"{words.size(made.raw_bytes)} of JSON in {words.size(made.stored_bytes)}, {words.counted(final.chunks, 'chunk')}"
     facts: list[tuple[str, RenderableType]] = [
         ("lines", Text(lines_sentence(final))),
         ("speed", Text(speed_sentence(final))),
@@ -232,7 +233,7 @@ def ending(made: SampleReport, final: RunStatistics, sentences: Sequence[str], e
     if example:
         row = example[0]
         raw = bytes(row["raw"])[:EXAMPLE_CHARACTERS].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-        facts.append(("a reject", Text.assemble((f"line {figures.count(row['line'])}: {row['reason']}\n", "yellow"), (f"{raw} ..", "dim"))))
+        facts.append(("a reject", Text.assemble((f"line {words.count(row['line'])}: {row['reason']}\n", "yellow"), (f"{raw} ..", "dim"))))
     facts.append(("the data", Text(f"stay in PostgreSQL: {origin}")))
     return [
         Padding(headline(final), (1, 0, 1, 2)),

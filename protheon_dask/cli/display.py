@@ -15,7 +15,8 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from protheon_dask.cli import output
-from protheon_dask.cli.progress import Pace, Rates, picture, plain_line
+from protheon_dask.cli.progress import picture, plain_line
+from protheon_dask.telemetry.pace import Pace, Rates
 from protheon_dask.telemetry.statistics import RunStatistics
 
 FRAMES_PER_S: Final = 4

@@ -13,7 +13,8 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from protheon_dask.cli import exits, figures, output
+from protheon_dask import words
+from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.load import tell, watch
 from protheon_dask.cli.output import Shown
@@ -174,15 +175,15 @@ def reasons(counted: Sequence[Mapping[str, Any]], *, everything: bool) -> list[s
             reason = f"{row['reason']}: {row['error_class']}" if row["error_class"] else str(row["reason"])
             sums[reason] = sums.get(reason, 0) + row["n"]
     ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{figures.count(n)} x {reason}" for reason, n in ranked[:REASONS]]
+    told = [f"{words.count(n)} x {reason}" for reason, n in ranked[:REASONS]]
     rest = sum(n for _, n in ranked[REASONS:])
-    return told + ([f"{figures.count(rest)} x for other reasons"] if rest else [])
+    return told + ([f"{words.count(rest)} x for other reasons"] if rest else [])
 
 
 def tell_closed(counted: Sequence[Mapping[str, Any]], *, everything: bool) -> None:
     """Say what is left out of a list because it was replayed or purged."""
     sums = {status: sum(row["n"] for row in counted if row["status"] == status) for status in ("replayed", "purged")}
-    parts = [f"{figures.count(n)} {status}" for status, n in sums.items() if n]
+    parts = [f"{words.count(n)} {status}" for status, n in sums.items() if n]
     if parts and not everything:
         output.messages().print(f"left out: {', '.join(parts)} (--all shows them)", style="dim", markup=False, soft_wrap=True)
 
@@ -209,8 +210,8 @@ def letter_card(row: Mapping[str, Any]) -> list[RenderableType]:
         last_line = row["first_line"] + row["n_lines"] - 1
         end_bytes = row["byte_offset"] + row["raw_bytes"]
         what.append(
-            f"chunk {figures.count(row['chunk_no'])} of load {row['load_id']}, lines {figures.count(row['first_line'])} to "
-            f"{figures.count(last_line)} of {row['path']}, bytes {figures.count(row['byte_offset'])} to {figures.count(end_bytes)}"
+            f"chunk {words.count(row['chunk_no'])} of load {row['load_id']}, lines {words.count(row['first_line'])} to "
+            f"{words.count(last_line)} of {row['path']}, bytes {words.count(row['byte_offset'])} to {words.count(end_bytes)}"
         )
     else:
         what.append(str(row["handler"]))
@@ -245,7 +246,7 @@ def letter_card(row: Mapping[str, Any]) -> list[RenderableType]:
 def stages_text(attempt: Mapping[str, Any]) -> str:
     """``fetch 0.2 s, copy 1.4 s``: where an attempt's time went, as far as it was measured."""
     spent = {stage: float(attempt[f"{stage}_s"]) for stage in STAGES}
-    return ", ".join(f"{stage} {figures.duration(seconds)}" for stage, seconds in spent.items() if seconds >= SHOWN_S)
+    return ", ".join(f"{stage} {words.duration(seconds)}" for stage, seconds in spent.items() if seconds >= SHOWN_S)
 
 
 @dlq.command("replay")
@@ -312,7 +313,7 @@ def tell_none(before: RunStatistics, database: str, *, as_json: bool) -> None:
     if before.state is RunState.CANCELLED:
         told += ": type its `protheon load` again, which goes on with its files"
     if before.chunks_dead:
-        told += f"; purged: {figures.count(before.chunks_dead)}, which `protheon dlq replay --task N{database}` takes up again"
+        told += f"; purged: {words.count(before.chunks_dead)}, which `protheon dlq replay --task N{database}` takes up again"
     if as_json:
         output.emit_json({"tasks": [], "runs": [], "notices": [told], "states": {}})
     else:
@@ -339,7 +340,7 @@ def see_replayed(
         replayed = ask(cluster)
         if replayed.task_ids:
             under = ", under the code that came with its run" if replayed.run_ids else ""
-            progress.note(f"ready again: {figures.counted(len(replayed.task_ids), 'task')}{under}")
+            progress.note(f"ready again: {words.counted(len(replayed.task_ids), 'task')}{under}")
         tell(replayed.notices, progress)
         goes_on = not cluster.is_ours
         finals = [watch(cluster.client, run_id, progress, goes_on=goes_on, database=into) for run_id in replayed.run_ids]
@@ -356,7 +357,7 @@ def wait_tasks(cluster: LocalCluster, task_ids: Sequence[int], progress: Display
     """Wait until tasks without a run have ended, and return how."""
     from protheon_dask.run import api
 
-    progress.event(f"waiting for {figures.counted(len(task_ids), 'task')} of the general queue")
+    progress.event(f"waiting for {words.counted(len(task_ids), 'task')} of the general queue")
     while True:
         cluster.check()
         states = api.task_states(cluster.url, task_ids)
@@ -404,14 +405,14 @@ def dlq_purge(run: int | None, task_ids: tuple[int, ...], yes: bool, into: str |
     for notice in purged.notices:
         output.messages().print(notice, markup=False, soft_wrap=True)
     output.emit(
-        f"{figures.counted(len(purged.task_ids), 'dead letter')} purged" if purged.task_ids else "nothing to purge: no letter was open"
+        f"{words.counted(len(purged.task_ids), 'dead letter')} purged" if purged.task_ids else "nothing to purge: no letter was open"
     )
 
 
 def confirmed(n_open: int, run: int | None, task_ids: Sequence[int], told: Sequence[str]) -> bool:
     """Say what would be given up, and ask. Raises ConfigError where nobody can be asked; click.Abort on Ctrl-C."""
     of = f" of run {run}" if run is not None else f": {', '.join(f'task {task_id}' for task_id in task_ids)}"
-    output.messages().print("\n".join([f"{figures.counted(n_open, 'dead letter')}{of}", *(f"  {line}" for line in told)]), markup=False)
+    output.messages().print("\n".join([f"{words.counted(n_open, 'dead letter')}{of}", *(f"  {line}" for line in told)]), markup=False)
     if not sys.stdin.isatty():
         raise ConfigError("they would be given up, and nobody is there to be asked: add --yes")
     return click.confirm("Give them up for good?", err=True)

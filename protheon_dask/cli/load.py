@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
-from protheon_dask.cli import exits, figures, output
+from protheon_dask import words
+from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved
@@ -286,7 +287,7 @@ def watch(
 
 
 def committed(s: RunStatistics) -> str:
-    return f"{figures.count(s.chunks_done)} of {figures.counted(s.chunks, 'chunk')} with {figures.counted(s.lines, 'line')}"
+    return f"{words.count(s.chunks_done)} of {words.counted(s.chunks, 'chunk')} with {words.counted(s.lines, 'line')}"
 
 
 def finish(final: RunStatistics, database: str, *, quiet: bool, as_json: bool, pipeline: str = YOUR_PIPELINE) -> None:

@@ -22,7 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protheon_dask.cli import figures
+from protheon_dask import words
 
 PIPE_WIDTH = 100_000  # not a terminal: nothing is cut or wrapped
 WRAPPED_WIDTH = 20  # a text that wraps is still read at this width
@@ -41,7 +41,7 @@ def to_json(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else str(value)
         case datetime():
-            return figures.moment(value)
+            return words.moment(value)
         case date() | time():
             return value.isoformat()
         case timedelta():
@@ -110,7 +110,7 @@ def told_rows(verb: str, every_s: float) -> Callable[[str, int], None]:
         nonlocal last_at
         if monotonic() - last_at > every_s:
             last_at = monotonic()
-            messages().print(f"table {table}: {figures.counted(n_rows, 'row')} {verb}", style="dim", markup=False)
+            messages().print(f"table {table}: {words.counted(n_rows, 'row')} {verb}", style="dim", markup=False)
 
     return tell
 
@@ -161,7 +161,7 @@ def cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case datetime() if value.tzinfo is not None:
-            return figures.clock(value)
+            return words.clock(value)
         case bytes() | memoryview():
             return "\\x" + bytes(value).hex()
         case list() | tuple():
@@ -215,7 +215,7 @@ class Listing:
             return
         yield table(columns, self.rows)
         if left_out := [column.heading for column in self.shown if column not in columns]:
-            yield Text(f"{figures.counted(len(left_out), 'column')} left out: {', '.join(left_out)}; --json has all", style="dim")
+            yield Text(f"{words.counted(len(left_out), 'column')} left out: {', '.join(left_out)}; --json has all", style="dim")
 
 
 def filled(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]) -> list[Shown]:

@@ -16,7 +16,8 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from protheon_dask.cli import figures, output
+from protheon_dask import words
+from protheon_dask.cli import output
 from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import count_text, emit_list, read
@@ -127,7 +128,7 @@ def tell_replayed(run: int | None, into: str | None, *, everything: bool) -> Non
     if everything or not (found := read("replayed", run, into)):
         return
     by = ", ".join(str(row["run_id"]) for row in found)
-    told = f"{figures.count(sum(row['n'] for row in found))} were replayed by run {by} (--all shows them)"
+    told = f"{words.count(sum(row['n'] for row in found))} were replayed by run {by} (--all shows them)"
     output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
@@ -143,14 +144,14 @@ def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:
     raw = bytes(row["raw"])
     text = raw[:RAW_SHOWN].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
     more = row["raw_bytes"] - len(raw[:RAW_SHOWN])
-    where = f"reject {row['id']}: line {figures.count(row['line'])} of {row['path']}, "
-    where += f"byte {figures.count(row['byte_offset'])}, load {row['load_id']}"
+    where = f"reject {row['id']}: line {words.count(row['line'])} of {row['path']}, "
+    where += f"byte {words.count(row['byte_offset'])}, load {row['load_id']}"
     facts = [row["reason"]]
     facts += [f"part {row['part']}"] if row["part"] else []
     facts += [f"table {row['table_name']}"] if row["table_name"] and not names(row["reason"], row["table_name"]) else []
     facts += [f"SQLSTATE {row['sqlstate']}"] if row["sqlstate"] and not names(row["reason"], row["sqlstate"]) else []
     facts += [f"replayed by run {row['replayed_by']}"] if row["replayed_by"] else []
-    tail = f" .. {figures.count(more)} more bytes" if more > 0 else ""
+    tail = f" .. {words.count(more)} more bytes" if more > 0 else ""
     return [
         Text(where, style="bold"),
         Text("  " + "; ".join(facts), style="yellow"),
@@ -188,12 +189,12 @@ def rejects_export(run: int | None, target: str, everything: bool, raw: bool, in
         except BrokenPipeError:  # `| head` has seen enough
             output.end_stdout()
             return
-    told = f"{figures.counted(counted.n, 'line' if raw else 'reject')} written to {'stdout' if target == '-' else target}"
+    told = f"{words.counted(counted.n, 'line' if raw else 'reject')} written to {'stdout' if target == '-' else target}"
     if raw and counted.n_parts:
-        told += f"; {figures.counted(counted.n_parts, 'refused part')} of lines left out: the lines are loaded"
+        told += f"; {words.counted(counted.n_parts, 'refused part')} of lines left out: the lines are loaded"
     if counted.n_truncated:
         what = "left out" if raw else "cut"
-        told += f"; {figures.counted(counted.n_truncated, 'line')} {what}: the ledger keeps 64 KiB of a line (a replay has all of it)"
+        told += f"; {words.counted(counted.n_truncated, 'line')} {what}: the ledger keeps 64 KiB of a line (a replay has all of it)"
     output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
@@ -258,11 +259,11 @@ def rejects_replay(
     with api.opened(effective, database) as url:
         left = api.still_refused(url, run)
     if not left.n_lines:
-        parts = f"; {figures.counted(left.n_parts, 'refused part')} of lines stay as they are" if left.n_parts else ""
+        parts = f"; {words.counted(left.n_parts, 'refused part')} of lines stay as they are" if left.n_parts else ""
         tell_nothing(left.run_id, f"nothing to replay: no line of run {left.run_id} is still refused{parts}", as_json=as_json)
         click.get_current_context().exit(DONE)
     if not left.n_standing_lines:  # a cluster would only be started to say the same
-        stay = f"{figures.counted(left.n_lines, 'line')} of run {left.run_id} {'stays' if left.n_lines == 1 else 'stay'} refused"
+        stay = f"{words.counted(left.n_lines, 'line')} of run {left.run_id} {'stays' if left.n_lines == 1 else 'stay'} refused"
         why = "undone (type its `protheon load` to load it anew), or loaded once more by --again (replay that run's rejects)"
         tell_nothing(left.run_id, f"{stay}: the load was {why}", as_json=as_json)
         click.get_current_context().exit(INCOMPLETE)
@@ -275,7 +276,7 @@ def rejects_replay(
 
     final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into))
     if final is None:
-        now = f"{figures.counted(left.n_lines, 'line')} of run {left.run_id} stay refused: none of them can be replayed now"
+        now = f"{words.counted(left.n_lines, 'line')} of run {left.run_id} stay refused: none of them can be replayed now"
         tell_nothing(left.run_id, now, as_json=as_json)
         click.get_current_context().exit(INCOMPLETE)
     finish(final, flag_of(into), quiet=quiet, as_json=as_json)

@@ -7,21 +7,22 @@ from typing import Any, Final
 
 import click
 
-from protheon_dask.cli import figures, output
+from protheon_dask import words
+from protheon_dask.cli import output
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.verbs import NounGroup, database_option, json_option, limit_option, opened, run_argument
 
 
 def count_text(value: int | None) -> str:
-    return "" if value is None else figures.count(value)
+    return "" if value is None else words.count(value)
 
 
 def seconds_text(value: float | None) -> str:
-    return "" if value is None else figures.duration(value)
+    return "" if value is None else words.duration(value)
 
 
 def size_text(value: int | None) -> str:
-    return "" if value is None else figures.size(value)
+    return "" if value is None else words.size(value)
 
 
 FILE_COLUMNS: Final = (

@@ -10,11 +10,12 @@ import click
 from rich.console import RenderableType
 from rich.text import Text
 
-from protheon_dask.cli import exits, figures, output
+from protheon_dask import words
+from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import display
 from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
-from protheon_dask.cli.progress import STATE_STYLES, amounts
+from protheon_dask.cli.progress import STATE_STYLES
 from protheon_dask.cli.reports import count_text, emit_list, seconds_text
 from protheon_dask.cli.summary import next_step, paused_at_limit, summary, to_bear_more
 from protheon_dask.cli.verbs import (
@@ -34,6 +35,7 @@ from protheon_dask.model import RunState
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.telemetry.told import amounts
 
 if TYPE_CHECKING:
     from protheon_dask.run.api import Master
@@ -118,7 +120,7 @@ def stages(s: RunStatistics) -> list[RenderableType]:
     drawing: list[RenderableType] = []
     total_s = sum(s.stage_seconds.values())
     if total_s:
-        spent = [f"{stage} {figures.percent(seconds / total_s)}" for stage, seconds in s.stage_seconds.items() if seconds / total_s >= 0.01]
+        spent = [f"{stage} {words.percent(seconds / total_s)}" for stage, seconds in s.stage_seconds.items() if seconds / total_s >= 0.01]
         drawing.append(Text(f"  time of its attempts: {', '.join(spent)}", style="dim"))
     if not s.state.is_final:
         drawing.append(Text("  " + "  ·  ".join(amounts(s))))
@@ -290,4 +292,4 @@ def runs_cancel(run: int | None, into: str | None, as_json: bool) -> None:
         return
     state = Text(str(cancelled.state), style=STATE_STYLES.get(cancelled.state, "bold"))
     late = " had ended already" if before.state.is_final else ""
-    output.emit_drawing(Text.assemble(f"run {cancelled.run}{late}: ", state, f"; {figures.counted(cancelled.lines, 'line')} stay loaded"))
+    output.emit_drawing(Text.assemble(f"run {cancelled.run}{late}: ", state, f"; {words.counted(cancelled.lines, 'line')} stay loaded"))

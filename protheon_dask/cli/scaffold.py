@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from protheon_dask.cli import figures, output
+from protheon_dask import words
+from protheon_dask.cli import output
 
 if TYPE_CHECKING:
     from protheon_dask.pipelines.scaffold.make import Scaffold
@@ -43,7 +44,7 @@ def scaffold(paths: tuple[str, ...], table: str | None, name: str | None, keys: 
     asked = sampling.N_LINES if lines is None else lines
     sampled = sampling.sample_sources(sources, asked, sampling.SAMPLE_BYTES if lines is None else ASKED_BYTES)
     name_of_first = url.shown(sources[0]).partition("?")[0].rstrip("/").rpartition("/")[2]
-    others = f" and {figures.counted(len(sources) - 1, 'more file')}" if len(sources) > 1 else ""
+    others = f" and {words.counted(len(sources) - 1, 'more file')}" if len(sources) > 1 else ""
     origin = make.Origin(name_of_first + others, sampled.places, sampled.is_whole)
     made = make.scaffold(sampled.lines, origin, table=table or default_table(places), name=name, key=keys)
     output.emit(made.text.rstrip("\n"))
@@ -54,9 +55,9 @@ def tell(made: Scaffold) -> None:
     """Say on stderr what the pipeline made of the sample, and what needs a look."""
     console = output.messages()
     rows = ", ".join(f"{n:,} in {table}" for table, n in made.n_rows.items())
-    console.print(f"{figures.counted(made.n_lines, 'line')} of the sample give these rows: {rows}", markup=False, soft_wrap=True)
+    console.print(f"{words.counted(made.n_lines, 'line')} of the sample give these rows: {rows}", markup=False, soft_wrap=True)
     for note in made.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if made.n_rejected:
-        rejected = f"{figures.counted(made.n_rejected, 'sampled line')} would be rejected: {made.first_rejection}"
+        rejected = f"{words.counted(made.n_rejected, 'sampled line')} would be rejected: {made.first_rejection}"
         console.print(f"note: {rejected}", markup=False, soft_wrap=True)

@@ -12,18 +12,19 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from protheon_dask.cli import figures
+from protheon_dask import words
 from protheon_dask.cli.output import Listing, Shown
-from protheon_dask.cli.progress import SEPARATOR, STATE_STYLES, short_error, troubles, what, why
+from protheon_dask.cli.progress import STATE_STYLES
 from protheon_dask.model import REFUSALS_LOOKED, YOUR_PIPELINE, Death, Refusal, RunState
 from protheon_dask.policy import OVER_LIMIT, REJECT_LIMIT
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.telemetry.told import SEPARATOR, short_error, troubles, what, why
 
 ROW_COLUMNS = (
     Shown("table", "table", keep=True),
-    Shown("inserted", "inserted", figures.count, right=True),
-    Shown("updated", "updated", figures.count, right=True),
-    Shown("ignored", "ignored", figures.count, right=True),
+    Shown("inserted", "inserted", words.count, right=True),
+    Shown("updated", "updated", words.count, right=True),
+    Shown("ignored", "ignored", words.count, right=True),
 )
 
 _LOADED_BY = re.compile(r"loaded already by run (\d+): skipped$")  # as ledger/runs.py puts it; a run's picture has no field for it
@@ -61,24 +62,24 @@ def rows_table(s: RunStatistics) -> Listing:
 
 def lines_sentence(s: RunStatistics) -> str:
     """Where every line went."""
-    parts = [f"{figures.count(s.loaded)} loaded", f"{figures.count(s.rejected)} rejected"]
-    parts += [f"{figures.count(n)} {name}" for n, name in ((s.filtered, "filtered"), (s.blank, "blank")) if n]
-    return f"{figures.counted(s.lines, 'line')}: {', '.join(parts)}"
+    parts = [f"{words.count(s.loaded)} loaded", f"{words.count(s.rejected)} rejected"]
+    parts += [f"{words.count(n)} {name}" for n, name in ((s.filtered, "filtered"), (s.blank, "blank")) if n]
+    return f"{words.counted(s.lines, 'line')}: {', '.join(parts)}"
 
 
 def speed_sentence(s: RunStatistics) -> str:
     """What this run itself did, from submit to its end."""
     if not s.own_lines:
         left = "nothing to load" if not s.lines or s.skipped_files == s.files else "all of it was loaded by other runs"
-        return f"{figures.duration(s.seconds)}{SEPARATOR}{left}"
+        return f"{words.duration(s.seconds)}{SEPARATOR}{left}"
     parts = [
-        figures.duration(s.seconds),
-        f"{figures.rate(s.lines_per_s)} lines/s",
-        f"{figures.rate(s.raw_mb_per_s)} MB/s",
-        f"{figures.rate(s.rows_per_s)} rows/s",
+        words.duration(s.seconds),
+        f"{words.rate(s.lines_per_s)} lines/s",
+        f"{words.rate(s.raw_mb_per_s)} MB/s",
+        f"{words.rate(s.rows_per_s)} rows/s",
     ]
     if s.own_lines < s.lines:
-        parts.append(f"{figures.counted(s.lines - s.own_lines, 'line')} of it loaded by other runs")
+        parts.append(f"{words.counted(s.lines - s.own_lines, 'line')} of it loaded by other runs")
     return SEPARATOR.join(parts)
 
 
@@ -88,12 +89,12 @@ def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:
     for item in refusals[:limit]:
         reason = item.reason if len(item.reason) <= REASON_CHARACTERS else f"{item.reason[:REASON_CHARACTERS]} .."
         part = f" (part {item.part})" if item.part else ""
-        told.append(f"{figures.count(item.n)} x {reason}{part}; first at line {figures.count(item.line_no)} of {basename(item.path)}")
+        told.append(f"{words.count(item.n)} x {reason}{part}; first at line {words.count(item.line_no)} of {basename(item.path)}")
     rest = refusals[0].n_looked - sum(item.n for item in refusals[:limit]) if refusals else 0
     if rest:
-        told.append(f"{figures.count(rest)} x for other reasons")
+        told.append(f"{words.count(rest)} x for other reasons")
     if refusals and refusals[0].n_looked >= REFUSALS_LOOKED:
-        told.append(f"so of {figures.count(refusals[0].n_looked)} rejects; there may be more")
+        told.append(f"so of {words.count(refusals[0].n_looked)} rejects; there may be more")
     return told
 
 
@@ -102,9 +103,9 @@ def death_reasons(deaths: Sequence[Death]) -> list[str]:
     told = []
     for item in deaths[:REASONS]:
         error = short_error(item.error_class, item.message)
-        told.append(f"{figures.counted(item.n, 'chunk')} {item.reason}{f': {error}' if error else ''}")
+        told.append(f"{words.counted(item.n, 'chunk')} {item.reason}{f': {error}' if error else ''}")
     rest = sum(item.n for item in deaths[REASONS:])
-    return told + ([f"{figures.counted(rest, 'chunk')} for other reasons"] if rest else [])
+    return told + ([f"{words.counted(rest, 'chunk')} for other reasons"] if rest else [])
 
 
 def no_json(s: RunStatistics) -> str | None:
@@ -158,7 +159,7 @@ def summary(s: RunStatistics, database: str = "", pipeline: str = YOUR_PIPELINE)
         drawing.append(Padding(rows_table(s), (1, 0, 1, 2)))
     facts = [lines_sentence(s), speed_sentence(s)]
     if s.skipped_files:
-        facts.append(f"{figures.counted(s.skipped_files, 'file')} skipped: loaded before (--again loads once more)")
+        facts.append(f"{words.counted(s.skipped_files, 'file')} skipped: loaded before (--again loads once more)")
     if trouble := troubles(s):
         facts.append(SEPARATOR.join(trouble))
     hints = []

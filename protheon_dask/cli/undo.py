@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 from rich.text import Text
 
-from protheon_dask.cli import figures, output
+from protheon_dask import words
+from protheon_dask.cli import output
 from protheon_dask.cli.verbs import database_option, flag_of, json_option, opened
 from protheon_dask.errors import ConfigError
 from protheon_dask.run.exits import INCOMPLETE
@@ -58,9 +59,9 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
         output.emit(f"{plan.name} was undone at {undone.was_undone_at:%Y-%m-%d %H:%M:%S} UTC: nothing is left to delete")
         return
     drawing = [Text.assemble(f"{plan.name}: ", ("undone", "bold green"))]
-    drawing += [Text(f"  {figures.counted(n_rows, 'row')} deleted from {table}") for table, n_rows in undone.deleted_rows.items()]
+    drawing += [Text(f"  {words.counted(n_rows, 'row')} deleted from {table}") for table, n_rows in undone.deleted_rows.items()]
     drawing += [
-        Text(f"  {figures.counted(n, 'row')} of {table} not found: gone, replaced since, or in a table of another name", style="yellow")
+        Text(f"  {words.counted(n, 'row')} of {table} not found: gone, replaced since, or in a table of another name", style="yellow")
         for table, n in missing.items()
         if n > 0
     ]
@@ -71,10 +72,10 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
 def confirmed(plan: UndonePlan) -> bool:
     """Say what would be deleted, and ask. Raises ConfigError where nobody can be asked; click.Abort on Ctrl-C."""
     goes_on = "; its undo was begun, and goes on" if plan.began_at is not None else ""
-    words = [f"{plan.name}{goes_on}", *(f"  {figures.counted(n_rows, 'row')} of {table}" for table, n_rows in plan.rows.items())]
+    told = [f"{plan.name}{goes_on}", *(f"  {words.counted(n_rows, 'row')} of {table}" for table, n_rows in plan.rows.items())]
     if plan.replay_ids:
-        words.append(f"  with its replays, load {', '.join(map(str, plan.replay_ids))}")
-    output.messages().print("\n".join(words), markup=False, soft_wrap=True)
+        told.append(f"  with its replays, load {', '.join(map(str, plan.replay_ids))}")
+    output.messages().print("\n".join(told), markup=False, soft_wrap=True)
     if not sys.stdin.isatty():
         raise ConfigError("these rows would be deleted for good, and nobody is there to be asked: add --yes")
     return click.confirm("Delete these rows?", err=True)

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protheon_dask.cli import figures
+from protheon_dask import words
 
 if TYPE_CHECKING:
     from protheon_dask.run.api import TableCheck, Verification
@@ -20,7 +20,7 @@ def verified_drawing(found: Verification) -> list[RenderableType]:
     unseen = [table for table in found.tables if table.why_not is not None and not table.findings]
     headline = Text.assemble(f"run {found.run_id}: ", ("differs", "bold red") if found.findings else ("verified", "bold green"))
     if unseen:
-        of = figures.count(len(unseen)) if len(unseen) == len(found.tables) else f"{len(unseen):,} of {len(found.tables):,}"
+        of = words.count(len(unseen)) if len(unseen) == len(found.tables) else f"{len(unseen):,} of {len(found.tables):,}"
         were = "table was" if len(found.tables) == 1 else "tables was" if len(unseen) == 1 else "tables were"
         headline.append(f"{'' if found.findings else ' by the ledger'}; {of} {were} not looked at")
     lines = Table.grid(padding=(0, 2, 0, 0))  # what wraps goes on below its first word
@@ -59,5 +59,5 @@ def verified_drawing(found: Verification) -> list[RenderableType]:
 
 def read_text(table: TableCheck) -> str:
     """``table public.t: 50,000 rows in 3 chunks, values of 3 compared``."""
-    rows, chunks = figures.counted(table.n_rows, "row"), figures.counted(table.n_chunks, "chunk")
-    return f"table {table.table}: {rows} of {chunks} counted, values of {figures.count(table.n_summed)} compared"
+    rows, chunks = words.counted(table.n_rows, "row"), words.counted(table.n_chunks, "chunk")
+    return f"table {table.table}: {rows} of {chunks} counted, values of {words.count(table.n_summed)} compared"

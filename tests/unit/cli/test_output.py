@@ -11,7 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from protheon_dask.cli import figures, output
+from protheon_dask import words
+from protheon_dask.cli import output
 from protheon_dask.cli.database import distinct, is_number
 from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
@@ -61,17 +62,17 @@ def test_ledger_values_become_json(value: Any, expected: Any) -> None:
     ],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert figures.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 def test_sizes_and_counts_read_well() -> None:
-    assert [figures.size(n) for n in (0, 999, 1_000, 153_200_000, 999_960_000)] == ["0 B", "999 B", "1.0 kB", "153.2 MB", "1.0 GB"]
-    assert [figures.counted(n, "retry", "retries") for n in (0, 1, 2_000)] == ["0 retries", "1 retry", "2,000 retries"]
-    assert [figures.rate(r) for r in (0.0, 21.44, 3_210.4)] == ["0.0", "21.4", "3,210"]
+    assert [words.size(n) for n in (0, 999, 1_000, 153_200_000, 999_960_000)] == ["0 B", "999 B", "1.0 kB", "153.2 MB", "1.0 GB"]
+    assert [words.counted(n, "retry", "retries") for n in (0, 1, 2_000)] == ["0 retries", "1 retry", "2,000 retries"]
+    assert [words.rate(r) for r in (0.0, 21.44, 3_210.4)] == ["0.0", "21.4", "3,210"]
 
 
 def test_nearly_all_is_not_all() -> None:
-    assert [figures.percent(f) for f in (0.0, 0.999, 1.0)] == ["0 %", "99 %", "100 %"]
+    assert [words.percent(f) for f in (0.0, 0.999, 1.0)] == ["0 %", "99 %", "100 %"]
 
 
 def test_a_table_that_nobody_looks_at_is_not_cut() -> None:
