@@ -41,6 +41,21 @@ class ChunkServiceStub:
                 request_serializer=protheon_dot_v1_dot_chunk__pb2.ReadChunkRequest.SerializeToString,
                 response_deserializer=protheon_dot_v1_dot_chunk__pb2.ReadChunkResponse.FromString,
                 _registered_method=True)
+        self.Pin = channel.unary_stream(
+                '/protheon.v1.ChunkService/Pin',
+                request_serializer=protheon_dot_v1_dot_chunk__pb2.PinRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_chunk__pb2.PinnedChunk.FromString,
+                _registered_method=True)
+        self.RenewPin = channel.unary_unary(
+                '/protheon.v1.ChunkService/RenewPin',
+                request_serializer=protheon_dot_v1_dot_chunk__pb2.RenewPinRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_chunk__pb2.RenewPinResponse.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/protheon.v1.ChunkService/Unpin',
+                request_serializer=protheon_dot_v1_dot_chunk__pb2.UnpinRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_chunk__pb2.UnpinResponse.FromString,
+                _registered_method=True)
 
 
 class ChunkServiceServicer:
@@ -56,6 +71,27 @@ class ChunkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pin(self, request, context):
+        """Cut sources into chunks that no run loads, and keep their files until ttl_s after the last RenewPin. One message a chunk, as it is cut.
+        RESOURCE_EXHAUSTED: the workspace has no room for them. A pin outlives the broker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewPin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Delete a pin's files. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChunkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +99,21 @@ def add_ChunkServiceServicer_to_server(servicer, server):
                     servicer.ReadChunk,
                     request_deserializer=protheon_dot_v1_dot_chunk__pb2.ReadChunkRequest.FromString,
                     response_serializer=protheon_dot_v1_dot_chunk__pb2.ReadChunkResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_stream_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=protheon_dot_v1_dot_chunk__pb2.PinRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_chunk__pb2.PinnedChunk.SerializeToString,
+            ),
+            'RenewPin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewPin,
+                    request_deserializer=protheon_dot_v1_dot_chunk__pb2.RenewPinRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_chunk__pb2.RenewPinResponse.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=protheon_dot_v1_dot_chunk__pb2.UnpinRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_chunk__pb2.UnpinResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +144,87 @@ class ChunkService:
             '/protheon.v1.ChunkService/ReadChunk',
             protheon_dot_v1_dot_chunk__pb2.ReadChunkRequest.SerializeToString,
             protheon_dot_v1_dot_chunk__pb2.ReadChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/protheon.v1.ChunkService/Pin',
+            protheon_dot_v1_dot_chunk__pb2.PinRequest.SerializeToString,
+            protheon_dot_v1_dot_chunk__pb2.PinnedChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewPin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.ChunkService/RenewPin',
+            protheon_dot_v1_dot_chunk__pb2.RenewPinRequest.SerializeToString,
+            protheon_dot_v1_dot_chunk__pb2.RenewPinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protheon.v1.ChunkService/Unpin',
+            protheon_dot_v1_dot_chunk__pb2.UnpinRequest.SerializeToString,
+            protheon_dot_v1_dot_chunk__pb2.UnpinResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,13 @@ class ChunkServiceStub:
     FAILED_PRECONDITION: the chunk has another generation now; start at 0. UNAVAILABLE: it is being cut again; ask later.
     NOT_FOUND: no such chunk. OUT_OF_RANGE: offset_bytes is beyond the end. An end before the stored bytes is an error.
     """
+    Pin: _grpc.UnaryStreamMultiCallable[_chunk_pb2.PinRequest, _chunk_pb2.PinnedChunk]
+    """Cut sources into chunks that no run loads, and keep their files until ttl_s after the last RenewPin. One message a chunk, as it is cut.
+    RESOURCE_EXHAUSTED: the workspace has no room for them. A pin outlives the broker.
+    """
+    RenewPin: _grpc.UnaryUnaryMultiCallable[_chunk_pb2.RenewPinRequest, _chunk_pb2.RenewPinResponse]
+    Unpin: _grpc.UnaryUnaryMultiCallable[_chunk_pb2.UnpinRequest, _chunk_pb2.UnpinResponse]
+    """Delete a pin's files. Idempotent."""
 
 @_typing.type_check_only
 class ChunkServiceAsyncStub(ChunkServiceStub):
@@ -50,6 +57,13 @@ class ChunkServiceAsyncStub(ChunkServiceStub):
     FAILED_PRECONDITION: the chunk has another generation now; start at 0. UNAVAILABLE: it is being cut again; ask later.
     NOT_FOUND: no such chunk. OUT_OF_RANGE: offset_bytes is beyond the end. An end before the stored bytes is an error.
     """
+    Pin: _aio.UnaryStreamMultiCallable[_chunk_pb2.PinRequest, _chunk_pb2.PinnedChunk]  # type: ignore[assignment]
+    """Cut sources into chunks that no run loads, and keep their files until ttl_s after the last RenewPin. One message a chunk, as it is cut.
+    RESOURCE_EXHAUSTED: the workspace has no room for them. A pin outlives the broker.
+    """
+    RenewPin: _aio.UnaryUnaryMultiCallable[_chunk_pb2.RenewPinRequest, _chunk_pb2.RenewPinResponse]  # type: ignore[assignment]
+    Unpin: _aio.UnaryUnaryMultiCallable[_chunk_pb2.UnpinRequest, _chunk_pb2.UnpinResponse]  # type: ignore[assignment]
+    """Delete a pin's files. Idempotent."""
 
 class ChunkServiceServicer(metaclass=_abc_1.ABCMeta):
     """Bytes of chunks, for workers."""
@@ -64,5 +78,30 @@ class ChunkServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION: the chunk has another generation now; start at 0. UNAVAILABLE: it is being cut again; ask later.
         NOT_FOUND: no such chunk. OUT_OF_RANGE: offset_bytes is beyond the end. An end before the stored bytes is an error.
         """
+
+    @_abc_1.abstractmethod
+    def Pin(
+        self,
+        request: _chunk_pb2.PinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chunk_pb2.PinnedChunk], _abc.AsyncIterator[_chunk_pb2.PinnedChunk]]:
+        """Cut sources into chunks that no run loads, and keep their files until ttl_s after the last RenewPin. One message a chunk, as it is cut.
+        RESOURCE_EXHAUSTED: the workspace has no room for them. A pin outlives the broker.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewPin(
+        self,
+        request: _chunk_pb2.RenewPinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chunk_pb2.RenewPinResponse, _abc.Awaitable[_chunk_pb2.RenewPinResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Unpin(
+        self,
+        request: _chunk_pb2.UnpinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chunk_pb2.UnpinResponse, _abc.Awaitable[_chunk_pb2.UnpinResponse]]:
+        """Delete a pin's files. Idempotent."""
 
 def add_ChunkServiceServicer_to_server(servicer: ChunkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -507,6 +507,54 @@ class DeadLettersResponse(_message.Message):
 Global___DeadLettersResponse: _TypeAlias = DeadLettersResponse  # noqa: Y015
 
 @_typing.final
+class ReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """files, chunks, attempts, rejects, dead_letters, runs or story."""
+    run_id: _builtins.int
+    """0: the latest. Of no meaning to runs."""
+    limit: _builtins.int
+    """Rows at most; 0: the report's own default."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        run_id: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class ReportPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_JSON_FIELD_NUMBER: _builtins.int
+    rows_json: _builtins.str
+    """A JSON array of objects with the report's columns. bytea is base64, a time is RFC 3339."""
+    def __init__(
+        self,
+        *,
+        rows_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows_json", b"rows_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportPage: _TypeAlias = ReportPage  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -91,6 +91,11 @@ class RunServiceStub:
                 request_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
                 response_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_stream(
+                '/protheon.v1.RunService/Report',
+                request_serializer=protheon_dot_v1_dot_run__pb2.ReportRequest.SerializeToString,
+                response_deserializer=protheon_dot_v1_dot_run__pb2.ReportPage.FromString,
+                _registered_method=True)
         self.Info = channel.unary_unary(
                 '/protheon.v1.RunService/Info',
                 request_serializer=protheon_dot_v1_dot_run__pb2.InfoRequest.SerializeToString,
@@ -175,6 +180,13 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Rows of one named report, page by page: for clients that have no database of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Info(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -238,6 +250,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.PurgeDeadLetters,
                     request_deserializer=protheon_dot_v1_dot_run__pb2.DeadLettersRequest.FromString,
                     response_serializer=protheon_dot_v1_dot_run__pb2.DeadLettersResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_stream_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=protheon_dot_v1_dot_run__pb2.ReportRequest.FromString,
+                    response_serializer=protheon_dot_v1_dot_run__pb2.ReportPage.SerializeToString,
             ),
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
@@ -543,6 +560,33 @@ class RunService:
             '/protheon.v1.RunService/PurgeDeadLetters',
             protheon_dot_v1_dot_run__pb2.DeadLettersRequest.SerializeToString,
             protheon_dot_v1_dot_run__pb2.DeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/protheon.v1.RunService/Report',
+            protheon_dot_v1_dot_run__pb2.ReportRequest.SerializeToString,
+            protheon_dot_v1_dot_run__pb2.ReportPage.FromString,
             options,
             channel_credentials,
             insecure,

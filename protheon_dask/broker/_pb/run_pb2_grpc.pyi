@@ -52,6 +52,8 @@ class RunServiceStub:
     """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on."""
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]
     """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
+    Report: _grpc.UnaryStreamMultiCallable[_run_pb2.ReportRequest, _run_pb2.ReportPage]
+    """Rows of one named report, page by page: for clients that have no database of their own."""
     Info: _grpc.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]
 
 @_typing.type_check_only
@@ -77,6 +79,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Make dead tasks ready again, with their counters at zero and their attempts kept; runs that had ended over them go on."""
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_run_pb2.DeadLettersRequest, _run_pb2.DeadLettersResponse]  # type: ignore[assignment]
     """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
+    Report: _aio.UnaryStreamMultiCallable[_run_pb2.ReportRequest, _run_pb2.ReportPage]  # type: ignore[assignment]
+    """Rows of one named report, page by page: for clients that have no database of their own."""
     Info: _aio.UnaryUnaryMultiCallable[_run_pb2.InfoRequest, _run_pb2.InfoResponse]  # type: ignore[assignment]
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,6 +169,14 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.DeadLettersResponse, _abc.Awaitable[_run_pb2.DeadLettersResponse]]:
         """Give dead tasks up for good: their bytes are deleted, their letters stay as history. Replaying one by its number still works."""
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _run_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_pb2.ReportPage], _abc.AsyncIterator[_run_pb2.ReportPage]]:
+        """Rows of one named report, page by page: for clients that have no database of their own."""
 
     @_abc_1.abstractmethod
     def Info(

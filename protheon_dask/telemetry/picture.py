@@ -1,0 +1,103 @@
+"""One frozen picture of a cluster, taken once a second by the broker: pages, /metrics and /workers draw it. None of them owns a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from protheon_dask.telemetry.statistics import RunStatistics
+
+IDLE, BUSY, LOST = "idle", "busy", "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPicture:
+    """One worker process. Its numbers are its own, of this boot."""
+
+    name: str  # with Dask: the key of /workers
+    host: str
+    status: str  # idle, busy (it has an attempt), lost (the scheduler knew it a minute ago)
+    task_id: int | None = None  # of the attempt that it has
+    run: int | None = None
+    stage: str | None = None  # of model.STAGES: what it does at this moment
+    stage_s: float = 0.0  # for so long
+    utilization: float = 0.0  # share of the last seconds in which it had an attempt, within 0 and 1
+    tasks_completed: int = 0
+    lines_per_s: float = 0.0  # over the last seconds
+    last_heartbeat_s: float = 0.0  # ago
+
+
+@dataclass(frozen=True, slots=True)
+class HostAside:
+    """A host that gets no work for now."""
+
+    host: str
+    reason: str
+    until_at: float  # seconds of the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What the last seconds brought, over all runs."""
+
+    lines_per_s: float = 0.0
+    rows_per_s: float = 0.0
+    raw_bytes_per_s: float = 0.0
+    wire_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Since the ledger was made: chunks and tasks by state, committed work, and what was refused. All but the first five only rise."""
+
+    tasks_ready: int = 0
+    tasks_running: int = 0
+    tasks_succeeded: int = 0
+    tasks_dead: int = 0
+    tasks_cancelled: int = 0
+    retries: int = 0
+    retries_by_cause: Mapping[str, int] = field(default_factory=dict)  # by model.Outcome of the attempt that ended without effect
+    files: int = 0
+    files_completed: int = 0
+    lines: int = 0
+    rows: int = 0  # offered
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+    rejects: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPicture:
+    """A cluster at one moment. Units: *_at seconds of the epoch, *_s seconds, *_bytes bytes."""
+
+    at: float
+    version: str
+    uptime_s: float  # of the broker
+    missing: tuple[str, ...]  # what keeps work from flowing, in words, with since when; empty: all is well
+    totals: Totals
+    flow: Flow
+    runs: tuple[RunStatistics, ...]  # those that are at work or paused, and the newest that ended; newest first
+    workers: tuple[WorkerPicture, ...]
+    stage_seconds: Mapping[str, float]  # by model.STAGES: where the time of the last seconds went, over all workers
+    oldest_ready_s: float | None  # how long the oldest chunk that is ready waits; None: none is
+    workspace_bytes: int  # of files of ready and running chunks
+    workspace_quota_bytes: int
+    look_ahead_chunks: int  # cut and not yet taken
+    hosts_aside: tuple[HostAside, ...] = ()
+    bound: str | None = None  # what bounds the work now, in words: telemetry.bound
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that from_json reads back."""
+        return {**asdict(self), "runs": [run.to_json() for run in self.runs]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        values = dict(value)
+        values["missing"] = tuple(values["missing"])
+        values["totals"], values["flow"] = Totals(**values["totals"]), Flow(**values["flow"])
+        values["runs"] = tuple(RunStatistics.from_json(run) for run in values["runs"])
+        values["workers"] = tuple(WorkerPicture(**worker) for worker in values["workers"])
+        values["hosts_aside"] = tuple(HostAside(**host) for host in values["hosts_aside"])
+        return cls(**values)
