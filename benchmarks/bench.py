@@ -31,7 +31,9 @@ def main() -> None:
     n_lines, n_rounds = (number(name, default) for name, default in (("BENCH_LINES", N_LINES), ("BENCH_ROUNDS", N_ROUNDS)))
     say(f"sample of {n_lines:,} lines ..")
     whole, tenth, warm = (material.make_sample(BENCH_DIR, n) for n in (n_lines, max(1, n_lines // 10), WARM_LINES))
-    effective = api.read_settings({"home": str(BENCH_DIR / "home"), "broker_port": 0, "scheduler_port": 0, "dashboard_port": 0})
+    effective = api.read_settings(
+        {"home": str(BENCH_DIR / "home"), "broker_port": 0, "scheduler_port": 0, "dashboard_port": 0, "http_port": 0}
+    )
     given = os.environ.get("PROTHEON_BENCH_URL")
     database = api.resolve_database(effective, given, embedded=given is None)
     with api.local(effective, database, force_own=True) as cluster:

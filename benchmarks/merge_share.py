@@ -45,7 +45,9 @@ def main() -> None:
     n_lines = number("BENCH_LINES", N_LINES)
     say(f"sample of {n_lines:,} lines ..")
     sample, warm = (material.make_sample(BENCH_DIR, n) for n in (n_lines, WARM_LINES))
-    effective = api.read_settings({"home": str(BENCH_DIR / "home"), "broker_port": 0, "scheduler_port": 0, "dashboard_port": 0})
+    effective = api.read_settings(
+        {"home": str(BENCH_DIR / "home"), "broker_port": 0, "scheduler_port": 0, "dashboard_port": 0, "http_port": 0}
+    )
     given = os.environ.get("PROTHEON_BENCH_URL")
     shares: list[Share] = []
     for n_loaders in LOADERS:

@@ -74,6 +74,7 @@ class Settings:
     broker_port: int = _setting(50051, "gRPC")
     scheduler_port: int = _setting(8786, "Dask's scheduler")
     dashboard_port: int = _setting(8787, "Dask's dashboard")
+    http_port: int = _setting(8080, "the broker's HTTP: /metrics, /workers, /healthz")
 
     def __post_init__(self) -> None:
         problems = []
@@ -137,7 +138,7 @@ class Settings:
         return Effective(cls(**values), {name: origins.get(name, "default") for name in known})
 
 
-_PORTS = {"broker_port", "scheduler_port", "dashboard_port"}  # 0: any that is free
+_PORTS = {"broker_port", "scheduler_port", "dashboard_port", "http_port"}  # 0: any that is free
 _ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes"} | _PORTS
 _KINDS = {"float": "a number", "int": "a whole number", "str": "text"}
 

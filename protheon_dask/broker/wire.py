@@ -171,6 +171,7 @@ class MasterInfo:
     n_threads: int
     ledger_id: str  # identifies the ledger without saying where it is or how to reach it
     ephemeral: bool = False  # it ends with the command that started it
+    http_address: str = ""  # of /metrics, /workers and /healthz
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +271,7 @@ def info_to_message(value: MasterInfo) -> run_pb2.InfoResponse:
         n_threads=value.n_threads,
         ledger_id=value.ledger_id,
         ephemeral=value.ephemeral,
+        http_address=value.http_address,
     )
 
 
@@ -283,6 +285,7 @@ def info_from_message(message: run_pb2.InfoResponse) -> MasterInfo:
         n_threads=message.n_threads,
         ledger_id=message.ledger_id,
         ephemeral=message.ephemeral,
+        http_address=message.http_address,
     )
 
 

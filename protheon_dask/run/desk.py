@@ -58,6 +58,7 @@ class Place:
     scheduler_address: str
     dashboard_link: str
     broker_uuid: str
+    http_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ class RunDesk:
             n_threads=self._coordinator.n_threads,
             ledger_id=str(lead.ledger_id) if lead else "",
             ephemeral=self._ephemeral,
+            http_address=self._place.http_address,
         )
 
     # --- the pieces -----------------------------------------------------------------------------------------------------

@@ -607,6 +607,7 @@ class InfoResponse(_message.Message):
     N_THREADS_FIELD_NUMBER: _builtins.int
     LEDGER_ID_FIELD_NUMBER: _builtins.int
     EPHEMERAL_FIELD_NUMBER: _builtins.int
+    HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     scheduler_address: _builtins.str
     dashboard_link: _builtins.str
@@ -617,6 +618,8 @@ class InfoResponse(_message.Message):
     """Identifies the ledger without saying where it is or how to reach it."""
     ephemeral: _builtins.bool
     """It ends with the command that started it."""
+    http_address: _builtins.str
+    """Where /metrics, /workers and /healthz are: "127.0.0.1:8080"."""
     def __init__(
         self,
         *,
@@ -628,10 +631,11 @@ class InfoResponse(_message.Message):
         n_threads: _builtins.int = ...,
         ledger_id: _builtins.str = ...,
         ephemeral: _builtins.bool = ...,
+        http_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_uuid", b"broker_uuid", "dashboard_link", b"dashboard_link", "ephemeral", b"ephemeral", "epoch", b"epoch", "ledger_id", b"ledger_id", "n_threads", b"n_threads", "scheduler_address", b"scheduler_address", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_uuid", b"broker_uuid", "dashboard_link", b"dashboard_link", "ephemeral", b"ephemeral", "epoch", b"epoch", "http_address", b"http_address", "ledger_id", b"ledger_id", "n_threads", b"n_threads", "scheduler_address", b"scheduler_address", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

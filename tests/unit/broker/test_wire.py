@@ -124,7 +124,7 @@ def test_answers_survive_the_wire() -> None:
     loads = tuple(wire.JoinedLoad(i, f"/data/{joined}", joined) for i, joined in enumerate(Joined))
     submitted = wire.Submitted(3, loads, ("the code has changed",))
     view = wire.RunView(3, RunState.PAUSED, {"chunks": {"done": 1}, "eta_s": None})
-    info = wire.MasterInfo("1", "tcp://h:8786", "http://h:8787", "u", 7, 16, "l", ephemeral=True)
+    info = wire.MasterInfo("1", "tcp://h:8786", "http://h:8787", "u", 7, 16, "l", ephemeral=True, http_address="h:8080")
 
     assert wire.submitted_from_message(wire.submitted_to_message(submitted)) == submitted
     assert wire.run_from_message(wire.run_to_message(view)) == view
