@@ -55,6 +55,7 @@ PIPELINE = dict.fromkeys(("name", "version", "reference", "tables", "versions", 
 PICK = st.integers(0, 7)
 """Which of what there is: the newest first, since the newest are mostly what is alive."""
 YES = st.booleans()
+RARELY = st.sampled_from([False, False, False, True])
 ENDINGS = st.sampled_from(
     [(Outcome.FAILED, Cost.FAILURE), (Outcome.CRASHED, Cost.CRASH), (Outcome.EXPIRED, Cost.LOSS), (Outcome.RELEASED, Cost.NOTHING)]
 )
@@ -457,7 +458,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert verbs.renew(self.worker(who), leases, LEASE_S, now=self.model.now) == self.model.renew(leases, self.locked, LEASE_S)
 
     @precondition(lambda self: self.leases)
-    @rule(pick=PICK, who=PICK, ending=ENDINGS, ready_in_s=st.sampled_from([0.0, 0.0, 45.0]), gives_up=YES)
+    @rule(pick=PICK, who=PICK, ending=ENDINGS, ready_in_s=st.sampled_from([0.0, 45.0]), gives_up=RARELY)
     def an_attempt_ends_without_effect(self, pick: int, who: int, ending: tuple[Outcome, Cost], ready_in_s: float, gives_up: bool) -> None:
         lease = self.lease_at(pick)
         if not (lease.task_id in self.locked and self.model.tasks[lease.task_id].is_of(lease)):  # else it would wait: see the races

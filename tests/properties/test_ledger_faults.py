@@ -228,5 +228,5 @@ def test_data_transactions_without_their_advisory_lock_are_seen(stage: Stage, mo
 )
 def test_a_fault_is_found_by_trying(stage: Stage, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     put_in(monkeypatch, fault)
-    search = settings(max_examples=200, stateful_step_count=40, phases=[Phase.generate], derandomize=True, database=None)
+    search = settings(max_examples=300, stateful_step_count=40, phases=[Phase.generate], derandomize=True, database=None)
     is_seen(lambda: run_state_machine_as_test(lambda: LedgerMachine(stage), settings=search))  # type: ignore[arg-type]  # any maker will do
