@@ -229,7 +229,13 @@ class Cluster:
     def _env(self, postgres: Proxy) -> dict[str, str]:
         """What a process of the campaign sees: its database is behind its proxy."""
         url = f"{self.server.url('campaign').replace(f':{self.server.port}/', f':{postgres.port}/')}?sslmode=disable"
-        values = {"lease_s": LEASE_S, "renew_s": RENEW_S, "exit_grace_s": EXIT_GRACE_S, "workspace_quota_bytes": QUOTA_BYTES}
+        values = {
+            "lease_s": LEASE_S,
+            "renew_s": RENEW_S,
+            "exit_grace_s": EXIT_GRACE_S,
+            "workspace_quota_bytes": QUOTA_BYTES,
+            "http_port": 0,
+        }
         settings = Settings(
             database_url=url,
             home=str(self.directory),

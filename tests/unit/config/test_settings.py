@@ -39,7 +39,8 @@ POSITIVE = [
     item.name
     for item in fields(Settings)
     if isinstance(item.default, int | float)
-    and item.name not in ("backoff_jitter", "splitters", "workspace_quota_bytes", "broker_port", "scheduler_port", "dashboard_port", "http_port")
+    and item.name not in ("backoff_jitter", "splitters", "workspace_quota_bytes")
+    and not item.name.endswith("_port")
 ]
 
 
