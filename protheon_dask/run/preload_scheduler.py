@@ -1,0 +1,51 @@
+"""Preload of ``dask scheduler``: the plugin ``protheon``, which holds what the broker sends, and the pages that draw it.
+
+Pages must be registered while this module is imported, before Dask builds its routes; the plugin in dask_setup, whose failure Dask
+only logs: the broker notices that nobody answers, and says so (ClusterPicture.missing).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from protheon_dask.telemetry.board import Board
+from protheon_dask.telemetry.picture import ClusterPicture
+from protheon_dask.telemetry.story import RunStory
+
+PLUGIN = "protheon"
+"""The plugin's name: ``scheduler.plugins["protheon"]``."""
+TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
+"""Handlers of the scheduler's, called by the broker."""
+
+
+class ProtheonPlugin(Board, SchedulerPlugin):
+    """The board as a plugin of the scheduler: see telemetry.series.Told for what pages ask of it. All runs in its event loop."""
+
+    name = PLUGIN
+    idempotent = True
+
+    def __init__(self) -> None:
+        Board.__init__(self, time.monotonic)
+
+    def take_picture(self, picture: Mapping[str, Any]) -> dict[str, Any]:
+        """Handler: the broker's picture of this second. Answers with the runs whose stories are wanted."""
+        self.take(ClusterPicture.from_json(picture))
+        return {"wanted": self.wanted()}
+
+    def take_told(self, run: int, story: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Handler: the story of a run that was wanted; None: there is no such run."""
+        self.take_story(run, None if story is None else RunStory.from_json(story))
+        return {}
+
+
+def dask_setup(scheduler: Scheduler) -> None:
+    """Called by Dask before the scheduler starts."""
+    plugin = ProtheonPlugin()
+    scheduler.add_plugin(plugin)
+    scheduler.handlers[TAKE_PICTURE] = plugin.take_picture
+    scheduler.handlers[TAKE_STORY] = plugin.take_told
