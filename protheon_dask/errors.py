@@ -11,6 +11,7 @@
     |   |-- ChunkOutdated       the stored form changed under the reader: start again at offset 0
     |   |-- ChecksumMismatch    bytes are not those of the manifest
     |   |-- LedgerUnavailable   PostgreSQL does not answer, or refused for a passing reason
+    |   |-- StillRunning        a wait for a run was over before the run was; also a TimeoutError
     |   |-- TargetAltered       a table changed while a chunk was loaded into it: load the chunk anew
     |   `-- WorkerDied          the process that ran an attempt is gone
     |-- RejectedError      the data's owner: a reject or a dead letter
@@ -120,6 +121,17 @@ class ChecksumMismatch(TransientError):
 
     def __str__(self) -> str:
         return f"checksum mismatch: the manifest says {self.expected_hex}, the bytes give {self.got_hex}"
+
+
+class StillRunning(TransientError, TimeoutError):
+    """A wait for a run was over before the run was: it runs on, and can be waited for again."""
+
+    def __init__(self, run_id: int, waited_s: float) -> None:
+        ProtheonError.__init__(self, run_id, waited_s)
+        self.run_id, self.waited_s = run_id, waited_s
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} had not ended after {self.waited_s:.3g} s; it runs on"
 
 
 class RejectedError(_Message):

@@ -1,0 +1,196 @@
+"""A run in the hands of a person: watched, waited for, steered, and its reports as DataFrames."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from protheon_dask.broker.wire import DeadLetters
+from protheon_dask.errors import ProtheonError, StillRunning
+from protheon_dask.model import RunState
+from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.policy import RejectLimit
+from protheon_dask.run.frames import ROWS, report_frame
+from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
+from protheon_dask.run.verify import Verification
+from protheon_dask.telemetry.pace import Pace, Rates
+from protheon_dask.telemetry.statistics import RunStatistics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from protheon_dask.run.cluster import Cluster
+
+
+NOTHING_NAMED = DeadLetters((), notices=("no task was named",))
+"""The answer to an empty choice, such as a filtered DataFrame's: to the master no task means all of a run."""
+
+
+class Run:
+    """A run of a cluster: what one load, or one replay, was asked for. Made by Cluster.load() and Cluster.run().
+
+    It is a name and no more: the run goes on without it, and another kernel gets its own by ``cluster.run(id)``.
+    Raises (each method): BrokerUnavailable, LedgerUnavailable: away at this moment; nothing is lost. ConfigError: the cluster is closed.
+    Guarantee: thread-safe. Ctrl-C ends a wait, never the run.
+    """
+
+    def __init__(self, cluster: Cluster, run_id: int, loading: Loading | None = None) -> None:
+        """loading: what it was made of, where this object may ask for it once more (Cluster.load())."""
+        self._cluster, self._id, self._loading = cluster, run_id, loading
+        self._pace = Pace()
+
+    @property
+    def id(self) -> int:
+        """The run's number. It changes only where the command that ran the cluster has ended and this object went on as another run."""
+        return self._id
+
+    # --- how it is ----------------------------------------------------------------------------------------------------------
+
+    def progress(self) -> RunStatistics:
+        """The run in numbers as it is now: a frozen value, of committed work only."""
+        picture = self._cluster.master.get(self._id)
+        self._pace.add(picture, time.monotonic())
+        return picture
+
+    def rates(self) -> Rates:
+        """What the last seconds brought, from the pictures that this object took."""
+        return self._pace.rates(time.monotonic())
+
+    def pictures(self, timeout: float | None = None) -> Iterator[RunStatistics]:
+        """The run at once and whenever it changed, at most twice a second, last as ended or paused, or as it is after timeout seconds.
+
+        An outage of PostgreSQL or the broker is waited for: the last picture says so, and since when.
+        """
+        end_at = math.inf if timeout is None else time.monotonic() + timeout
+        for picture in self._cluster.master.watch(self._id, end_at):
+            self._pace.add(picture, time.monotonic())
+            yield picture
+
+    def wait(self, timeout: float | None = None) -> RunStatistics:
+        """Wait until the run has ended or paused, and return its last picture. A paused run waits for you: see its reason, and resume().
+
+        timeout: seconds.
+        Raises:  StillRunning (a TimeoutError): it had not ended by then; it runs on. KeyboardInterrupt likewise.
+        """
+        started_s = time.monotonic()
+        latest: RunStatistics | None = None
+        for latest in self.pictures(timeout):
+            pass
+        if latest is None or not _is_settled(latest):
+            raise StillRunning(self._id, time.monotonic() - started_s)
+        return latest
+
+    def watch(self) -> RunStatistics:
+        """Show the run here, live, until it has ended or paused, and return its last picture. Ctrl-C ends the watch, not the run."""
+        return self.wait()
+
+    # --- what is done with it -----------------------------------------------------------------------------------------------
+
+    def cancel(self) -> RunStatistics:
+        """Cancel the run. What it has loaded stays; loading the same again goes on with it. Idempotent."""
+        return self._cluster.master.cancel(self._id)
+
+    def pause(self, reason: str = "") -> RunStatistics:
+        """Begin no other chunk until resume(); those that are loading are finished. Idempotent."""
+        return self._cluster.master.pause(self._id, reason)
+
+    def resume(self, reject_limit: RejectLimit | int | float | str | None = None) -> RunStatistics:
+        """Go on with a paused run, under another reject limit where one is given: 1000 lines, ``"60%"``, 0.6. Idempotent.
+
+        Raises: ConfigError: the limit cannot be read.
+        """
+        return self._cluster.master.resume(self._id, None if reject_limit is None else reject_limit_of(reject_limit))
+
+    def replay_rejects(
+        self,
+        pipeline: str | Pipeline | None = None,
+        *,
+        table: str | None = None,
+        reject_limit: RejectLimit | int | float | str | None = None,
+    ) -> Run | None:
+        """Send what is still refused of the run through a pipeline again, exactly once; the new run. It returns at once.
+
+        pipeline: the corrected one, as Cluster.load() takes it; None: the run's own, where the cause was elsewhere (a table, a key).
+        Returns None where nothing is left that could be replayed now; it has said why.
+        Raises:   ConfigError, NotFound: the pipeline or the table. Safe to repeat: lines that wait in a replay are left to it.
+        """
+        name = pipeline if pipeline is not None else ("jsonl" if table is not None else None)
+        chosen = None if name is None else pipeline_of(name, table=table, paths=self.progress().paths)
+        limit = None if reject_limit is None else reject_limit_of(reject_limit)
+        submitted = self._cluster.master.replay(self._id, chosen, limit)
+        self._cluster.tell(submitted.notices)
+        return self._cluster.made(Run(self._cluster, submitted.run_id)) if submitted.run_id else None
+
+    def replay_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
+        """Make dead tasks ready again, all open ones of the run or those named; the run that had ended over them goes on. Idempotent.
+
+        Raises: ConfigError: why one that was named cannot be; NotFound.
+        """
+        named = _named(task_ids)
+        return NOTHING_NAMED if named == () else self._cluster.master.replay_dead_letters(self._id, named or ())
+
+    def purge_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
+        """Give dead tasks up for good, all open ones of the run or those named: their bytes go, their letters stay. Idempotent."""
+        named = _named(task_ids)
+        return NOTHING_NAMED if named == () else self._cluster.master.purge_dead_letters(self._id, named or ())
+
+    def verify(self, deep: bool = False) -> Verification:
+        """Prove that every line of the run is accounted for once; deep: and that its rows are in their tables, as they were sent.
+
+        Raises: ConfigError: this cluster object has no database (Cluster.url).
+        """
+        from protheon_dask.run.verify import verify
+
+        return verify(self._cluster.url, self._id, deep=deep)
+
+    # --- reports ------------------------------------------------------------------------------------------------------------
+
+    def files(self, limit: int | None = ROWS) -> pd.DataFrame:
+        """The run's files with their loads and counts, a row a path.
+
+        limit: rows at most, in this and the other reports; None: all. Where the default leaves rows out, a warning (MoreRows) says so,
+               and ``attrs["more"]`` is true.
+        """
+        return self._report("files", limit)
+
+    def chunks(self, limit: int | None = ROWS) -> pd.DataFrame:
+        """The chunks of the run's files and the state of their tasks, by file and line."""
+        return self._report("chunks", limit)
+
+    def attempts(self, limit: int | None = ROWS) -> pd.DataFrame:
+        """Attempts at the run's chunks, the newest first: who tried, how it ended, and where its seconds went."""
+        return self._report("attempts", limit)
+
+    def rejects(self, limit: int | None = ROWS, *, everything: bool = False) -> pd.DataFrame:
+        """Lines, and parts of lines, that are still refused of the run's files, with their reason and their bytes (up to 64 KiB).
+
+        everything: those that were replayed, too, behind the others.
+        """
+        return self._report("rejects", limit, everything=everything)
+
+    def dead_letters(self, limit: int | None = ROWS, *, everything: bool = False) -> pd.DataFrame:
+        """Chunks that were given up, the newest first, with the error of their last attempt. everything: replayed and purged ones, too."""
+        return self._report("dead_letters", limit, everything=everything)
+
+    def _report(self, name: str, limit: int | None, *, everything: bool = False) -> pd.DataFrame:
+        return report_frame(name, self._cluster.report(name, self._id, limit, everything=everything), limit)
+
+    # --- how it looks -------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        try:
+            latest = self.progress()
+        except ProtheonError as error:
+            return f"run {self._id}: {error}"
+        return f"run {self._id}: {latest.state}"
+
+
+def _is_settled(picture: RunStatistics) -> bool:
+    return picture.state.is_final or picture.state is RunState.PAUSED
+
+
+def _named(task_ids: Iterable[int] | None) -> tuple[int, ...] | None:
+    """Of a DataFrame's column, too: its numbers are numpy's."""
+    return None if task_ids is None else tuple(int(task_id) for task_id in task_ids)

@@ -1,0 +1,55 @@
+"""Named reports: rows of the ledger for who has its database, and as pages of JSON for who has only the master's address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from protheon_dask.errors import ConfigError
+from protheon_dask.ledger import reports, runs
+from protheon_dask.ledger.connect import Connection
+from protheon_dask.ledger.migrate import check_current
+from protheon_dask.run.frames import MOST_ROWS, ROWS, from_json, to_json
+
+PAGE_BYTES: Final = 1 << 20
+"""Of JSON, after which a page is sent; a row beyond it, with 64 KiB of a line at most, comes on top."""
+
+
+def rows(conn: Connection, name: str, run_id: int, limit: int | None, *, everything: bool = False) -> Iterator[Mapping[str, Any]]:
+    """Rows of a named report, at most limit of them (None: all); run_id 0 is the latest run.
+
+    everything: of rejects and dead letters those that are closed, too.
+    Raises:     ConfigError: there is no such report; NotFound, MigrationPending.
+    Guarantee:  memory is a few hundred rows: the server keeps the rest until it is asked for.
+    """
+    if name not in reports.NAMED:
+        raise ConfigError(f"there is no report {name!r}: there are {', '.join(sorted(reports.NAMED))}")
+    check_current(conn)
+    number = run_id if name == "runs" else runs.existing_run(conn, run_id or None)
+    with conn.transaction():
+        yield from reports.stream(conn, name, number, limit, everything=everything)
+
+
+def pages(found: Iterable[Mapping[str, Any]]) -> Generator[str]:
+    """JSON arrays of rows, each of about PAGE_BYTES at most."""
+    page: list[str] = []
+    size_bytes = 0
+    for row in found:
+        page.append(json.dumps(to_json(row)))
+        size_bytes += len(page[-1])
+        if size_bytes >= PAGE_BYTES:
+            yield f"[{','.join(page)}]"
+            page, size_bytes = [], 0
+    if page:
+        yield f"[{','.join(page)}]"
+
+
+def rows_of_page(name: str, page: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a page as rows() gives them, but for UUIDs, which are text."""
+    return (from_json(name, row) for row in json.loads(page))
+
+
+def asked(limit: int) -> int | None:
+    """The limit that a client asked for: 0 is the default, MOST_ROWS is all."""
+    return ROWS if limit == 0 else None if limit >= MOST_ROWS else limit
