@@ -76,11 +76,16 @@ def refusals_of(conn: Connection, run_id: int, limit: int = MAX_REFUSALS) -> tup
 def with_refusals(conn: Connection, statistics: RunStatistics) -> RunStatistics:
     """The picture of a run that has ended or paused, with its reasons; while it runs they are not asked for again and again."""
     is_settled = statistics.state.is_final or statistics.state is RunState.PAUSED
-    if is_settled and statistics.dead_letters:
+    return with_reasons(conn, statistics) if is_settled else statistics
+
+
+def with_reasons(conn: Connection, statistics: RunStatistics) -> RunStatistics:
+    """The picture of a run with why chunks of it are dead, and why lines of it are still refused."""
+    if statistics.dead_letters:
         counted = dead_letters.counts(conn, statistics.run)
         deaths = (Death(row["n"], row["reason"], row["error_class"], row["message"]) for row in counted if row["status"] == "open")
         statistics = replace(statistics, deaths=tuple(deaths))
-    if not is_settled or not (statistics.rejected or statistics.rejected_parts):
+    if not (statistics.rejected or statistics.rejected_parts):
         return statistics
     return replace(statistics, refusals=refusals_of(conn, statistics.run))
 
