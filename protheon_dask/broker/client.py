@@ -5,6 +5,7 @@ No error of gRPC leaves it: what the server raised is raised again, and an outag
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -13,11 +14,12 @@ from typing import Final, Self, assert_never
 
 import grpc
 
-from protheon_dask.broker import wire
+from protheon_dask.broker import pin_wire, wire
 from protheon_dask.broker._pb import chunk_pb2_grpc, run_pb2_grpc, task_pb2_grpc
 from protheon_dask.broker.chunks import (
     ChunkAssembler,
     ChunkSink,
+    PinnedChunk,
     Resume,
     StartOver,
     Stop,
@@ -48,8 +50,12 @@ CALL_S = 10.0
 """Deadline of a call that the ledger answers at once."""
 SUBMIT_S = 300.0
 """Deadline of a submission: the master resolves its paths and may read the heads of thousands of sources."""
+PIN_S = 24 * 3_600.0
+"""Deadline of pinning: sources are cut, which may take hours; the stream speaks with each chunk, and pings find a server that is gone."""
 SUBMIT_TASK_S = 40.0
 """Deadline of submitting a task: the master may import its module first, to see that the function is one."""
+REPORT_S = 600.0
+"""Deadline of a report: all attempts of a large run are a lot of pages."""
 UNDO_S = 24 * 3_600.0
 """Deadline of deleting a load's rows: it may read whole tables, and goes on where it was when it is asked again."""
 STREAM_S = 60.0
@@ -114,6 +120,31 @@ class BrokerClient:
                 case never:
                     assert_never(never)
 
+    def pin(self, request: pin_wire.PinRequest, timeout_s: float = PIN_S) -> Generator[PinnedChunk]:
+        """Yield the chunks of sources as they are cut for those who read them, and notices about what is left out.
+
+        Raises:    ConfigError: a path or an option; WorkspaceFull; SourceUnavailable, BrokerUnavailable: ask again under the same
+                   pin_id, it goes on where it was; all are yielded again.
+        Guarantee: the chunks that were yielded stand until ttl_s after this ended. Closed early, the broker cuts no further.
+        """
+        call = self._chunks().Pin(pin_wire.pin_to_message(request), timeout=timeout_s)
+        try:
+            with self._translated():
+                for message in call:
+                    yield pin_wire.pinned_from_message(message)
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+
+    def renew_pin(self, pin_id: str, ttl_s: float, timeout_s: float = CALL_S) -> None:
+        """Keep a pin for ttl_s more; 0: let it go, though somebody may still be reading. Raises: NotFound; BrokerUnavailable."""
+        with self._translated():
+            self._chunks().RenewPin(pin_wire.renew_pin_message(pin_id, ttl_s), timeout=timeout_s)
+
+    def unpin(self, pin_id: str, timeout_s: float = CALL_S) -> None:
+        """Delete a pin's files; idempotent. Raises: BrokerUnavailable."""
+        with self._translated():
+            self._chunks().Unpin(pin_wire.unpin_message(pin_id), timeout=timeout_s)
+
     def submit(self, submission: wire.Submission, timeout_s: float | None = None) -> wire.Submitted:
         """Ask for a run. Raises: what the master refused it for; BrokerUnavailable: no answer. timeout_s: None is what it may take.
 
@@ -135,15 +166,21 @@ class BrokerClient:
         with self._translated():
             return wire.runs_from_message(self._runs().List(wire.list_message(limit), timeout=timeout_s))
 
-    def watch(self, run_id: int = 0) -> Generator[wire.RunView]:
-        """Yield the run at once and whenever it changed (at most twice a second), last as ended or paused.
+    def watch(self, run_id: int = 0, end_at: float = math.inf) -> Generator[wire.RunView]:
+        """Yield the run at once and whenever it changed (at most twice a second), last as ended or paused, or as it is at end_at.
+
+        end_at: of the monotonic clock; the first word is waited for as long as get() waits.
 
         Raises: NotFound; BrokerUnavailable: the broker is away; watch again when it is back, nothing is missed but moments.
         """
         last: wire.RunView | None = None
-        while True:
+        if end_at < math.inf:
+            last = self.get(run_id)
+            run_id = last.run_id
+            yield last
+        while last is None or not (last.is_settled or time.monotonic() >= end_at):
             was_heard = False
-            call = self._runs().Watch(wire.watch_message(run_id), timeout=STREAM_S)
+            call = self._runs().Watch(wire.watch_message(run_id), timeout=max(0.0, min(STREAM_S, end_at - time.monotonic())))
             try:
                 for message in call:
                     was_heard = True
@@ -153,7 +190,8 @@ class BrokerClient:
                         yield view
                 return
             except grpc.RpcError as error:
-                if not (was_heard and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
+                is_over = was_heard or time.monotonic() >= end_at
+                if not (is_over and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise wire.error_from_call(error, self.address) from error
             finally:  # also when the caller stops to listen
                 call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
@@ -216,6 +254,19 @@ class BrokerClient:
         with self._translated():
             return wire.task_from_message(self._tasks().CancelTask(wire.cancel_task_message(task_id), timeout=timeout_s))
 
+    def report(self, wanted: wire.Report, timeout_s: float = REPORT_S) -> Generator[str]:
+        """Yield the pages of a report: JSON arrays of its rows.
+
+        Raises: ConfigError: there is no such report; NotFound: no such run; BrokerUnavailable: the rest does not come, ask again.
+        """
+        call = self._runs().Report(wire.report_to_message(wanted), timeout=timeout_s)
+        try:
+            with self._translated():
+                for message in call:
+                    yield wire.page_from_message(message)
+        finally:  # also when the caller has seen enough
+            call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+
     def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
         """Return who leads and where its services are. Raises: BrokerUnavailable."""
         with self._translated():
@@ -237,7 +288,7 @@ class BrokerClient:
     def _pieces(self, wanted: WantedChunk, assembler: ChunkAssembler, timeout_s: float) -> Generator[bytes | ProtheonError]:
         """Yield the data of one stream from the assembler's offset on; last, if it is not whole and right then, the error why."""
         request = wire.read_message(wanted, assembler.offset_bytes)
-        call = chunk_pb2_grpc.ChunkServiceStub(self._connected()).ReadChunk(request, timeout=timeout_s)
+        call = self._chunks().ReadChunk(request, timeout=timeout_s)
         try:
             for message in call:
                 piece = wire.piece_from_message(message)
@@ -257,6 +308,9 @@ class BrokerClient:
             if self._channel is None:
                 self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
             return self._channel
+
+    def _chunks(self) -> chunk_pb2_grpc.ChunkServiceStub:
+        return chunk_pb2_grpc.ChunkServiceStub(self._connected())
 
     def _tasks(self) -> task_pb2_grpc.TaskServiceStub:
         return task_pb2_grpc.TaskServiceStub(self._connected())

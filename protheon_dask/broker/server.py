@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protheon_dask.broker import wire
+from protheon_dask.broker import pin_wire, wire
 from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc, task_pb2, task_pb2_grpc
-from protheon_dask.broker.chunks import MESSAGE_BYTES
+from protheon_dask.broker.chunks import MESSAGE_BYTES, PinnedChunk
 from protheon_dask.errors import ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 
 if TYPE_CHECKING:
@@ -70,6 +70,29 @@ class ChunkPort(Protocol):
         ...
 
 
+class PinCutting(Protocol):
+    """The chunks of one pin, as they are cut. Blocking, and called in threads."""
+
+    def next(self) -> PinnedChunk | None:
+        """The next one, or None after the last; one call at a time. Raises: any ProtheonError; nothing comes after it."""
+        ...
+
+    def close(self) -> None:
+        """Cut no more, also in the midst of next(), which then returns None. Idempotent."""
+        ...
+
+
+class PinPort(Protocol):
+    """Keeps chunks that no run loads. Called in threads; thread-safe."""
+
+    def pin(self, request: pin_wire.PinRequest) -> PinCutting: ...
+    def renew(self, pin_id: str, ttl_s: float) -> None: ...
+    def unpin(self, pin_id: str) -> None: ...
+    def locate(self, pin_id: str, chunk_no: int, generation: int) -> StoredChunk:
+        """Raises: NotFound: it was released, or ran out; ChunkUnavailable: its file is being cut again."""
+        ...
+
+
 class RunPort(Protocol):
     """Answers for runs. Plain blocking functions, called in threads; thread-safe. run_id 0 is the latest.
 
@@ -87,6 +110,9 @@ class RunPort(Protocol):
     def replay_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters: ...
     def purge_dead_letters(self, choice: wire.LetterChoice) -> wire.DeadLetters: ...
     def info(self) -> wire.MasterInfo: ...
+    def report(self, wanted: wire.Report) -> Generator[str]:
+        """Pages of JSON, each made when it is asked for, in a thread of its own; closed when the client wants no more."""
+        ...
 
 
 class TaskPort(Protocol):
@@ -104,6 +130,7 @@ class BrokerServer:
     """Serves its ports from the running event loop. Single use.
 
     tasks:   None: the general queue is not served here.
+    pins:    None: chunks are not kept here for anybody but runs.
     on_sent: called in the loop with (chunk_id, bytes) after each message: count and return.
     Guarantee: memory is two messages a stream, however slow its reader; nothing blocks the loop.
     """
@@ -114,12 +141,13 @@ class BrokerServer:
         chunks: ChunkPort,
         tasks: TaskPort | None = None,
         on_sent: Callable[[int, int], None] | None = None,
+        pins: PinPort | None = None,
     ) -> None:
-        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "task", "find", "read")]
-        run_pool, task_pool, find_pool, read_pool = self._pools
+        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "task", "find", "read", "pin")]
+        run_pool, task_pool, find_pool, read_pool, pin_pool = self._pools
         self._runs = _Runs(runs, run_pool)
         self._tasks = None if tasks is None else _Tasks(tasks, task_pool)
-        self._chunks = _Chunks(chunks, find_pool, read_pool, on_sent)
+        self._chunks = _Chunks(chunks, pins, find_pool, read_pool, pin_pool, on_sent)
         self._server: aio.Server | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
 
@@ -217,6 +245,18 @@ class _Runs(run_pb2_grpc.RunServiceServicer):
         choice = wire.choice_from_message(request)
         return wire.letters_to_message(await _answer(context, self._pool, self._port.purge_dead_letters, choice))
 
+    async def Report(self, request: run_pb2.ReportRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
+        pages = self._port.report(wire.report_from_message(request))
+        ahead = self._pool.submit(next, pages, None)
+        try:
+            while (page := await asyncio.wrap_future(ahead)) is not None:
+                await context.write(wire.page_to_message(page))
+                ahead = self._pool.submit(next, pages, None)
+        except ProtheonError as error:
+            await _abort(context, error)
+        finally:  # also when the client went away; a page may be in the making in its thread, which alone may close it
+            ahead.add_done_callback(lambda _: self._pool.submit(pages.close))
+
     async def Info(self, request: run_pb2.InfoRequest, context: Context) -> run_pb2.InfoResponse:  # noqa: ARG002  # the service's shape
         return wire.info_to_message(await _answer(context, self._pool, self._port.info))
 
@@ -283,13 +323,48 @@ class _Tasks(task_pb2_grpc.TaskServiceServicer):
 
 class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
     def __init__(
-        self, port: ChunkPort, find_pool: ThreadPoolExecutor, read_pool: ThreadPoolExecutor, on_sent: Callable[[int, int], None] | None
+        self,
+        port: ChunkPort,
+        pins: PinPort | None,
+        find_pool: ThreadPoolExecutor,
+        read_pool: ThreadPoolExecutor,
+        pin_pool: ThreadPoolExecutor,
+        on_sent: Callable[[int, int], None] | None,
     ) -> None:
-        self._port, self._find_pool, self._read_pool, self._on_sent = port, find_pool, read_pool, on_sent
+        self._port, self._pins, self._on_sent = port, pins, on_sent
+        self._find_pool, self._read_pool, self._pin_pool = find_pool, read_pool, pin_pool
+
+    async def Pin(self, request: chunk_pb2.PinRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
+        pins = await self._pinning(context)
+        cutting = await _answer(context, self._find_pool, pins.pin, pin_wire.pin_from_message(request))
+        try:
+            while (chunk := await _answer(context, self._pin_pool, cutting.next)) is not None:
+                await context.write(pin_wire.pinned_to_message(chunk))
+        finally:  # also when the client went away
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._find_pool, cutting.close))
+
+    async def RenewPin(self, request: chunk_pb2.RenewPinRequest, context: Context) -> chunk_pb2.RenewPinResponse:
+        pins = await self._pinning(context)
+        await _answer(context, self._find_pool, pins.renew, request.pin_id, request.ttl_s)
+        return pin_wire.renewed_message()
+
+    async def Unpin(self, request: chunk_pb2.UnpinRequest, context: Context) -> chunk_pb2.UnpinResponse:
+        pins = await self._pinning(context)
+        await _answer(context, self._find_pool, pins.unpin, request.pin_id)
+        return pin_wire.unpinned_message()
+
+    async def _pinning(self, context: Context) -> PinPort:
+        if self._pins is None:
+            await _abort(context, ConfigError("this broker keeps no chunks but those of runs"))
+        return self._pins
 
     async def ReadChunk(self, request: chunk_pb2.ReadChunkRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
         asked = wire.read_from_message(request)
-        stored = await _answer(context, self._find_pool, self._port.locate, asked.chunk_id, asked.generation)
+        if asked.pin_id:
+            pins = await self._pinning(context)
+            stored = await _answer(context, self._find_pool, pins.locate, asked.pin_id, asked.chunk_id, asked.generation)
+        else:
+            stored = await _answer(context, self._find_pool, self._port.locate, asked.chunk_id, asked.generation)
         try:
             await self._send(asked, stored, context)
         except ProtheonError as error:
@@ -313,7 +388,7 @@ class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
                 if next_bytes < stored.stored_bytes:
                     ahead = self._read_pool.submit(reader.read)
                 await context.write(wire.piece_to_message(offset_bytes, data))
-                if self._on_sent is not None:
+                if self._on_sent is not None and not asked.pin_id:
                     self._on_sent(asked.chunk_id, len(data))
                 if next_bytes == stored.stored_bytes:
                     return

@@ -1,4 +1,4 @@
-"""Messages to values and back, errors to gRPC statuses and back: the only module that makes or reads generated messages.
+"""Messages to values and back, errors to gRPC statuses and back: with pin_wire the only module that makes or reads generated messages.
 
 An error crosses as a status code, for any client, and as its class and arguments in the trailing metadata, so that ours
 raises the same class again.
@@ -175,12 +175,23 @@ class MasterInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A report by its name. everything: of rejects and dead letters those that are closed, too."""
+
+    name: str
+    run_id: int = 0  # 0: the latest
+    limit: int = 0  # rows at most; 0: the report's default; 2^31-1: all
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReadChunk:
     """Send a chunk's stored bytes from offset_bytes on."""
 
     chunk_id: int
     generation: int
     offset_bytes: int
+    pin_id: str = ""  # empty: a chunk of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +207,7 @@ class ChunkPiece:
 
 def submission_to_message(value: Submission) -> run_pb2.SubmitRequest:
     """Raises: ConfigError: a path cannot be said in UTF-8."""
-    if odd := [path for path in value.paths if path != _utf8(path)]:
-        raise ConfigError(f"{_utf8(odd[0])}: the name is not UTF-8; rename it, or name its directory")
+    check_utf8(value.paths)
     return run_pb2.SubmitRequest(
         paths=value.paths,
         pipeline=_pipeline_to_message(value.pipeline),
@@ -235,8 +245,8 @@ def _pipeline_from_message(message: run_pb2.Pipeline) -> PackedPipeline:
 
 
 def submitted_to_message(value: Submitted) -> run_pb2.SubmitResponse:
-    loads = [run_pb2.JoinedLoad(load_id=load.load_id, path=_utf8(load.path), joined=load.joined.value) for load in value.loads]
-    return run_pb2.SubmitResponse(run_id=value.run_id, loads=loads, notices=[_utf8(notice) for notice in value.notices])
+    loads = [run_pb2.JoinedLoad(load_id=load.load_id, path=utf8(load.path), joined=load.joined.value) for load in value.loads]
+    return run_pb2.SubmitResponse(run_id=value.run_id, loads=loads, notices=[utf8(notice) for notice in value.notices])
 
 
 def submitted_from_message(message: run_pb2.SubmitResponse) -> Submitted:
@@ -351,7 +361,7 @@ def choice_from_message(message: run_pb2.DeadLettersRequest) -> LetterChoice:
 
 
 def letters_to_message(value: DeadLetters) -> run_pb2.DeadLettersResponse:
-    return run_pb2.DeadLettersResponse(task_ids=value.task_ids, run_ids=value.run_ids, notices=[_utf8(notice) for notice in value.notices])
+    return run_pb2.DeadLettersResponse(task_ids=value.task_ids, run_ids=value.run_ids, notices=[utf8(notice) for notice in value.notices])
 
 
 def letters_from_message(message: run_pb2.DeadLettersResponse) -> DeadLetters:
@@ -380,7 +390,7 @@ def task_to_message(value: TaskView) -> task_pb2.Task:
         payload_json=value.payload_json,
         result_json=value.result_json or "",
         error_class=value.error_class or "",
-        message=_utf8(value.message or ""),
+        message=utf8(value.message or ""),
         submitted_at=_time_to_text(value.submitted_at),
         ready_at=_time_to_text(value.ready_at),
         ended_at=_time_to_text(value.ended_at),
@@ -434,16 +444,38 @@ def list_message(limit: int) -> run_pb2.ListRequest:
     return run_pb2.ListRequest(limit=limit)
 
 
+def report_to_message(value: Report) -> run_pb2.ReportRequest:
+    """Raises: ConfigError: a number that the protocol cannot carry."""
+    try:
+        return run_pb2.ReportRequest(name=value.name, run_id=value.run_id, limit=value.limit, everything=value.everything)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"report {value.name}: {error}") from error
+
+
+def report_from_message(message: run_pb2.ReportRequest) -> Report:
+    return Report(message.name, message.run_id, message.limit, message.everything)
+
+
+def page_to_message(rows_json: str) -> run_pb2.ReportPage:
+    return run_pb2.ReportPage(rows_json=rows_json)
+
+
+def page_from_message(message: run_pb2.ReportPage) -> str:
+    return message.rows_json
+
+
 def info_message() -> run_pb2.InfoRequest:
     return run_pb2.InfoRequest()
 
 
 def read_message(wanted: WantedChunk, offset_bytes: int) -> chunk_pb2.ReadChunkRequest:
-    return chunk_pb2.ReadChunkRequest(chunk_id=wanted.chunk_id, generation=wanted.generation, offset_bytes=offset_bytes)
+    return chunk_pb2.ReadChunkRequest(
+        chunk_id=wanted.chunk_id, generation=wanted.generation, offset_bytes=offset_bytes, pin_id=wanted.pin_id
+    )
 
 
 def read_from_message(message: chunk_pb2.ReadChunkRequest) -> ReadChunk:
-    return ReadChunk(message.chunk_id, message.generation, message.offset_bytes)
+    return ReadChunk(message.chunk_id, message.generation, message.offset_bytes, message.pin_id)
 
 
 def piece_to_message(offset_bytes: int, data: bytes) -> chunk_pb2.ReadChunkResponse:
@@ -470,6 +502,7 @@ STATUS_OF: Final[dict[type[ProtheonError], grpc.StatusCode]] = {
     errors.MigrationPending: Status.FAILED_PRECONDITION,
     errors.NotFound: Status.NOT_FOUND,
     errors.TargetRefused: Status.FAILED_PRECONDITION,
+    errors.WorkspaceFull: Status.RESOURCE_EXHAUSTED,
     errors.LeaseLost: Status.ABORTED,
     errors.LeadershipLost: Status.UNAVAILABLE,
     errors.Reject: Status.INVALID_ARGUMENT,
@@ -500,7 +533,7 @@ def error_to_status(error: ProtheonError) -> tuple[grpc.StatusCode, str, Metadat
         if len(args_json) <= MAX_ARGS_BYTES:
             metadata += ((ARGS_KEY, args_json),)
             break
-    return code, _clipped(_utf8(str(error)), MAX_DETAILS_CHARS), metadata
+    return code, _clipped(utf8(str(error)), MAX_DETAILS_CHARS), metadata
 
 
 def error_from_call(error: grpc.RpcError, address: str) -> ProtheonError:
@@ -520,7 +553,13 @@ def _clipped(value: Any, limit_chars: int) -> Any:
     return f"{value[: limit_chars - 3]}..." if isinstance(value, str) and len(value) > limit_chars else value
 
 
-def _utf8(text: str) -> str:
+def check_utf8(paths: tuple[str, ...]) -> None:
+    """Raise ConfigError for a path that protobuf cannot carry."""
+    if odd := [path for path in paths if path != utf8(path)]:
+        raise ConfigError(f"{utf8(odd[0])}: the name is not UTF-8; rename it, or name its directory")
+
+
+def utf8(text: str) -> str:
     """Spell out what UTF-8 cannot say: the odd bytes of a file's name (surrogate escapes), which protobuf refuses."""
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -40,10 +40,10 @@ def runs(conn: psycopg.Connection, limit: int = 20) -> Report:
     return list(rows(conn, "report_runs", {"limit": limit}))
 
 
-def files(conn: psycopg.Connection, run_id: int) -> Report:
+def files(conn: psycopg.Connection, run_id: int, limit: int | None = None) -> Report:
     """The run's loads with their state and counts."""
     existing_run(conn, run_id)
-    return list(rows(conn, "report_files", {"run_id": run_id}))
+    return list(rows(conn, "report_files", {"run_id": run_id, "limit": limit}))
 
 
 def chunks(conn: psycopg.Connection, run_id: int, limit: int = LIMIT) -> Report:
@@ -90,6 +90,31 @@ def stream_rejects(conn: psycopg.Connection, run_id: int, *, replayed: bool) -> 
     with conn.cursor("rejects", row_factory=dict_row) as cursor:
         cursor.itersize = FETCH_ROWS
         yield from cursor.execute(statement("report_rejects"), {**_REJECTS, "run_id": run_id, "replayed": replayed})
+
+
+NAMED: Mapping[str, str] = {
+    "files": "report_files",
+    "chunks": "report_chunks",
+    "attempts": "report_attempts",
+    "rejects": "report_rejects",
+    "dead_letters": "report_dead_letters",
+    "runs": "report_runs",
+}
+"""Reports that are asked for by name, and their statements."""
+
+
+def stream(conn: psycopg.Connection, name: str, run_id: int, limit: int | None, *, everything: bool) -> Iterator[dict[str, Any]]:
+    """Rows of one of NAMED by a cursor of the server's: memory is a few hundred rows. limit None: all.
+
+    run_id:     of a run that there is; runs takes no notice of it.
+    everything: of rejects those that were replayed, too; of dead letters those that were replayed or purged.
+    The caller is in a transaction.
+    """
+    params = {"run_id": run_id, "limit": limit}
+    more = {"rejects": {"reject_id": None, "replayed": everything}, "dead_letters": {"task_id": None, "queue": False, "closed": everything}}
+    with conn.cursor("report", row_factory=dict_row) as cursor:
+        cursor.itersize = FETCH_ROWS
+        yield from cursor.execute(statement(NAMED[name]), {**params, **more.get(name, {})})
 
 
 _REJECTS: dict[str, Any] = {"limit": None, "reject_id": None, "replayed": True}

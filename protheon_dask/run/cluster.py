@@ -107,7 +107,7 @@ class Cluster:
 
                 address = self.info().scheduler_address
                 try:
-                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION)
+                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION)  # type: ignore[no-untyped-call]  # distributed has no types
                 except OSError as exc:
                     raise TransientError(f"Dask's scheduler at {address} does not answer: {exc}") from exc
             return self._dask
@@ -152,13 +152,13 @@ class Cluster:
         submitted = chosen.submit(self.master)
         return self.made(Run(self, submitted.run_id, chosen))
 
-    def run(self, id: int | None = None) -> Run:  # noqa: A002  # the word that people know
+    def run(self, id: int | None = None) -> Run:
         """A run by its number, whoever started it, from any kernel; None: the latest. Raises NotFound."""
         return Run(self, self.master.get(id or 0).run)
 
     def runs(self, limit: int = 20) -> Runs:
         """The newest runs, newest first."""
-        return Runs(self, self.master.list(limit))
+        return Runs(self, self.master.runs(limit))
 
     # --- the database -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class Cluster:
         self._is_closed = True
         try:
             if self._dask is not None:
-                self._dask.close()
+                self._dask.close()  # type: ignore[no-untyped-call]
         finally:
             if self._local is not None:
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ from protheon_dask.ledger.undo import family, has_checksums, loads_beside, rows_
 from protheon_dask.model import Identity, RunState, TaskState
 from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import auto_chunk_lines
-from protheon_dask.run import dead_letters
+from protheon_dask.run import dead_letters, reporting
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.cutting import SPLIT_RETRY_S, Wanted
 from protheon_dask.run.rejects import with_refusals
@@ -185,6 +185,11 @@ class RunDesk:
             done = dead_letters.purge(conn, choice.run_id, choice.task_ids)
         self._coordinator.wake()
         return done
+
+    def report(self, wanted: wire.Report) -> Generator[str]:
+        """Pages of a report; a connection stays open until the last one was taken, or the generator is closed."""
+        with self._connected() as conn:
+            yield from reporting.pages_of(conn, wanted)
 
     def info(self) -> wire.MasterInfo:
         lead = self._coordinator.leadership

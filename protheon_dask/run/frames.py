@@ -116,9 +116,6 @@ def sql_frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataF
 def _series(values: list[Any], kind: Kind) -> pd.Series[Any]:
     import pandas as pd
 
-    if kind == "time":
-        values = [None if value is None else value.astimezone(UTC) for value in values]
-        return pd.Series(pd.array([None if v is None else v.replace(tzinfo=None) for v in values], dtype="datetime64[us]")).dt.tz_localize(UTC)
     if kind == "text":
         values = [None if value is None else str(value) for value in values]
     return pd.Series(values, dtype=DTYPES[kind])

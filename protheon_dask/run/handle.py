@@ -76,8 +76,8 @@ class Run:
         """
         started_s = time.monotonic()
         latest: RunStatistics | None = None
-        for latest in self.pictures(timeout):
-            pass
+        for picture in self.pictures(timeout):
+            latest = picture
         if latest is None or not _is_settled(latest):
             raise StillRunning(self._id, time.monotonic() - started_s)
         return latest

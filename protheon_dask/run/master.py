@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from protheon_dask.broker.client import BrokerClient
@@ -16,6 +17,7 @@ from protheon_dask.broker.wire import (
     LetterChoice,
     MasterInfo,
     Replay,
+    Report,
     Resumption,
     Submission,
     Submitted,
@@ -27,6 +29,7 @@ from protheon_dask.pipelines.function import to_json
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
+from protheon_dask.run.frames import MOST_ROWS, from_json
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.words import says_since, since
 
@@ -85,8 +88,8 @@ class Master:
         )
         return self._through_restarts(lambda: self._client.submit(submission))
 
-    def watch(self, run_id: int) -> Iterator[RunStatistics]:
-        """The run at once, then on change, at most twice a second, last as ended or paused.
+    def watch(self, run_id: int, end_at: float = math.inf) -> Iterator[RunStatistics]:
+        """The run at once, then on change, at most twice a second, last as ended or paused, or as it is at end_at (monotonic clock).
 
         While PostgreSQL or the broker is away the last picture says so, and since when: an outage is waited for.
         Raises: BrokerUnavailable, LedgerUnavailable before the first picture, unless the broker is known to come back;
@@ -96,7 +99,7 @@ class Master:
         away: tuple[type[TransientError], float] | None = None  # what is away, and since when (monotonic)
         while True:
             try:
-                for view in self._client.watch(run_id):
+                for view in self._client.watch(run_id, end_at):
                     self._check()  # a broker that is ended cancels its runs first
                     away = None
                     latest = RunStatistics.from_json(view.statistics)
@@ -113,11 +116,29 @@ class Master:
                 is_patient = latest is not None if isinstance(exc, LedgerUnavailable) else time.monotonic() - away[1] < AWAY_S
                 if not is_patient and not self._comes_back():
                     raise
+                if time.monotonic() >= end_at:
+                    if latest is None:
+                        raise
+                    return
                 time.sleep(RETRY_S)
 
     def get(self, run_id: int = 0) -> RunStatistics:
         """The run as it is now; 0 is the latest."""
         return RunStatistics.from_json(self._client.get(run_id).statistics)
+
+    def runs(self, limit: int = 20) -> list[RunStatistics]:
+        """The newest runs, newest first."""
+        return [RunStatistics.from_json(view.statistics) for view in self._client.list(limit)]
+
+    def report(self, name: str, run_id: int = 0, limit: int | None = None, *, everything: bool = False) -> Iterator[Mapping[str, Any]]:
+        """Rows of a named report, at most limit (None: all), as run.reporting.rows() gives them; UUIDs are text.
+
+        Raises: ConfigError: there is no such report; the message names them. NotFound; BrokerUnavailable: the rest does not come.
+        """
+        wanted = Report(name, run_id, MOST_ROWS if limit is None else limit, everything)
+        for page in self._client.report(wanted):
+            for row in json.loads(page):
+                yield from_json(name, row)
 
     def cancel(self, run_id: int) -> RunStatistics:
         """Cancel a run; idempotent."""

@@ -6,11 +6,12 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from protheon_dask.broker.wire import Report
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger import reports, runs
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.run.frames import MOST_ROWS, ROWS, from_json, to_json
+from protheon_dask.run.frames import MOST_ROWS, ROWS, to_json
 
 PAGE_BYTES: Final = 1 << 20
 """Of JSON, after which a page is sent; a row beyond it, with 64 KiB of a line at most, comes on top."""
@@ -31,6 +32,14 @@ def rows(conn: Connection, name: str, run_id: int, limit: int | None, *, everyth
         yield from reports.stream(conn, name, number, limit, everything=everything)
 
 
+def pages_of(conn: Connection, wanted: Report) -> Generator[str]:
+    """What a client asked for, as pages. Raises as rows(); ConfigError: a limit below 0."""
+    if wanted.limit < 0:
+        raise ConfigError(f"limit={wanted.limit}: give a number of rows, 0 for {ROWS:,}, or {MOST_ROWS} for all")
+    limit = ROWS if wanted.limit == 0 else None if wanted.limit == MOST_ROWS else wanted.limit
+    yield from pages(rows(conn, wanted.name, wanted.run_id, limit, everything=wanted.everything))
+
+
 def pages(found: Iterable[Mapping[str, Any]]) -> Generator[str]:
     """JSON arrays of rows, each of about PAGE_BYTES at most."""
     page: list[str] = []
@@ -43,13 +52,3 @@ def pages(found: Iterable[Mapping[str, Any]]) -> Generator[str]:
             page, size_bytes = [], 0
     if page:
         yield f"[{','.join(page)}]"
-
-
-def rows_of_page(name: str, page: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a page as rows() gives them, but for UUIDs, which are text."""
-    return (from_json(name, row) for row in json.loads(page))
-
-
-def asked(limit: int) -> int | None:
-    """The limit that a client asked for: 0 is the default, MOST_ROWS is all."""
-    return ROWS if limit == 0 else None if limit >= MOST_ROWS else limit

@@ -513,22 +513,26 @@ class ReportRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    EVERYTHING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """files, chunks, attempts, rejects, dead_letters, runs or story."""
     run_id: _builtins.int
     """0: the latest. Of no meaning to runs."""
     limit: _builtins.int
-    """Rows at most; 0: the report's own default."""
+    """Rows at most; 0: a thousand; 2147483647: all."""
+    everything: _builtins.bool
+    """Of rejects those that were replayed, too; of dead letters those that were replayed or purged."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         run_id: _builtins.int = ...,
         limit: _builtins.int = ...,
+        everything: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["everything", b"everything", "limit", b"limit", "name", b"name", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
