@@ -25,7 +25,7 @@ from protheon_dask.broker.wire import TaskView
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.run.master import Master
-from tests.acceptance.conftest import World, new_world, numbers, write_numbers, write_pipeline
+from tests.acceptance.conftest import Type, World, new_world, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.postgres import fresh_database
 from tests.integration.run.conftest import Running
@@ -40,6 +40,10 @@ import protheon_dask as protheon
 @protheon.task
 def add(payload):
     return {"sum": sum(payload)}
+
+@protheon.task
+def need(payload):
+    return Path(payload).read_text()
 
 @protheon.task
 def keep(payload, context):
@@ -180,6 +184,21 @@ def test_a_task_that_fails_is_tried_again_and_then_a_dead_letter(queue: Master, 
     assert (ended.state, ended.attempt_no, ended.error_class, ended.message) == ("dead", 3, "ValueError", "not with 'this'")
     assert endings(world, ended) == [("failed", "failure")] * 3
     assert world.ask("SELECT attempt_no, reason FROM protheon.dead_letter WHERE task_id = %s", ended.task_id) == [(3, "failed 3 times")]
+
+
+def test_a_dead_task_is_shown_and_replayed_by_the_command_line(queue: Master, world: World, type_: Type, tmp_path: Path) -> None:
+    needed = tmp_path / "needed"
+    task = queue.wait_task(queue.submit_task("queue_tasks:need", str(needed), max_failures=1).task_id, 60)
+    assert task.state == "dead"
+    [shown] = type_("dlq", "show", "--task", task.task_id, "--json").json
+    assert (shown["error_class"], shown["handler"]) == ("FileNotFoundError", "queue_tasks:need")
+    assert task.task_id in [row["task_id"] for row in type_("dlq", "list", "--queue", "--json").json]
+    needed.write_text("here")
+    replayed = type_("dlq", "replay", "--task", task.task_id)
+    assert replayed.code == 0
+    assert "ready again: 1 task" in replayed.err
+    assert done(queue, task) == ("succeeded", "here")
+    assert f"task {task.task_id} was replayed before: it is succeeded" in type_("dlq", "replay", "--task", task.task_id).err
 
 
 def test_a_delayed_task_is_not_run_before_its_time(queue: Master, world: World) -> None:
