@@ -60,6 +60,7 @@ class Settings:
     parked_quota_bytes: int = _setting(
         2 * GIB, "chunk files of tasks in backoff and of dead ones; beyond it they are cut again when wanted"
     )
+    pinned_quota_bytes: int = _setting(0, "chunk files that cluster.chunks() keeps; 0: half of what runs have")
     # rejects
     reject_limit: str = _setting("50%", "rejected lines that a run bears: a number, or a percentage from 10,000 lines on")
     # places
@@ -139,7 +140,7 @@ class Settings:
 
 
 _PORTS = {"broker_port", "scheduler_port", "dashboard_port", "http_port"}  # 0: any that is free
-_ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes"} | _PORTS
+_ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes", "pinned_quota_bytes"} | _PORTS
 _KINDS = {"float": "a number", "int": "a whole number", "str": "text"}
 
 

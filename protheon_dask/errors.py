@@ -23,7 +23,8 @@
     |   |-- MissingSetting      a setting or an extra is needed and absent
     |   |-- MigrationPending    the ledger's schema and this version do not fit
     |   |-- NotFound            no such run, load, file, table or pipeline
-    |   `-- TargetRefused       a table exists and cannot take these rows
+    |   |-- TargetRefused       a table exists and cannot take these rows
+    |   `-- WorkspaceFull       pinned chunks need more room than the workspace gives them
     |-- LeaseLost          nobody: another attempt owns the task; stop and write nothing
     |-- LeadershipLost     nobody: another broker leads; stop dispatching
     |-- Reject             the data's owner: the verdict of a pipeline on one line, or on a part of it
@@ -184,6 +185,10 @@ class NotFound(ConfigError):
 
 class TargetRefused(ConfigError):
     """A target table cannot take the pipeline's rows."""
+
+
+class WorkspaceFull(ConfigError):
+    """Pinned chunks need more room than the workspace gives them: the message says how much there is, and who has it."""
 
 
 class LeaseLost(ProtheonError):

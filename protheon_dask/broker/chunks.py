@@ -26,10 +26,31 @@ MAX_GAPS = 3
 class WantedChunk:
     """A chunk as its manifest describes it: what a fetch must yield, byte for byte."""
 
-    chunk_id: int  # of the task
+    chunk_id: int  # of the task; of a pinned chunk its number in the pin
     generation: int  # of the stored form, from 1
     stored_bytes: int
     stored_xxh3: bytes  # XXH3-128, 16 bytes, big endian
+    pin_id: str = ""  # empty: a chunk of a run
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedChunk:
+    """A chunk that no run loads, kept in the workspace for those who read it; or, with the number 0, only a notice."""
+
+    pin_id: str
+    chunk_no: int  # from 1 in the pin
+    path: str = ""  # as people may see it
+    first_line: int = 0  # from 1 in its source
+    n_lines: int = 0  # blank ones included
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+    stored_xxh3: bytes = b""
+    raw_xxh3: bytes = b""
+    notice: str = ""  # for people: what is left out, and why
+
+    def wanted(self, generation: int) -> WantedChunk:
+        """What a fetch must yield; a generation above 1 says that the one before it was wrong."""
+        return WantedChunk(self.chunk_no, generation, self.stored_bytes, self.stored_xxh3, self.pin_id)
 
 
 class ChunkSink(Protocol):

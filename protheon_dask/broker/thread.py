@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Self
 
-from protheon_dask.broker.server import BrokerServer, ChunkPort, RunPort, TaskPort
+from protheon_dask.broker.server import BrokerServer, ChunkPort, PinPort, RunPort, TaskPort
 from protheon_dask.errors import InvariantError
 
 
@@ -23,8 +23,9 @@ class BrokerThread:
         *,
         tasks: TaskPort | None = None,
         on_sent: Callable[[int, int], None] | None = None,
+        pins: PinPort | None = None,
     ) -> None:
-        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent), host, port
+        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent, pins), host, port
         self._port: int | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="broker", daemon=True)

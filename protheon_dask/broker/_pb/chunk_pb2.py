@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protheon/v1/chunk.proto\x12\x0bprotheon.v1\"^\n\x10ReadChunkRequest\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x03\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06pin_id\x18\x04 \x01(\t\"7\n\x11ReadChunkResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"N\n\nPinRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\x13\n\x0b\x63hunk_lines\x18\x02 \x01(\x05\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\"\xb2\x01\n\x0bPinnedChunk\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hunk_no\x18\x02 \x01(\x03\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nfirst_line\x18\x04 \x01(\x03\x12\x0f\n\x07n_lines\x18\x05 \x01(\x05\x12\x11\n\traw_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x03\x12\x13\n\x0bstored_xxh3\x18\x08 \x01(\x0c\x12\x10\n\x08raw_xxh3\x18\t \x01(\x0c\"0\n\x0fRenewPinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\"\x12\n\x10RenewPinResponse\"\x1e\n\x0cUnpinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\"\x0f\n\rUnpinResponse2\xa1\x02\n\x0c\x43hunkService\x12L\n\tReadChunk\x12\x1d.protheon.v1.ReadChunkRequest\x1a\x1e.protheon.v1.ReadChunkResponse0\x01\x12:\n\x03Pin\x12\x17.protheon.v1.PinRequest\x1a\x18.protheon.v1.PinnedChunk0\x01\x12G\n\x08RenewPin\x12\x1c.protheon.v1.RenewPinRequest\x1a\x1d.protheon.v1.RenewPinResponse\x12>\n\x05Unpin\x12\x19.protheon.v1.UnpinRequest\x1a\x1a.protheon.v1.UnpinResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protheon/v1/chunk.proto\x12\x0bprotheon.v1\"^\n\x10ReadChunkRequest\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x03\x12\x12\n\ngeneration\x18\x02 \x01(\x05\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06pin_id\x18\x04 \x01(\t\"7\n\x11ReadChunkResponse\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"^\n\nPinRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12\x13\n\x0b\x63hunk_lines\x18\x02 \x01(\x05\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\x12\x0e\n\x06pin_id\x18\x05 \x01(\t\"\xc2\x01\n\x0bPinnedChunk\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hunk_no\x18\x02 \x01(\x03\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nfirst_line\x18\x04 \x01(\x03\x12\x0f\n\x07n_lines\x18\x05 \x01(\x05\x12\x11\n\traw_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x07 \x01(\x03\x12\x13\n\x0bstored_xxh3\x18\x08 \x01(\x0c\x12\x10\n\x08raw_xxh3\x18\t \x01(\x0c\x12\x0e\n\x06notice\x18\n \x01(\t\"0\n\x0fRenewPinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\"\x12\n\x10RenewPinResponse\"\x1e\n\x0cUnpinRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\"\x0f\n\rUnpinResponse2\xa1\x02\n\x0c\x43hunkService\x12L\n\tReadChunk\x12\x1d.protheon.v1.ReadChunkRequest\x1a\x1e.protheon.v1.ReadChunkResponse0\x01\x12:\n\x03Pin\x12\x17.protheon.v1.PinRequest\x1a\x18.protheon.v1.PinnedChunk0\x01\x12G\n\x08RenewPin\x12\x1c.protheon.v1.RenewPinRequest\x1a\x1d.protheon.v1.RenewPinResponse\x12>\n\x05Unpin\x12\x19.protheon.v1.UnpinRequest\x1a\x1a.protheon.v1.UnpinResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READCHUNKRESPONSE']._serialized_start=136
   _globals['_READCHUNKRESPONSE']._serialized_end=191
   _globals['_PINREQUEST']._serialized_start=193
-  _globals['_PINREQUEST']._serialized_end=271
-  _globals['_PINNEDCHUNK']._serialized_start=274
-  _globals['_PINNEDCHUNK']._serialized_end=452
-  _globals['_RENEWPINREQUEST']._serialized_start=454
-  _globals['_RENEWPINREQUEST']._serialized_end=502
-  _globals['_RENEWPINRESPONSE']._serialized_start=504
-  _globals['_RENEWPINRESPONSE']._serialized_end=522
-  _globals['_UNPINREQUEST']._serialized_start=524
-  _globals['_UNPINREQUEST']._serialized_end=554
-  _globals['_UNPINRESPONSE']._serialized_start=556
-  _globals['_UNPINRESPONSE']._serialized_end=571
-  _globals['_CHUNKSERVICE']._serialized_start=574
-  _globals['_CHUNKSERVICE']._serialized_end=863
+  _globals['_PINREQUEST']._serialized_end=287
+  _globals['_PINNEDCHUNK']._serialized_start=290
+  _globals['_PINNEDCHUNK']._serialized_end=484
+  _globals['_RENEWPINREQUEST']._serialized_start=486
+  _globals['_RENEWPINREQUEST']._serialized_end=534
+  _globals['_RENEWPINRESPONSE']._serialized_start=536
+  _globals['_RENEWPINRESPONSE']._serialized_end=554
+  _globals['_UNPINREQUEST']._serialized_start=556
+  _globals['_UNPINREQUEST']._serialized_end=586
+  _globals['_UNPINRESPONSE']._serialized_start=588
+  _globals['_UNPINRESPONSE']._serialized_end=603
+  _globals['_CHUNKSERVICE']._serialized_start=606
+  _globals['_CHUNKSERVICE']._serialized_end=895
 # @@protoc_insertion_point(module_scope)

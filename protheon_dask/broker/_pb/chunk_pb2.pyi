@@ -31,7 +31,9 @@ class ReadChunkRequest(_message.Message):
     generation: _builtins.int
     offset_bytes: _builtins.int
     pin_id: _builtins.str
-    """Of a pinned chunk: chunk_id is its number in that pin."""
+    """Of a pinned chunk: chunk_id is its number in that pin. A generation above 1 says that the one before it was wrong: the file is
+    looked at, and cut again where it is.
+    """
     def __init__(
         self,
         *,
@@ -78,11 +80,14 @@ class PinRequest(_message.Message):
     CHUNK_LINES_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
+    PIN_ID_FIELD_NUMBER: _builtins.int
     chunk_lines: _builtins.int
     """Lines a chunk; 0: chosen as for a run."""
     limit: _builtins.int
     """Chunks at most, from the first file on; 0: all."""
     ttl_s: _builtins.float
+    pin_id: _builtins.str
+    """Chosen by the client, 32 hexadecimal digits: asked again under the same one (a lost reply, a broker that died), it goes on where it was."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -92,10 +97,11 @@ class PinRequest(_message.Message):
         chunk_lines: _builtins.int = ...,
         limit: _builtins.int = ...,
         ttl_s: _builtins.float = ...,
+        pin_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_lines", b"chunk_lines", "limit", b"limit", "paths", b"paths", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_lines", b"chunk_lines", "limit", b"limit", "paths", b"paths", "pin_id", b"pin_id", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,9 +120,10 @@ class PinnedChunk(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_XXH3_FIELD_NUMBER: _builtins.int
     RAW_XXH3_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     pin_id: _builtins.str
     chunk_no: _builtins.int
-    """From 1 in the pin."""
+    """From 1 in the pin. 0: no chunk, but a notice."""
     path: _builtins.str
     first_line: _builtins.int
     n_lines: _builtins.int
@@ -124,6 +131,8 @@ class PinnedChunk(_message.Message):
     stored_bytes: _builtins.int
     stored_xxh3: _builtins.bytes
     raw_xxh3: _builtins.bytes
+    notice: _builtins.str
+    """For people: what is left out, and why."""
     def __init__(
         self,
         *,
@@ -136,10 +145,11 @@ class PinnedChunk(_message.Message):
         stored_bytes: _builtins.int = ...,
         stored_xxh3: _builtins.bytes = ...,
         raw_xxh3: _builtins.bytes = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_no", b"chunk_no", "first_line", b"first_line", "n_lines", b"n_lines", "path", b"path", "pin_id", b"pin_id", "raw_bytes", b"raw_bytes", "raw_xxh3", b"raw_xxh3", "stored_bytes", b"stored_bytes", "stored_xxh3", b"stored_xxh3"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_no", b"chunk_no", "first_line", b"first_line", "n_lines", b"n_lines", "notice", b"notice", "path", b"path", "pin_id", b"pin_id", "raw_bytes", b"raw_bytes", "raw_xxh3", b"raw_xxh3", "stored_bytes", b"stored_bytes", "stored_xxh3", b"stored_xxh3"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +163,7 @@ class RenewPinRequest(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     pin_id: _builtins.str
     ttl_s: _builtins.float
+    """0: nobody holds it any more, but somebody may still be reading: deleted some minutes after the last read, or when room is needed."""
     def __init__(
         self,
         *,

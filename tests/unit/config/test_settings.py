@@ -39,7 +39,7 @@ POSITIVE = [
     item.name
     for item in fields(Settings)
     if isinstance(item.default, int | float)
-    and item.name not in ("backoff_jitter", "splitters", "workspace_quota_bytes")
+    and item.name not in ("backoff_jitter", "splitters", "workspace_quota_bytes", "pinned_quota_bytes")
     and not item.name.endswith("_port")
 ]
 
