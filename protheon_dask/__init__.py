@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protheon_dask.errors import ProtheonError, Reject
-    from protheon_dask.notebook import local
+    from protheon_dask.notebook import local, preview
     from protheon_dask.pipelines.declare import pipeline
     from protheon_dask.pipelines.function import TaskContext, task
     from protheon_dask.pipelines.pipeline import FILTERED
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "local",
     "pipeline",
+    "preview",
     "task",
 ]
 
@@ -35,6 +36,7 @@ _HOMES = {
     "Reject": "protheon_dask.errors",
     "local": "protheon_dask.notebook",
     "pipeline": "protheon_dask.pipelines.declare",
+    "preview": "protheon_dask.notebook",
     "FILTERED": "protheon_dask.pipelines.pipeline",
     "TaskContext": "protheon_dask.pipelines.function",
     "task": "protheon_dask.pipelines.function",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from protheon_dask.run import api
+from protheon_dask.run.preview import preview
 
 EMBEDDED = "embedded"
 """In the place of a database's URL: the embedded one, whatever the environment says (as --into has it)."""
@@ -33,4 +34,4 @@ def _log_event(told: str) -> None:
     logger.info("local.event", extra={"told": told})
 
 
-__all__ = ["EMBEDDED", "local"]
+__all__ = ["EMBEDDED", "local", "preview"]

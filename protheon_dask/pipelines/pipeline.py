@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.pipelines.table import BatchRows, Table
+
+if TYPE_CHECKING:
+    from protheon_dask.pipelines.preview import Preview
 
 
 class Filtered(Enum):
@@ -101,6 +105,16 @@ class Pipeline:
     def __call__(self, lines: Any) -> Any:
         """Call the author's function as it was written: for tests and notebooks."""
         return self.form.function(lines)
+
+    def preview(self, path: str | os.PathLike[str], n: int = 5) -> Preview:
+        """Run it here on the first n lines of a file, and show its rows and its rejects as tables; nothing is loaded.
+
+        path:   what load takes; as this process sees it.
+        Raises: NotFound, ConfigError, SourceUnavailable: the path. What the pipeline raises that is not a line's fault.
+        """
+        import protheon_dask  # here: the package's face knows who reads files; pipelines do not
+
+        return protheon_dask.preview(self, path, n)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, version={self.version!r}, tables={[table.name for table in self.tables]})"

@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import AdaptContext
 from psycopg.pq import Format
 
 from protheon_dask import failpoints
@@ -23,7 +24,7 @@ from protheon_dask.errors import SchemaViolation
 from protheon_dask.pipelines.verdict import ESCAPED_NUL, NO_NUL, clean
 from protheon_dask.sink.catalog import Connection, Target, TargetColumn
 from protheon_dask.sink.checksum import Comparable, SummingSender
-from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, register_encoders
+from protheon_dask.sink.encode import ENCODE_ERRORS, TEXT, Encode, Wire, register_encoders
 
 RANGED_OIDS: Final = frozenset({20, 21, 23, 26, 700})
 """Types for which a whole number may be too large: bigint, smallint, integer, oid, real."""
@@ -136,21 +137,27 @@ def faulty_rows(conn: Connection, target: Target, rows: Iterable[Sequence[Any]])
     Shapes:     rows as a pipeline gives them, without provenance.
     Guarantee:  asks the server nothing. A row that passes may still be refused by it.
     """
-    cursor = conn.cursor()
-    register_encoders(cursor, target.wires)
-    columns = [(column, _encode_as(cursor, column.oid)) for column in target.columns[: len(target.table.columns)]]
+    yield from faulty_values(conn.cursor(), target.wires, target.columns[: len(target.table.columns)], target.table.name, rows)
+
+
+def faulty_values(
+    context: AdaptContext, wires: Mapping[int, Wire], columns: Sequence[TargetColumn], table: str, rows: Iterable[Sequence[Any]]
+) -> Iterator[tuple[int, str, str]]:
+    """As faulty_rows, of rows that have these columns. context: where encoders are registered; a connection is not needed."""
+    register_encoders(context, wires)
+    encoders = [(column, _encode_as(context, column.oid)) for column in columns]
     for index, row in enumerate(rows):
-        if len(row) != len(columns):
-            yield index, f"a row of {len(row)} values for the {len(columns)} columns of {target.table.name}", WRONG_SHAPE
+        if len(row) != len(encoders):
+            yield index, f"a row of {len(row)} values for the {len(encoders)} columns of {table}", WRONG_SHAPE
             continue
-        for (column, encode), value in zip(columns, row, strict=True):
+        for (column, encode), value in zip(encoders, row, strict=True):
             if (fault := _fault(column, encode, value)) is not None:
                 yield index, *fault
                 break
 
 
-def _encode_as(cursor: psycopg.Cursor[Any], oid: int) -> Encode:
-    dump = cursor.adapters.get_dumper_by_oid(oid, Format.BINARY)(type(None), cursor).dump
+def _encode_as(context: AdaptContext, oid: int) -> Encode:
+    dump = context.adapters.get_dumper_by_oid(oid, Format.BINARY)(type(None), context).dump
 
     def encode(value: Any) -> bytes:
         return bytes(dump(value) or b"")
