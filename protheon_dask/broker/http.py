@@ -1,0 +1,217 @@
+"""The broker's HTTP face: /metrics, /workers, /healthz. Async; its port is plain functions, which answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, Final, Protocol, Self, cast
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
+from tornado.iostream import IOStream
+
+from protheon_dask.errors import ConfigError, InvariantError
+
+JSON: Final = "application/json; charset=utf-8"
+PATHS: Final = ("/metrics", "/workers", "/healthz")
+METHODS: Final = ("GET", "HEAD")
+MAX_CONNECTIONS = 64
+"""Open at a time. One more closes the oldest: a request that is served lasts milliseconds, so the oldest is one that is none."""
+BACKLOG = 128
+"""Connections that the kernel keeps for us until we take them."""
+DEADLINE_S = 10.0
+"""What a connection lives at most, from its first packet to the last byte of its answer: one request, which Prometheus gives 10 s."""
+MAX_REQUEST_BYTES = 16 << 10
+"""Of a request's head, and as much of a body that nobody reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a path answers. A code of 503 tells the client to come back in a second."""
+
+    code: int
+    content_type: str
+    body: bytes
+
+
+def json_answer(code: int, value: Any) -> Answer:
+    """value as JSON for people, too: indented, with a line end."""
+    return Answer(code, JSON, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+class HttpPort(Protocol):
+    """Answers for each path. Called in the server's loop: it waits for nothing, and computes for milliseconds at most."""
+
+    def metrics(self, accept: str) -> Answer:
+        """accept: the request's header Accept, empty where it has none."""
+        ...
+
+    def workers(self) -> Answer: ...
+    def health(self) -> Answer: ...
+
+
+class HttpServer:
+    """Serves one port from the running event loop. Single use.
+
+    Guarantee: one request a connection, and max_connections of them at a time, each for deadline_s: whoever sends nothing, sends
+               garbage, or reads nothing costs a socket for so long, and nobody else waits for him.
+    """
+
+    def __init__(self, port: HttpPort, *, max_connections: int, deadline_s: float) -> None:
+        self._answers: dict[str, Callable[[str], Answer]] = {
+            "/metrics": port.metrics,
+            "/workers": lambda _: port.workers(),
+            "/healthz": lambda _: port.health(),
+        }
+        limits = {"max_header_size": MAX_REQUEST_BYTES, "max_body_size": MAX_REQUEST_BYTES, "max_buffer_size": 4 * MAX_REQUEST_BYTES}
+        self._server = _BoundedServer(self._reply, no_keep_alive=True, idle_connection_timeout=deadline_s, **limits)
+        self._server.max_connections, self._server.deadline_s = max_connections, deadline_s
+
+    async def serve(self, host: str, port: int) -> int:
+        """Listen on host and port (0: any free one) and return the port.
+
+        Raises: ConfigError: the address is taken, or not this machine's; nothing listens then.
+        """
+        try:
+            listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
+        except (OSError, OverflowError) as exc:
+            raise ConfigError(
+                f"cannot listen on {host}:{port} for HTTP: is another program there? Stop it, or set http_port to another port"
+            ) from exc
+        listening.setblocking(False)
+        self._server.add_sockets([listening])
+        return int(listening.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Listen no more, and close what is open."""
+        self._server.stop()
+        await self._server.close_all_connections()
+
+    def _reply(self, request: HTTPServerRequest) -> None:
+        answer = self._answer(request)
+        headers = HTTPHeaders(
+            {
+                "Content-Type": answer.content_type,
+                "Content-Length": str(len(answer.body)),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "Vary": "Accept",
+                "Date": format_timestamp(time.time()),
+            }
+        )
+        if answer.code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(METHODS)
+        if answer.code == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = "1"
+        connection = request.connection
+        if connection is None:
+            raise InvariantError("an HTTP request without its connection")
+        start = ResponseStartLine("", answer.code, http.HTTPStatus(answer.code).phrase)
+        connection.write_headers(start, headers, None if request.method == "HEAD" else answer.body)
+        connection.finish()
+
+    def _answer(self, request: HTTPServerRequest) -> Answer:
+        found = self._answers.get(request.path)
+        if found is None:
+            return json_answer(404, {"error": "there is nothing here: see paths", "paths": list(PATHS)})
+        if request.method not in METHODS:
+            return json_answer(405, {"error": f"this is only to be read: {' or '.join(METHODS)}"})
+        return found(request.headers.get("Accept", ""))
+
+
+class _BoundedServer(HTTPServer):
+    """tornado's, which bounds the time of a request's head alone: not its answer's, and not how many connections there are."""
+
+    max_connections = MAX_CONNECTIONS
+    deadline_s = DEADLINE_S
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self._deadlines: dict[IOStream, asyncio.TimerHandle] = {}  # of open connections, the oldest first
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if len(self._deadlines) >= self.max_connections:
+            oldest = next(iter(self._deadlines))
+            self._forget(oldest)
+            oldest.close()
+        self._deadlines[stream] = asyncio.get_running_loop().call_later(self.deadline_s, stream.close)
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        self._forget(cast(HTTP1ServerConnection, server_conn).stream)
+
+    def _forget(self, stream: IOStream) -> None:
+        if (deadline := self._deadlines.pop(stream, None)) is not None:
+            deadline.cancel()
+
+
+class HttpThread:
+    """An HttpServer in a thread with an event loop of its own. Single use; a context manager.
+
+    Of its own, not the one that streams chunks: a picture of 500 workers takes milliseconds to write, in which no chunk would be
+    sent, and a loop that is full of chunks would let a probe of /healthz wait.
+    """
+
+    def __init__(
+        self,
+        port: HttpPort,
+        host: str,
+        http_port: int,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._served, self._host, self._asked_port = port, host, http_port
+        self._max_connections, self._deadline_s = max_connections, deadline_s
+        self._server: HttpServer | None = None
+        self._port: int | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="broker-http", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port; only after start()."""
+        if self._port is None:
+            raise InvariantError("HttpThread.address was asked for before start()")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
+    def start(self) -> None:
+        """Listen. Raises: ConfigError, as serve(); the thread has ended then."""
+        self._thread.start()
+        try:
+            self._port = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result()
+        finally:
+            if self._port is None:
+                self.stop()
+
+    def stop(self) -> None:
+        """Close what is open, and wait for that. Safe to repeat."""
+        if self._loop.is_closed():
+            return
+        if self._thread.is_alive():
+            if self._server is not None:
+                asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _serve(self) -> int:
+        # made in the loop: tornado asks for the running one
+        self._server = HttpServer(self._served, max_connections=self._max_connections, deadline_s=self._deadline_s)
+        return await self._server.serve(self._host, self._asked_port)
