@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 
 _SINCE = "since "
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of what follows, also beyond the text that they are in."""
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
@@ -71,3 +74,23 @@ def since(at: datetime, what: str) -> str:
 def says_since(told: str) -> bool:
     """Does this say already since when?"""
     return told.startswith(_SINCE)
+
+
+def visible(text: str, most: int | None = None) -> str:
+    """Foreign text for a person's eyes, on one line: what is not seen, or changes how others are seen, as an escape.
+
+    Control characters (``\\x1b``), lone surrogates of odd file names (``\\udc80``), changes of direction (``\\u202e``), ends of lines.
+    most: characters at most; the middle of what is longer is left out, for a path and a message tell most at their ends.
+    """
+    if most is not None and len(text) > most:
+        head = (most - 1) // 2
+        text = f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+    return "".join(_escaped(character) if _is_unseen(character) else character for character in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _TURNING
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

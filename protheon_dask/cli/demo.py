@@ -20,10 +20,11 @@ from protheon_dask import words
 from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.load import tell, watch
-from protheon_dask.cli.summary import headline, lines_sentence, rows_table, speed_sentence
+from protheon_dask.cli.summary import headline, rows_table
 from protheon_dask.cli.verbs import EMBEDDED, effective_settings, json_option, resolved
 from protheon_dask.model import Outcome
 from protheon_dask.run.exits import INCOMPLETE
+from protheon_dask.telemetry.ended import lines_sentence, speed_sentence
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
@@ -11,7 +10,7 @@ from protheon_dask import words
 from protheon_dask.model import RunState
 from protheon_dask.telemetry.pace import Rates
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.telemetry.told import SEPARATOR, amounts, in_flight_fraction, speeds, troubles, waits_for, what
+from protheon_dask.telemetry.told import amounts, in_flight_fraction, pack, speeds, troubles, waits_for, what
 
 LONGEST_BAR: Final = 60
 
@@ -31,18 +30,6 @@ def bar(s: RunStatistics, width: int, *, plain: bool = False) -> Text:
     return Text.assemble(
         (solid * committed, "green"), (light * flying, "cyan"), (rest * (width - committed - flying), "bright_black"), no_wrap=True
     )
-
-
-def pack(parts: Sequence[str], width: int, separator: str = SEPARATOR) -> list[str]:
-    """Lay parts side by side into lines of at most width; a part is cut only where it is wider than a line."""
-    lines: list[str] = []
-    for part in parts:
-        piece = part if len(part) <= width else part[: max(1, width - 1)] + "…"
-        if lines and len(lines[-1]) + len(separator) + len(piece) <= width:
-            lines[-1] += separator + piece
-        else:
-            lines.append(piece)
-    return lines
 
 
 def picture(s: RunStatistics, rates: Rates, width: int, *, plain: bool = False) -> Text:

@@ -21,7 +21,6 @@ from protheon_dask.cli import output
 from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.reports import count_text, emit_list, read
-from protheon_dask.cli.summary import reasons
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -38,6 +37,7 @@ from protheon_dask.model import MAX_REFUSALS
 from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.exits import DONE, INCOMPLETE
+from protheon_dask.telemetry.ended import reasons
 
 if TYPE_CHECKING:
     from protheon_dask.run.api import Master

@@ -17,7 +17,7 @@ from protheon_dask.cli.load import finish, reject_limit_of, see_through
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.progress import STATE_STYLES
 from protheon_dask.cli.reports import count_text, emit_list, seconds_text
-from protheon_dask.cli.summary import next_step, paused_at_limit, summary, to_bear_more
+from protheon_dask.cli.summary import next_step, summary, to_bear_more
 from protheon_dask.cli.verbs import (
     NounGroup,
     database_option,
@@ -34,6 +34,7 @@ from protheon_dask.errors import ConfigError
 from protheon_dask.model import RunState
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.exits import DONE, INCOMPLETE
+from protheon_dask.telemetry.ended import paused_at_limit
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.telemetry.told import amounts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from protheon_dask import words
@@ -64,9 +65,14 @@ def in_flight_fraction(s: RunStatistics) -> float:
 
 def what(s: RunStatistics) -> str:
     """``run 3 · pgcr · one.jsonl.zst and 4 more``."""
+    return SEPARATOR.join(named(s))
+
+
+def named(s: RunStatistics) -> tuple[str, str, str]:
+    """The run, its pipeline, and what it loads."""
     first = s.paths[0].rstrip("/").rsplit("/", 1)[-1] if s.paths else ""
     more = f" and {len(s.paths) - 1} more" if len(s.paths) > 1 else ""
-    return f"run {s.run}{SEPARATOR}{s.pipeline}{SEPARATOR}{first}{more}"
+    return f"run {s.run}", s.pipeline, f"{first}{more}"
 
 
 def amounts(s: RunStatistics) -> list[str]:
@@ -106,3 +112,15 @@ def troubles(s: RunStatistics) -> list[str]:
     if s.dead_letters:
         parts.append(words.counted(s.dead_letters, "dead letter"))
     return parts
+
+
+def pack(parts: Sequence[str], width: int, separator: str = SEPARATOR) -> list[str]:
+    """Lay parts side by side into lines of at most width; a part is cut only where it is wider than a line."""
+    lines: list[str] = []
+    for part in parts:
+        piece = part if len(part) <= width else part[: max(1, width - 1)] + "…"
+        if lines and len(lines[-1]) + len(separator) + len(piece) <= width:
+            lines[-1] += separator + piece
+        else:
+            lines.append(piece)
+    return lines

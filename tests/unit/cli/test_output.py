@@ -18,9 +18,10 @@ from protheon_dask.cli.load import for_pasting
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.rejects import REJECT_COLUMNS, reject_card, rejects
 from protheon_dask.cli.reports import emit_list
-from protheon_dask.cli.summary import reasons, summary
+from protheon_dask.cli.summary import summary
 from protheon_dask.model import Refusal, RunState, TableCount
 from protheon_dask.policy import RejectLimit
+from protheon_dask.telemetry.ended import reasons
 from tests.unit.cli.pictures import picture_of
 
 

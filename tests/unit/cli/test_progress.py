@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protheon_dask.cli.progress import bar, pack, picture, plain_line
+from protheon_dask.cli.progress import bar, picture, plain_line
 from protheon_dask.model import RunState, TableCount
 from protheon_dask.telemetry.pace import Pace, Rates
-from protheon_dask.telemetry.told import in_flight_fraction, waits_for, what
+from protheon_dask.telemetry.told import in_flight_fraction, pack, waits_for, what
 from tests.unit.cli.pictures import MIDDLE, picture_of
 
 LATER: dict[str, Any] = {
