@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed import Scheduler
+from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import Board
 from protheon_dask.telemetry.picture import ClusterPicture
 from protheon_dask.telemetry.story import RunStory
@@ -21,6 +23,8 @@ PLUGIN = "protheon"
 """The plugin's name: ``scheduler.plugins["protheon"]``."""
 TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
 """Handlers of the scheduler's, called by the broker."""
+
+pages.register(applications)
 
 
 class ProtheonPlugin(Board, SchedulerPlugin):
@@ -49,3 +53,4 @@ def dask_setup(scheduler: Scheduler) -> None:
     scheduler.add_plugin(plugin)
     scheduler.handlers[TAKE_PICTURE] = plugin.take_picture
     scheduler.handlers[TAKE_STORY] = plugin.take_told
+    pages.add_to_nav(scheduler)

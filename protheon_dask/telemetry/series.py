@@ -59,7 +59,7 @@ class Series:
         self._heard_s: float | None = None
 
     def add(self, picture: ClusterPicture, now_s: float) -> None:
-        """Take a picture that has just come; now_s: a clock that only rises. One that is older than the last counts as heard and no more."""
+        """Take a picture that has just come; one older than the last counts as heard and no more. now_s: a clock that only rises."""
         self._heard_s = now_s
         if self._samples and picture.at <= self._samples[-1].at:
             return
@@ -109,3 +109,6 @@ class Told(Protocol):
 
     def want(self, run: int) -> None:
         """Ask the broker for the run's story, anew if it is there: it is in stories within seconds. Cheap, and safe to repeat."""
+
+    def is_unknown(self, run: int) -> bool:
+        """Was the run asked for, and is there none of this number?"""

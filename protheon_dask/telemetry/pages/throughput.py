@@ -1,0 +1,106 @@
+"""How fast: lines and rows, raw bytes and those on the wire, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from bokeh.models import Range1d
+from bokeh.models.ui import UIElement
+from bokeh.plotting import figure
+
+from protheon_dask import words
+from protheon_dask.telemetry.pages import markup
+from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_live_window, show_story_window, whole_bins
+from protheon_dask.telemetry.palette import FLOWS, LIGHT
+from protheon_dask.telemetry.series import KEPT, Sample
+from protheon_dask.telemetry.story import RunStory
+
+COLUMNS: Final = ("at", "lines_per_s", "rows_per_s", "raw_mb_per_s", "wire_mb_per_s")
+LOOKS: Final = dict(
+    zip(COLUMNS[1:], (FLOWS[name] for name in ("lines_per_s", "rows_per_s", "raw_bytes_per_s", "wire_bytes_per_s")), strict=True)
+)
+
+
+class Throughput(Panel):
+    """Four lines in two charts above one time."""
+
+    title = "Throughput"
+
+    def _make(self) -> Sequence[UIElement]:
+        self._stream = Stream(self.source, COLUMNS, KEPT)
+        self._time = Range1d(start=0, end=1)
+        self._counts = self._lines("a second", "0,0", ("lines_per_s", "rows_per_s"))
+        self._bytes = self._lines("MB/s", "0,0.[0]", ("raw_mb_per_s", "wire_mb_per_s"))
+        return [self._counts, self._bytes]
+
+    def _lines(self, y_label: str, y_format: str, columns: Sequence[str]) -> figure:
+        made = self.chart(y_label, y_format, x_range=self._time)
+        for column in columns:
+            look = LOOKS[column]
+            dash = "solid" if look.dash == "solid" else [int(part) for part in look.dash.split()]
+            made.line("at", column, source=self.source, line_color=look.light, line_dash=dash, line_width=2)
+        tips = [(LOOKS[column].label, f"@{column}{{{y_format}}} {y_label}") for column in columns]
+        first = made.renderers[:1]  # one tooltip for both lines
+        hover(made, [("time", "@at{%H:%M:%S}"), *tips], mode="vline", formatters={"@at": "datetime"}, renderers=first)
+        return made
+
+    def _draw(self) -> None:
+        seen = self.view.seen
+        if seen.run is not None:
+            if seen.story is None:
+                self._show_none()
+                self.set_head(markup.figure("", seen.waits_for_story or ""))
+                return
+            self._draw_story(seen.story)
+            return
+        series = seen.series
+        new = series.since(self._stream.begin(series))
+        self._stream.append([sample.at for sample in new], columns_of(new))
+        if seen.picture is None:
+            return
+        flow = seen.picture.flow
+        at = [sample.at for sample in (next(iter(series), None),) if sample]
+        show_live_window(self._time, at[0] if at else seen.picture.at, seen.picture.at)
+        self._tell(flow.lines_per_s, flow.rows_per_s, flow.raw_bytes_per_s / 1e6, flow.wire_bytes_per_s / 1e6)
+
+    def _draw_story(self, story: RunStory) -> None:
+        run = story.statistics
+        bins = whole_bins(story)
+        if not self._stream.shows(story):
+            scale = 1.0 / story.bin_s if story.bin_s > 0 else 0.0
+            self._stream.replace(
+                story,
+                {
+                    "at": [1e3 * (story.submitted_at + one.start_s + story.bin_s / 2) for one in bins],
+                    "lines_per_s": [one.lines * scale for one in bins],
+                    "rows_per_s": [one.rows * scale for one in bins],
+                    "raw_mb_per_s": [one.raw_bytes * scale / 1e6 for one in bins],
+                    "wire_mb_per_s": [one.wire_bytes * scale / 1e6 for one in bins],
+                },
+            )
+            show_story_window(self._time, story)
+        seconds = run.seconds or 1.0
+        self._tell(run.lines_per_s, run.rows_per_s, run.raw_mb_per_s, run.wire_bytes / 1e6 / seconds, "in the mean")
+
+    def _show_none(self) -> None:
+        self._stream.begin(None)
+
+    def _tell(self, lines: float, rows: float, raw_mb: float, wire_mb: float, more: str = "") -> None:
+        units = ("/s", "/s", "MB/s", "MB/s")
+        pieces = [
+            markup.figure(LOOKS[name].label, words.rate(value), unit, markup.stroke(LOOKS[name]))
+            for name, value, unit in zip(LOOKS, (lines, rows, raw_mb, wire_mb), units, strict=True)
+        ]
+        self.set_head(*pieces, f'<span style="color:{LIGHT.muted}">{more}</span>' if more else "")
+
+
+def columns_of(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Rows of the source, time in milliseconds."""
+    return {
+        "at": [1e3 * sample.at for sample in samples],
+        "lines_per_s": [sample.lines_per_s for sample in samples],
+        "rows_per_s": [sample.rows_per_s for sample in samples],
+        "raw_mb_per_s": [sample.raw_bytes_per_s / 1e6 for sample in samples],
+        "wire_mb_per_s": [sample.wire_bytes_per_s / 1e6 for sample in samples],
+    }

@@ -1,0 +1,149 @@
+"""What went wrong over time: attempts without effect by cause, dead letters, and lines that were refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from bokeh.models import Range1d
+from bokeh.models.ui import UIElement
+
+from protheon_dask import words
+from protheon_dask.model import Outcome
+from protheon_dask.telemetry.pages import markup
+from protheon_dask.telemetry.pages.panel import WINDOW_S, Panel, hover, set_range, show_story_window
+from protheon_dask.telemetry.palette import OUTCOMES, TROUBLES
+from protheon_dask.telemetry.series import Sample, Series
+from protheon_dask.telemetry.story import RunStory
+
+BIN_S: Final = 15.0  # of the last minutes: sixty bars
+CAUSES: Final = (Outcome.FAILED, Outcome.CRASHED, Outcome.EXPIRED, Outcome.RELEASED, Outcome.CANCELLED)
+DEAD: Final = "dead_letters"
+STACKED: Final = (*map(str, CAUSES), DEAD)
+LOOKS: Final = {**{str(cause): OUTCOMES[cause] for cause in CAUSES}, DEAD: TROUBLES["dead_letters"]}
+
+Rows = dict[str, list[float]]
+
+
+class Troubles(Panel):
+    """Stacked bars of chunks above, refused lines below, on one time."""
+
+    title = "Retries, rejects and dead letters"
+
+    def _make(self) -> Sequence[UIElement]:
+        self.source.data = {**_empty()}
+        self._rows = _empty()
+        self._time = Range1d(start=0, end=1)
+        self._drawn: object = None
+        chunks = self.chart("chunks", "0,0", x_range=self._time, height_px=140)
+        chunks.vbar_stack(
+            list(STACKED),
+            x="at",
+            width="width",
+            source=self.source,
+            color=[LOOKS[name].light for name in STACKED],
+            line_color=None,
+            hatch_pattern=[LOOKS[name].hatch for name in STACKED],
+            hatch_color="#ffffff",
+            hatch_alpha=0.55,
+            hatch_scale=7,
+            hatch_weight=1.4,
+        )
+        time = ("from", "@at{%H:%M:%S}")
+        tips = [(LOOKS[name].label, f"@{name}{{0,0}}") for name in STACKED]
+        hover(chunks, [time, *tips], mode="vline", formatters={"@at": "datetime"}, renderers=chunks.renderers[:1])
+        lines = self.chart("rejects", "0,0", x_range=self._time, height_px=110)
+        look = TROUBLES["rejects"]
+        lines.vbar(
+            "at", top="rejects", width="width", source=self.source, fill_color=look.light, line_color=None, hatch_pattern=look.hatch,
+            hatch_color="#ffffff", hatch_alpha=0.55, hatch_scale=7, hatch_weight=1.4,
+        )  # fmt: skip
+        hover(lines, [time, ("rejects", "@rejects{0,0}")], mode="vline", formatters={"@at": "datetime"})
+        return [chunks, lines]
+
+    def _draw(self) -> None:
+        seen = self.view.seen
+        if seen.run is None:
+            self._draw_now(seen.series, None if seen.picture is None else seen.picture.at)
+        elif seen.story is None:
+            self._set(None, _empty())
+            self.set_head()
+        elif self._drawn is not seen.story:
+            self._set(seen.story, _of_story(seen.story))
+            show_story_window(self._time, seen.story)
+            run = seen.story.statistics
+            retries: dict[str, int] = {}
+            for one in seen.story.bins:
+                for cause, n in one.retries_by_cause.items():
+                    retries[cause] = retries.get(cause, 0) + n
+            self._tell(retries, run.dead_letters, run.rejected)
+
+    def _draw_now(self, series: Series, at: float | None) -> None:
+        if at is None:
+            self.set_head()
+            return
+        samples = list(series)
+        rows = _of_samples(samples)
+        self._set(series, rows)
+        last_at = BIN_S * (at // BIN_S + 1)
+        seconds = min(WINDOW_S, max(120.0, BIN_S * ((at - samples[0].at) // BIN_S + 2))) if samples else WINDOW_S
+        set_range(self._time, 1e3 * (last_at - seconds), 1e3 * last_at)
+        first, last = samples[0], samples[-1]
+        retries = {cause: n - first.retries_by_cause.get(cause, 0) for cause, n in last.retries_by_cause.items()}
+        self._tell(retries, last.dead_letters - first.dead_letters, last.rejects - first.rejects)
+
+    def _set(self, whose: object, rows: Rows) -> None:
+        if self._drawn is whose and self._rows == rows:
+            return
+        self._drawn, self._rows = whose, rows
+        self.source.data = {name: np.asarray(column) for name, column in rows.items()}
+
+    def _tell(self, retries: Mapping[str, int], dead: int, rejects: int) -> None:
+        by_cause = [
+            markup.figure(LOOKS[str(cause)].label, words.count(retries[cause]), "", markup.swatch(LOOKS[str(cause)]))
+            for cause in CAUSES
+            if retries.get(cause, 0) > 0
+        ]
+        self.set_head(
+            markup.figure("retries", words.count(max(0, sum(retries.values())))),
+            *by_cause,
+            markup.figure("dead letters", words.count(max(0, dead)), "", markup.swatch(LOOKS[DEAD])),
+            markup.figure("rejects", words.count(max(0, rejects)), "lines", markup.swatch(TROUBLES["rejects"])),
+        )
+
+
+def _empty() -> Rows:
+    return {name: [] for name in ("at", "width", "rejects", *STACKED)}
+
+
+def _of_samples(samples: Sequence[Sample]) -> Rows:
+    """What came in each piece of time that has anything: at most sixty-one rows."""
+    found: dict[float, dict[str, float]] = {}
+    for before, after in pairwise(samples):
+        rises = {str(cause): n - before.retries_by_cause.get(cause, 0) for cause, n in after.retries_by_cause.items()}
+        rises[DEAD] = after.dead_letters - before.dead_letters
+        rises["rejects"] = after.rejects - before.rejects
+        if any(n > 0 for n in rises.values()):
+            bin_ = found.setdefault(BIN_S * (after.at // BIN_S), {})
+            for name, n in rises.items():
+                bin_[name] = bin_.get(name, 0) + max(0, n)
+    rows = _empty()
+    for start, bin_ in found.items():
+        _add(rows, start, BIN_S, bin_)
+    return rows
+
+
+def _of_story(story: RunStory) -> Rows:
+    rows = _empty()
+    for one in story.bins:
+        _add(rows, story.submitted_at + one.start_s, story.bin_s, {**one.retries_by_cause, DEAD: one.dead_letters, "rejects": one.rejects})
+    return rows
+
+
+def _add(rows: Rows, start: float, seconds: float, values: Mapping[str, float]) -> None:
+    rows["at"].append(1e3 * (start + seconds / 2))
+    rows["width"].append(900.0 * seconds)  # nine tenths, in milliseconds
+    for name in ("rejects", *STACKED):
+        rows[name].append(float(values.get(name, 0)))
