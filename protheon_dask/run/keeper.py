@@ -211,8 +211,9 @@ class LeaseKeeper:
             return False
         locked = {item.seen for item in answers if item.is_locked}
         for item in (item for item in answers if not item.is_locked):
-            facts = {"task_id": item.seen.task_id, "attempt_no": item.seen.attempt_no, "is_back": item.is_back}
-            logger.warning("task.give_back", extra=facts)
+            logger.warning(
+                "task.give_back", extra={"task_id": item.seen.task_id, "attempt_no": item.seen.attempt_no, "is_back": item.is_back}
+            )
         with self._lock:
             self._lost.difference_update(lease for lease in lost if Seen(lease.task_id, lease.attempt_no) not in locked)
         return True
