@@ -232,9 +232,20 @@ class StageClock:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     raw_bytes: int = 0
     wire_bytes: int = 0
+    lines: int = 0  # of the batches so far, for telemetry: what the attempt loaded is told by Loaded
+    rows: int = 0  # offered, of the same
+    at: tuple[str, float] | None = None  # the stage that the attempt is in, and since when; one value, for another thread reads it
+
+    def enter(self, stage: str, now_s: float) -> float:
+        """A stage begins at now_s, which is returned; its seconds are added when it ends."""
+        self.at = (stage, now_s)
+        return now_s
 
     def add(self, stage: str, seconds: float) -> None:
+        """A stage ends, unless another has begun meanwhile."""
         self.seconds[stage] += seconds
+        if self.at is not None and self.at[0] == stage:
+            self.at = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,13 +30,13 @@ def complete(work: Work, conn: Connection, done: Loaded | Returned) -> None:
     """
     failpoints.hit("complete.before")
     with work.attempt.in_flight():
-        started_s = time.perf_counter()
+        started_s = work.clock.enter("ledger", time.perf_counter())
         verbs.complete(conn, work.claimed.lease, done, work.clock)
         work.clock.add("ledger", time.perf_counter() - started_s)
     failpoints.hit("complete.after")
     failpoints.hit("commit.before")
     with work.attempt.in_flight():
-        started_s = time.perf_counter()
+        started_s = work.clock.enter("commit", time.perf_counter())
         transaction.commit(conn)
         work.clock.add("commit", time.perf_counter() - started_s)
     failpoints.hit("commit.after")

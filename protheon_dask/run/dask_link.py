@@ -22,7 +22,9 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from protheon_dask.model import Dispatch
+from protheon_dask.run.doing import METRIC
 from protheon_dask.run.tasks import CANCELLED, RAISED, STARTUP_KEY, Answer, run_attempt
+from protheon_dask.telemetry.workers import Report
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,16 @@ class WorkerSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulerSeen:
+    """What the scheduler told last of itself and of its workers, for telemetry."""
+
+    trouble: str | None = None  # why it does not answer; None: it does
+    trouble_since_at: float = 0.0  # seconds of the epoch
+    workers: tuple[Report, ...] = ()  # as it told them when it answered last; none of a scheduler that is gone
+    asked_no: int = 0  # so often has it answered: the same number, the same answer
+
+
+@dataclass(frozen=True, slots=True)
 class _Handed:
     """A dispatch that Dask has, and the future that keeps its key alive."""
 
@@ -101,6 +113,9 @@ class DaskLink:
         self._handed: dict[str, _Handed] = {}
         self._workers: tuple[WorkerSeen, ...] = ()
         self._trouble = "it was not asked yet"  # empty: it is well
+        self._trouble_since_at = time.time()
+        self._reports: tuple[Report, ...] = ()
+        self._asked_no = 0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._late: list[ConcurrentFuture[Client]] = []  # of the link's thread: tries that were given up and have not ended
@@ -113,6 +128,26 @@ class DaskLink:
                 self._thread.start()
             self._check()
             return self._workers
+
+    def seen(self) -> SchedulerSeen:
+        """What the scheduler told last, or why it does not answer."""
+        with self._lock:
+            trouble = self._trouble or None
+            if trouble is None and (self._client is None or self._client.status != "running"):
+                trouble = "the connection to it closed just now"
+            return SchedulerSeen(trouble, self._trouble_since_at if self._trouble else time.time(), self._reports, self._asked_no)
+
+    def call(self, handler: str, timeout_s: float, **arguments: Any) -> Any:
+        """Call a handler of the scheduler's that is our plugin's, with msgpack's types, and wait for its answer.
+
+        Raises: OSError: it does not answer, or not in timeout_s. What the handler raises, as Dask brings it.
+        """
+        with self._lock:
+            client = self._check()
+        try:
+            return client.sync(getattr(client.scheduler, handler), **arguments, callback_timeout=timeout_s)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        except TimeoutError as exc:
+            raise TimeoutError(f"{self.scheduler_address} has not answered {handler} for {timeout_s:g} s") from exc
 
     def dispatch(self, dispatches: Sequence[Dispatch], workers: Sequence[str] | None = None) -> None:
         """Hand attempts to Dask, each once, under fresh opaque keys. Raises OSError while the scheduler does not answer.
@@ -164,9 +199,9 @@ class DaskLink:
                 client = self._client or self._connect()
                 if client is None:
                     return
-                workers, trouble = self._ask(client), ""
+                (workers, reports), trouble = self._ask(client), ""
             except OSError as exc:
-                workers, trouble = self._workers, str(exc) or type(exc).__name__
+                workers, reports, trouble = self._workers, None, str(exc) or type(exc).__name__
             if self._client is not None and self._client.status != "running":
                 self._lose(trouble or "the connection to it closed")
                 continue
@@ -174,7 +209,11 @@ class DaskLink:
             if trouble and not self._trouble:
                 logger.warning("scheduler.lost", extra={"error": trouble})
             with self._lock:
+                if trouble and not self._trouble:
+                    self._trouble_since_at = time.time()
                 self._workers, self._trouble = workers, trouble
+                if reports is not None:
+                    self._reports, self._asked_no = reports, self._asked_no + 1
             if is_news:
                 self._on_change()
             self._closing.wait(ASK_S if workers and not trouble else ASK_AGAIN_S)
@@ -201,7 +240,7 @@ class DaskLink:
         _close(client)
         return None
 
-    def _ask(self, client: Client) -> tuple[WorkerSeen, ...]:
+    def _ask(self, client: Client) -> tuple[tuple[WorkerSeen, ...], tuple[Report, ...]]:
         if client.scheduler is None:
             raise OSError("the connection to it closed just now")
         # client.scheduler_info() asks the same, and waits for ever
@@ -209,7 +248,13 @@ class DaskLink:
             told: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S)  # type: ignore[no-untyped-call]  # as above
         except TimeoutError as exc:
             raise TimeoutError(f"{self.scheduler_address} has said nothing for {ANSWER_S:g} s") from exc
-        return tuple(_seen(address, worker) for address, worker in told["workers"].items())
+        seen = tuple(_seen(address, worker) for address, worker in told["workers"].items())
+        now_at = time.time()
+        reports = (
+            Report.of(it.name, it.host, str(it.process_uuid or it.address), now_at - worker["last_seen"], worker["metrics"].get(METRIC))
+            for it, worker in zip(seen, told["workers"].values(), strict=True)
+        )
+        return seen, tuple(reports)
 
     def _lose(self, trouble: str) -> None:
         """The scheduler is gone with all that it had: answer for it, and let go of the client, whose own tries are ever rarer."""
@@ -217,7 +262,10 @@ class DaskLink:
         with self._lock:
             client, self._client = self._client, None
             handed, self._handed = self._handed, {}
-            self._workers, self._trouble = (), trouble
+            if not self._trouble:
+                self._trouble_since_at = time.time()
+            self._workers, self._reports, self._trouble = (), (), trouble
+            self._asked_no += 1
         for lost in handed.values():
             self._on_event(Answered(lost.item, LOST))
         self._on_change()

@@ -77,7 +77,7 @@ class FunctionCall:
         Raises: LeaseLost; LedgerUnavailable: PostgreSQL is to blame; FunctionFailed: the function is: it raised, is not here, its result
                 is no JSON, or it ended the transaction itself. The caller rolls back what is open.
         """
-        handler, started_s = self.claimed.handler, time.perf_counter()
+        handler, started_s = self.claimed.handler, self.clock.enter("transform", time.perf_counter())
         try:
             result_json = to_json(self._called(handler), f"what {handler} returned")
             if self._lent is not None:

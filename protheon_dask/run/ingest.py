@@ -68,14 +68,14 @@ def fetch(work: ChunkWork, broker: BrokerClient) -> BinaryIO:
     """
     failpoints.hit("fetch.before")
     chunk, clock = work.chunk, work.clock
-    started_s, waited_before_s = time.perf_counter(), clock.seconds["wait"]
+    started_s, waited_before_s = clock.enter("fetch", time.perf_counter()), clock.seconds["wait"]
 
     def wait(seconds: float) -> None:
         """Wait for a broker that is away, or cuts the chunk again: charged apart, it says nothing of the link; no stall, for it ends."""
-        began_s = time.perf_counter()
+        began_s = clock.enter("wait", time.perf_counter())
         work.attempt.wait(seconds)
         work.attempt.progress()
-        clock.add("wait", time.perf_counter() - began_s)
+        clock.add("wait", clock.enter("fetch", time.perf_counter()) - began_s)
 
     spool = cast("BinaryIO", tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))  # noqa: SIM115  # closed by the caller
     wanted = WantedChunk(work.claimed.lease.task_id, chunk.generation, chunk.stored_bytes, chunk.stored_xxh3)
@@ -110,14 +110,14 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
         compared=work.compared,
     )
     stored.seek(0)
-    clock.raw_bytes = 0
+    clock.raw_bytes = clock.lines = clock.rows = 0
     limit = _RejectLimit(conn, work)
     total = loaded = filtered = blank = rejected = parts = 0
     blocks = chunkfile.read_blocks(stored, chunk.raw_xxh3)
     batches = cut.batches(blocks, chunk.first_line, chunk.byte_offset, work.settings.batch_lines, work.settings.batch_bytes)
     for batch in _timed(batches, clock):
         work.attempt.check()
-        started_s = time.perf_counter()
+        started_s = clock.enter("transform", time.perf_counter())
         places = _places(conn, work, batch)
         try:
             rows = transformer.transform(*_as_in_source(batch, places))
@@ -130,10 +130,12 @@ def load(work: ChunkWork, stored: BinaryIO, conn: Connection, *, merge_each_batc
             refused = [_refused(batch, places, verdict) for verdict in (*rows.rejected, *refused_parts)]
             refused += [_refused_by_server(batch, places, fault) for fault in faults]
             if refused:
-                started_s = time.perf_counter()
+                started_s = clock.enter("ledger", time.perf_counter())
                 verbs.reject(conn, work.load_id, lease.task_id, lease.attempt_no, refused)
                 clock.add("ledger", time.perf_counter() - started_s)
         clock.raw_bytes += batch.raw_bytes
+        clock.lines += batch.n_lines
+        clock.rows += sum(len(table.rows) for table in rows.tables)
         total += batch.n_lines
         loaded += rows.n_loaded() - len(faults)
         rejected += len(rows.rejected) + len(faults)
@@ -202,7 +204,7 @@ def _timed(batches: Iterable[cut.LineBatch], clock: StageClock) -> Iterator[cut.
     """Charge the time that the next batch takes to decompression."""
     iterator = iter(batches)
     while True:
-        started_s = time.perf_counter()
+        started_s = clock.enter("decompress", time.perf_counter())
         batch = next(iterator, None)
         clock.add("decompress", time.perf_counter() - started_s)
         if batch is None:

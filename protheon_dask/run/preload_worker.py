@@ -8,6 +8,7 @@ import threading
 from distributed import Worker
 
 from protheon_dask import failpoints
+from protheon_dask.run.doing import METRIC
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.settings import environment, read_settings
 from protheon_dask.run.tasks import STARTUP_KEY
@@ -24,6 +25,7 @@ def dask_setup(worker: Worker) -> None:
     process = start_process(read_settings({}).settings, environment(), str(worker.name))
     told = {"host": process.worker.host, "process_uuid": str(process.worker.process_uuid)}
     worker.startup_information[STARTUP_KEY] = lambda _worker: told
+    worker.metrics[METRIC] = lambda _worker: process.doing.told()
 
 
 def dask_teardown(_worker: Worker) -> None:

@@ -35,6 +35,7 @@ from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.postgres import is_outage
 from protheon_dask.run import completing, function, ingest
+from protheon_dask.run.doing import Doing
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
@@ -76,6 +77,7 @@ class WorkerProcess:
         )
         self._conn: Connection | None = None
         self._prepared: dict[int, Prepared] = {}
+        self.doing = Doing(time.perf_counter)
         self._told_late: tuple[Lease, StageClock] | None = None  # what the last completion took, told with the next claim
 
     def run(self, dispatch: Dispatch) -> str:
@@ -84,7 +86,7 @@ class WorkerProcess:
         Guarantee: raises only where the process itself is at fault; an attempt that was opened is ended, or left to its lease.
         """
         token, clock = uuid4(), StageClock()
-        started_s = time.perf_counter()
+        started_s = clock.enter("ledger", time.perf_counter())
         try:
             claimed = self._patiently(lambda: self._claim(dispatch, token), CLAIM_WAIT_S)
         except LedgerUnavailable as exc:
@@ -96,7 +98,8 @@ class WorkerProcess:
             return NOT_CLAIMED
         clock.add("ledger", time.perf_counter() - started_s)
         try:
-            return self._attempt(claimed, clock)
+            with self.doing.at_work(claimed.lease.task_id, claimed.run_id, clock, started_s):
+                return self._attempt(claimed, clock)
         finally:
             gc.collect()  # see quiet_collector; takes milliseconds, since nothing of before is looked at
 
@@ -116,6 +119,7 @@ class WorkerProcess:
                     "attempt.failed",
                     extra={"task_id": claimed.lease.task_id, "attempt_no": claimed.lease.attempt_no, "error": failed.message},
                 )
+                clock.enter("ledger", time.perf_counter())
                 word = self._end(claimed, failed, attempt)
                 return MISFIT if word == FAILED and is_misfit(exc) else word
 
@@ -142,6 +146,7 @@ class WorkerProcess:
             self._ingest(claimed, attempt, clock)
         else:
             self._call(claimed, attempt, clock)
+        self.doing.done()
         self._told_late = (claimed.lease, clock)
 
     def _ingest(self, claimed: verbs.Claimed, attempt: Attempt, clock: StageClock) -> None:
@@ -183,6 +188,7 @@ class WorkerProcess:
         with translated(self._url):
             conn = attempt.connection = stack.enter_context(contextlib.closing(open_lent(self._url)))
             self._begin(conn, attempt, clock)
+            clock.enter("transform", time.perf_counter())  # it is the function's time again
             conn.lend()
         return conn
 
@@ -216,7 +222,7 @@ class WorkerProcess:
         settings = self.settings
         timeouts = transaction.Timeouts(settings.advisory_wait_s, settings.lease_s, self._stall_s(attempt) + settings.lease_s)
         failpoints.hit("begin.before")
-        started_s = time.perf_counter()
+        started_s = clock.enter("ledger", time.perf_counter())
         with attempt.in_flight():
             transaction.begin(conn, attempt.lease, timeouts)
         clock.add("ledger", time.perf_counter() - started_s)
@@ -226,8 +232,15 @@ class WorkerProcess:
         """Find out what became of an unanswered COMMIT; raise unless the rows are there."""
         lease = attempt.lease
         resolved = self._patiently(lambda: transaction.resolve_commit(self._url, lease), None, attempt)
-        facts = {"committed": resolved.committed, "still_ours": resolved.still_ours}
-        logger.warning("commit.resolved", extra={"task_id": lease.task_id, "attempt_no": lease.attempt_no, **facts})
+        logger.warning(
+            "commit.resolved",
+            extra={
+                "task_id": lease.task_id,
+                "attempt_no": lease.attempt_no,
+                "committed": resolved.committed,
+                "still_ours": resolved.still_ours,
+            },
+        )
         if resolved.committed:
             return
         if not resolved.still_ours:

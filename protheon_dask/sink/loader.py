@@ -238,7 +238,7 @@ class ChunkLoader:
                    and opens the next one's savepoint, unless lines or parts of this batch are refused, by the pipeline
                    or the database. So their rejects may be written at once; before writing anything else: settle().
         """
-        started = self._now()
+        started = self._clock.enter("copy", self._now())
         try:
             if any(table.rows for table in batch.tables):
                 return self._load(batch)
@@ -261,7 +261,7 @@ class ChunkLoader:
                 can be named. Roll back and load the chunk again with merge_each_batch=True. TargetAltered: roll back, describe
                 the tables anew. InvariantError: rows do not add up.
         """
-        started = self._now()
+        started = self._clock.enter("merge", self._now())
         try:
             for route in sorted(self._routes, key=lambda route: route.name):
                 if route.is_merged_last and route.rows.offered:

@@ -1,0 +1,36 @@
+-- picture_loads: sums over the tasks of loads that may have changed since the last look, a row a load.
+-- Params: known bigint[] (loads whose tasks were still to be done at the last look), since timestamptz? (look also at loads that were
+--         finished after it; NULL: at every load of the ledger, once, when a broker begins)
+-- Returns: (id, is_finished: nothing of it changes any more, is_open: its owner is live and it is not finished, ready, running, succeeded,
+--          dead, cancelled, lines, raw_bytes, rejects, rows, and by how they ended the attempts after which a task was claimed again)
+-- Asked every second. Loads are as many as files: they are looked through; those that are not cut yet have no tasks.
+-- Index: run_open, load_owner, task_load, attempt_pkey, table_count_pkey.
+WITH its AS MATERIALIZED (
+    SELECT load.id, load.finished_at IS NOT NULL AS is_finished, load.finished_at IS NULL AND owner.ended_at IS NULL AS is_open
+      FROM protheon.load JOIN protheon.run AS owner ON owner.id = load.owner_run_id
+     WHERE load.split_state <> 'pending'
+       AND (%(since)s::timestamptz IS NULL OR load.finished_at > %(since)s::timestamptz
+            OR (load.finished_at IS NULL AND (owner.ended_at IS NULL OR load.id = ANY (%(known)s::bigint[]))))
+)
+SELECT its.id, its.is_finished, its.is_open, tasks.*, tried.*, stored.rows
+  FROM its
+ CROSS JOIN LATERAL (
+       SELECT count(*) FILTER (WHERE state = 'ready') AS ready, count(*) FILTER (WHERE state = 'running') AS running,
+              count(*) FILTER (WHERE state = 'succeeded') AS succeeded, count(*) FILTER (WHERE state = 'dead') AS dead,
+              count(*) FILTER (WHERE state = 'cancelled') AS cancelled
+         FROM protheon.task WHERE task.load_id = its.id) AS tasks
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(attempt.lines) FILTER (WHERE outcome = 'succeeded'), 0)::bigint AS lines,
+              coalesce(sum(attempt.raw_bytes) FILTER (WHERE outcome = 'succeeded'), 0)::bigint AS raw_bytes,
+              coalesce(sum(attempt.rejected), 0)::bigint AS rejects,
+              count(*) FILTER (WHERE outcome = 'failed' AND attempt.attempt_no < task.attempt_no) AS after_failed,
+              count(*) FILTER (WHERE outcome = 'released' AND attempt.attempt_no < task.attempt_no) AS after_released,
+              count(*) FILTER (WHERE outcome = 'crashed' AND attempt.attempt_no < task.attempt_no) AS after_crashed,
+              count(*) FILTER (WHERE outcome = 'expired' AND attempt.attempt_no < task.attempt_no) AS after_expired,
+              count(*) FILTER (WHERE outcome = 'cancelled' AND attempt.attempt_no < task.attempt_no) AS after_cancelled
+         FROM protheon.task JOIN protheon.attempt ON attempt.task_id = task.id
+        WHERE task.load_id = its.id AND task.attempt_no > 0) AS tried
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(table_count.offered), 0)::bigint AS rows
+         FROM protheon.task JOIN protheon.table_count ON table_count.task_id = task.id
+        WHERE task.load_id = its.id AND task.state = 'succeeded') AS stored;
