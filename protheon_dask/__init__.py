@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protheon_dask.errors import ProtheonError, Reject
-    from protheon_dask.notebook import local, preview
+    from protheon_dask.errors import ProtheonError, Reject, StillRunning
+    from protheon_dask.notebook import Cluster, MoreRows, Run, connect, local, preview
     from protheon_dask.pipelines.declare import pipeline
     from protheon_dask.pipelines.function import TaskContext, task
     from protheon_dask.pipelines.pipeline import FILTERED
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FILTERED",
+    "Cluster",
     "Column",
     "ForeignKey",
+    "MoreRows",
     "ProtheonError",
     "Reject",
     "Row",
+    "Run",
+    "StillRunning",
     "Table",
     "TaskContext",
     "__version__",
+    "connect",
     "local",
     "pipeline",
     "preview",
@@ -34,6 +39,11 @@ __all__ = [
 _HOMES = {
     "ProtheonError": "protheon_dask.errors",
     "Reject": "protheon_dask.errors",
+    "StillRunning": "protheon_dask.errors",
+    "Cluster": "protheon_dask.notebook",
+    "MoreRows": "protheon_dask.notebook",
+    "Run": "protheon_dask.notebook",
+    "connect": "protheon_dask.notebook",
     "local": "protheon_dask.notebook",
     "pipeline": "protheon_dask.pipelines.declare",
     "preview": "protheon_dask.notebook",

@@ -1,37 +1,103 @@
-"""The face of notebooks and scripts: a cluster on this machine for the time of a block."""
+"""The face of notebooks and scripts: a cluster on this machine, or one that runs already, as one object."""
 
 from __future__ import annotations
 
+import atexit
 import logging
+import sys
+from threading import Lock
+from typing import Any, Final
 
 from protheon_dask.run import api
+from protheon_dask.run.attaching import attach
+from protheon_dask.run.cluster import Cluster, Runs
+from protheon_dask.run.frames import MoreRows
+from protheon_dask.run.handle import Run
 from protheon_dask.run.preview import preview
 
-EMBEDDED = "embedded"
+EMBEDDED: Final = "embedded"
 """In the place of a database's URL: the embedded one, whatever the environment says (as --into has it)."""
 
 logger = logging.getLogger(__name__)
 
+_open: dict[tuple[str, str], _Shared] = {}
+"""Clusters of this process, by home and database: a cell that is run again finds the one that it made before."""
+_lock = Lock()
 
-def local(into: str | None = None, workers: int | None = None) -> api.LocalCluster:
-    """A cluster on this machine for the time of a ``with`` block: PostgreSQL if none is named, scheduler, broker and workers.
 
-    One that this user's commands or scripts run already over the same database is used, with its workers.
+def local(workers: int | None = None, into: str | None = None, **settings: Any) -> Cluster:
+    """A cluster on this machine, started at once: PostgreSQL if none is named, scheduler, broker and workers.
 
+    One that this user's commands, kernels or scripts run already over the same database is used, with its workers; called again in
+    the same process, it gives the same object.
+
+    workers:   processes of one thread each; None: one for each CPU.
     into:      a PostgreSQL URL or ``embedded``; None: as the commands find it (PROTHEON_DATABASE_URL, the settings file, DATABASE_URL,
                libpq's variables, else the embedded one).
-    workers:   processes of one thread each; None: one for each CPU.
-    Raises:    ConfigError, here or at the block's begin: settings, URL, rights, a cluster that does not start; LedgerUnavailable.
-    Guarantee: nothing runs before the block begins. What it started ends with it, however it ends; the data and the tasks that have
-               not ended stay in the database. What happens is told to this module's logger, at INFO.
+    settings:  as `protheon config` names them, such as ``lease_s=30``.
+    Raises:    ConfigError: settings, URL, rights, a cluster that does not start; LedgerUnavailable. Nothing is left running.
+    Guarantee: it ends by close(), with its ``with`` block, or with this process, however that ends. The data, and the runs and tasks
+               that have not ended, stay in the database. What happens is told to this module's logger, at INFO.
     """
-    effective = api.read_settings({})
+    effective = api.read_settings(settings)
     database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
-    return api.local(effective, database, workers=workers, on_event=_log_event)
+
+    def start(takes_over: bool) -> api.LocalCluster:
+        return api.local(effective, database, workers=workers, takes_over=takes_over, on_event=_log_event)
+
+    place = (effective.settings.home, database.url or str(database.embedded_dir))
+    with _lock:
+        known = _open.get(place)
+        if known is None or known.is_closed:
+            known = _open[place] = _Shared.started(start, say=_say)
+            is_new = True
+        else:
+            is_new = False
+        known.n_users += 1
+    if workers is not None and not (is_new and known.is_ours):
+        _say("workers= is left aside: the cluster that runs already has workers of its own")
+    return known
+
+
+def connect(address: str, into: str | None = None, **settings: Any) -> Cluster:
+    """A cluster whose master runs already, at this gRPC address (``host:port``; the port left out is 50051).
+
+    into:      the PostgreSQL of its ledger, for reports, ``sql`` and ``verify`` without a way through the master; None: the one that the
+               commands would find, if it is that ledger. Reports work without any.
+    settings:  as for local().
+    Raises:    BrokerUnavailable: no master answers there. ConfigError: the address, or into is another database than the master's.
+    Guarantee: the master, its runs and its workers stay as they are when this object is closed.
+    """
+    effective = api.read_settings(settings)
+    database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
+    return attach(effective, address, database, is_given=into is not None, say=_say)
+
+
+class _Shared(Cluster):
+    """The cluster of this process over one database: of several blocks and names that share it the last one ends it."""
+
+    n_users = 0
+
+    def __exit__(self, kind: Any, value: BaseException | None, where: Any) -> None:
+        self.n_users -= 1
+        if self.n_users <= 0:
+            super().__exit__(kind, value, where)
+
+
+@atexit.register
+def _close_all() -> None:
+    """What the process leaves open ends with it, politely. Runs of others are waited for, unless a person has had enough."""
+    was_stopped = issubclass(getattr(sys, "last_type", None) or object, KeyboardInterrupt)
+    for cluster in list(_open.values()):
+        cluster.close(wait_others=not was_stopped)
 
 
 def _log_event(told: str) -> None:
     logger.info("local.event", extra={"told": told})
 
 
-__all__ = ["EMBEDDED", "local", "preview"]
+def _say(told: str) -> None:
+    print(told, file=sys.stderr, flush=True)
+
+
+__all__ = ["EMBEDDED", "Cluster", "MoreRows", "Run", "Runs", "connect", "local", "preview"]

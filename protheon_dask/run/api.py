@@ -31,7 +31,7 @@ from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
 from protheon_dask.run.settings import read_settings
-from protheon_dask.run.statistics import statistics_of
+from protheon_dask.run.statistics import statistics_of, was_interrupted
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
 from protheon_dask.run.verify import TableCheck, Verdict, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -64,6 +64,7 @@ __all__ = [
     "still_refused",
     "task_states",
     "undo_load",
+    "was_interrupted",
 ]
 
 
@@ -154,11 +155,6 @@ def local(
     takes_over: the one that was used has ended just now, and may still hold the lead: it is waited for.
     """
     return LocalCluster(effective, database, workers=workers, force_own=force_own, takes_over=takes_over, on_event=on_event)
-
-
-def was_interrupted(statistics: RunStatistics) -> bool:
-    """Did the run end because the command that ran its cluster has ended?"""
-    return statistics.state is RunState.CANCELLED and statistics.reason == runs.INTERRUPTED
 
 
 def running_master(effective: Effective, url: str) -> Master | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
@@ -32,6 +34,10 @@ APPLICATION: Final = "protheon-notebook"
 PAGE: Final = "/protheon"
 """Where our page is in Dask's dashboard, if the scheduler has it."""
 PAGE_LOOK_S: Final = 2.0
+TAKE_OVERS: Final = 5
+"""Starts of a cluster in the place of one that has ended, until what keeps them from it is an error."""
+TAKE_OVER_PAUSE_S: Final = 0.5
+"""Between two of them: what belongs to the one that ended, its PostgreSQL too, ends within that, or is waited for."""
 CLIENT_S: Final = "30s"
 """How long Dask's client waits for its scheduler, at first and when that is restarted."""
 
@@ -45,14 +51,25 @@ class Cluster:
     Guarantee: thread-safe, but for its beginning and its end.
     """
 
-    def __init__(self, master: Master, url: str | None, *, local: LocalCluster | None = None, say: Callable[[str], object]) -> None:
-        """url: of the ledger's database, where it is known here. local: what was started, or joined. say: for words to the person."""
-        self._master, self._url, self._local, self._say = master, url, local, say
+    def __init__(self, master: Master, url: str | None, *, say: Callable[[str], object]) -> None:
+        """url: of the ledger's database, where it is known here. say: for words to the person."""
+        self._master, self._url, self._say = master, url, say
+        self._local: LocalCluster | None = None
+        self._start: Callable[[bool], LocalCluster] | None = None
         self._lock = RLock()
         self._owner_pid = os.getpid()
         self._is_closed = False
         self._own_runs: set[int] = set()
         self._dask: distributed.Client | None = None
+        self._generation = 0
+
+    @classmethod
+    def started(cls, start: Callable[[bool], LocalCluster], *, say: Callable[[str], object]) -> Self:
+        """A cluster of this machine, which starts now. start: makes one; True: after one that has ended just now (takes_over)."""
+        local = start(False).__enter__()
+        made = cls(local.client, local.url, say=say)
+        made._local, made._start = local, start
+        return made
 
     # --- where it is --------------------------------------------------------------------------------------------------------
 
@@ -61,6 +78,8 @@ class Cluster:
         """The gRPC client. Raises ConfigError: the cluster is closed."""
         if self._is_closed:
             raise ConfigError("this cluster is closed: make another one by protheon.local() or protheon.connect()")
+        if self._local is not None and self._local.is_gone():
+            self._take_over()
         return self._master
 
     @property
@@ -149,8 +168,11 @@ class Cluster:
             replace=replace,
             checksum=checksum,
         )
+        if self._local is not None:
+            chosen.check_here()
         submitted = chosen.submit(self.master)
-        return self.made(Run(self, submitted.run_id, chosen))
+        self.own(submitted.run_id)
+        return Run(self, submitted.run_id, chosen)
 
     def run(self, id: int | None = None) -> Run:
         """A run by its number, whoever started it, from any kernel; None: the latest. Raises NotFound."""
@@ -221,38 +243,82 @@ class Cluster:
 
     # --- its end ------------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, *, wait_others: bool = True) -> None:
         """End what this object started; a cluster that others run stays. Idempotent.
 
-        Runs of other commands that use a cluster of ours are waited for, and named; Ctrl-C ends them, too. Our own are interrupted.
+        Runs of other commands and kernels that use a cluster of ours are waited for, and named, unless wait_others is false; Ctrl-C
+        ends them, too. Our own are interrupted.
         """
         if self._is_closed or os.getpid() != self._owner_pid:  # a fork of this process has no cluster
             return
         self._is_closed = True
-        try:
-            if self._dask is not None:
-                self._dask.close()  # type: ignore[no-untyped-call]
-        finally:
+        with ExitStack() as stack:
+            stack.callback(self._master.close)
             if self._local is not None:
-                try:
-                    self._local.wait_others(self._say)
-                finally:
-                    self._local.__exit__(None, None, None)
-            else:
-                self._master.close()
+                stack.push(self._local.__exit__)
+            if self._dask is not None:
+                stack.callback(self._dask.close)
+            if self._local is not None and wait_others:
+                self._local.wait_others(self._say, self._own_runs)
+
+    @property
+    def is_closed(self) -> bool:
+        """Has it ended? Its methods raise ConfigError then."""
+        return self._is_closed
+
+    @property
+    def is_ours(self) -> bool:
+        """Did this object start the cluster, which then ends with it?"""
+        return self._local is not None and self._local.is_ours
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
-        self.close()
+        self.close(wait_others=value is None)
+
+    # --- the end of a cluster that was another's --------------------------------------------------------------------------------
+
+    def moved_on(self, generation: int) -> bool:
+        """Has the command ended that ran the cluster in which this generation's runs were made? Another cluster takes its place then."""
+        with self._lock:
+            if generation == self._generation and self._local is not None:
+                self._local.wait_gone()  # its command may be ending it at this moment
+                if self._local.is_gone():
+                    self._take_over()
+            return generation != self._generation
+
+    def _take_over(self) -> None:
+        """Start a cluster, or join the one that another survivor started, in the place of one that has ended with its command."""
+        with self._lock:
+            if self._local is None or self._start is None or not self._local.is_gone():
+                return
+            self._say("the command that ran the cluster has ended: starting one of our own")
+            self._local.__exit__(None, None, None)
+            for n in range(TAKE_OVERS, -1, -1):
+                try:
+                    self._local = self._start(True).__enter__()
+                    break
+                except TransientError:  # nothing could be started beside what is still ending
+                    if not n:
+                        raise
+                    time.sleep(TAKE_OVER_PAUSE_S)
+            self._master, self._url = self._local.client, self._local.url
+            self._generation += 1
+            if self._dask is not None:
+                self._dask.close()  # type: ignore[no-untyped-call]
+                self._dask = None
 
     # --- for runs -----------------------------------------------------------------------------------------------------------
 
-    def made(self, run: Run) -> Run:
+    @property
+    def generation(self) -> int:
+        """It rises when another cluster takes this one's place."""
+        return self._generation
+
+    def own(self, run_id: int) -> None:
         """Keep in mind that a run is this object's own."""
-        self._own_runs.add(run.id)
-        return run
+        self._own_runs.add(run_id)
 
     def tell(self, notices: Iterable[str]) -> None:
         """Say what the master had to say."""

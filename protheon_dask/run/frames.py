@@ -21,7 +21,7 @@ Kind = Literal["int", "float", "bool", "text", "category", "time", "bytes", "lis
 
 DTYPES: Final[Mapping[Kind, str]] = {
     "int": "Int64",  # nullable: a bigint beyond 2^53 would not survive as a float
-    "float": "Float64",
+    "float": "float64",
     "bool": "boolean",
     "text": "string",
     "category": "category",

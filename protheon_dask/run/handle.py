@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from protheon_dask.broker.wire import DeadLetters
-from protheon_dask.errors import ProtheonError, StillRunning
+from protheon_dask.errors import BrokerUnavailable, ProtheonError, StillRunning
 from protheon_dask.model import RunState
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import ROWS, report_frame
+from protheon_dask.run.statistics import was_interrupted
 from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
 from protheon_dask.run.verify import Verification
 from protheon_dask.telemetry.pace import Pace, Rates
@@ -39,6 +41,8 @@ class Run:
     def __init__(self, cluster: Cluster, run_id: int, loading: Loading | None = None) -> None:
         """loading: what it was made of, where this object may ask for it once more (Cluster.load())."""
         self._cluster, self._id, self._loading = cluster, run_id, loading
+        self._generation = cluster.generation
+        self._lock = Lock()
         self._pace = Pace()
 
     @property
@@ -61,12 +65,36 @@ class Run:
     def pictures(self, timeout: float | None = None) -> Iterator[RunStatistics]:
         """The run at once and whenever it changed, at most twice a second, last as ended or paused, or as it is after timeout seconds.
 
-        An outage of PostgreSQL or the broker is waited for: the last picture says so, and since when.
+        An outage of PostgreSQL or the broker is waited for: the last picture says so, and since when. Where the cluster was another
+        command's, and that command ends, another cluster takes its place and is asked for the same again: the run has a new number then.
         """
         end_at = math.inf if timeout is None else time.monotonic() + timeout
-        for picture in self._cluster.master.watch(self._id, end_at):
-            self._pace.add(picture, time.monotonic())
-            yield picture
+        while True:
+            generation, picture = self._generation, None
+            try:
+                for picture in self._cluster.master.watch(self._id, end_at):
+                    self._pace.add(picture, time.monotonic())
+                    yield picture
+            except BrokerUnavailable:
+                if not self._goes_on(generation):
+                    raise
+            else:
+                if picture is None or not was_interrupted(picture) or not self._goes_on(generation):
+                    return
+
+    def _goes_on(self, generation: int) -> bool:
+        """Did the cluster end that the run was made in, and is the run gone on with in another one? The first who asks sees to it."""
+        with self._lock:
+            if self._generation == generation:
+                if self._loading is None or not self._cluster.moved_on(generation):
+                    return False
+                self._generation = self._cluster.generation
+                if was_interrupted(self._cluster.master.get(self._id)):  # else it has ended, or paused, by itself
+                    self._loading = self._loading.to_go_on()
+                    before, self._id = self._id, self._loading.submit(self._cluster.master).run_id
+                    self._cluster.own(self._id)
+                    self._cluster.tell([f"run {before} goes on as run {self._id}"] if before != self._id else [])
+            return True
 
     def wait(self, timeout: float | None = None) -> RunStatistics:
         """Wait until the run has ended or paused, and return its last picture. A paused run waits for you: see its reason, and resume().
@@ -121,7 +149,10 @@ class Run:
         limit = None if reject_limit is None else reject_limit_of(reject_limit)
         submitted = self._cluster.master.replay(self._id, chosen, limit)
         self._cluster.tell(submitted.notices)
-        return self._cluster.made(Run(self._cluster, submitted.run_id)) if submitted.run_id else None
+        if not submitted.run_id:
+            return None
+        self._cluster.own(submitted.run_id)
+        return Run(self._cluster, submitted.run_id)
 
     def replay_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
         """Make dead tasks ready again, all open ones of the run or those named; the run that had ended over them goes on. Idempotent.

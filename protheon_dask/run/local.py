@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,9 +140,10 @@ class LocalCluster:
         if self._ended is not None:
             self._ended.check()
 
-    def wait_others(self, say: Callable[[str], object]) -> None:
+    def wait_others(self, say: Callable[[str], object], own: Collection[int] = ()) -> None:
         """Wait until no run of another command, which found this cluster running and uses it, is still at work here.
 
+        own: runs that are not waited for.
         Call it before a normal end: the end cancels what still runs. A paused run waits for a person, and is not waited for.
         Raises:    what check() raises. KeyboardInterrupt: the person would rather end them.
         Guarantee: returns at once where the cluster is not ours, or nobody else uses it. While PostgreSQL is away it waits on.
@@ -151,7 +152,7 @@ class LocalCluster:
         while self.is_ours:
             self.check()
             with suppress(LedgerUnavailable):
-                others = self._open_runs()
+                others = [run_id for run_id in self._open_runs() if run_id not in own]
                 if not others:
                     break
                 for run_id in others:

@@ -6,6 +6,7 @@ from protheon_dask.errors import NotFound
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.hosts import aside_words, hosts_aside
+from protheon_dask.ledger.runs import INTERRUPTED
 from protheon_dask.model import STAGES, RunState, TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -22,3 +23,8 @@ def statistics_of(conn: Connection, run_id: int) -> RunStatistics:
         row["reason"] = aside_words(hosts_aside(conn))
     row.update(gone_on_by=tuple(row["gone_on_by"]), behind=tuple(row["behind"]))
     return RunStatistics(**row, rows=tables, stage_seconds=stages)
+
+
+def was_interrupted(statistics: RunStatistics) -> bool:
+    """Did the run end because the command that ran its cluster has ended?"""
+    return statistics.state is RunState.CANCELLED and statistics.reason == INTERRUPTED

@@ -1,0 +1,78 @@
+"""A cluster object over a master that runs already: its address, this user's key, and the database if it can be had from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from protheon_dask.config import Effective, Settings
+from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
+from protheon_dask.ledger import reports
+from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.embedded import EmbeddedPostgres
+from protheon_dask.ledger.migrate import applied
+from protheon_dask.run.cluster import APPLICATION, Cluster
+from protheon_dask.run.keys import KEY_FILE, read_key
+from protheon_dask.run.local import Database
+from protheon_dask.run.master import Master
+from protheon_dask.run.settings import home_of
+
+PORT: Final = Settings().broker_port
+"""Of a master whose address names none."""
+
+
+def attach(effective: Effective, address: str, database: Database, *, is_given: bool, say: Callable[[str], object]) -> Cluster:
+    """A cluster over the master at this address.
+
+    database: where its ledger may be reached from here. is_given: a person named it for this; else it is left aside if it is not that.
+    Raises:   BrokerUnavailable: no master answers there. ConfigError: the address, or the database that was given is another one.
+    """
+    place = master_address(address)
+    key_file = home_of(effective.settings) / KEY_FILE
+    master = Master(place, read_key(key_file) if key_file.exists() else None)
+    try:
+        try:
+            ledger_id = master.info().ledger_id
+        except BrokerUnavailable as exc:
+            raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({exc})") from exc
+        return Cluster(master, ledger_url(effective.settings, database, ledger_id, is_given=is_given), say=say)
+    except ProtheonError:
+        master.close()
+        raise
+
+
+def master_address(text: str) -> str:
+    """``host:port`` of what a person gives: the port may be left out. Raises ConfigError."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or (text.count(":") > 1 and not text.startswith("[")) or text.endswith("]"):  # a bare name, or IPv6
+        host, port = text.strip(), str(PORT)
+    if "/" in text or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"{text!r} is no address of a master: give host:port, such as master:{PORT}")
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def ledger_url(settings: Settings, database: Database, ledger_id: str, *, is_given: bool) -> str | None:
+    """The URL of this ledger, if the database is it and answers; None: it is not.
+
+    Raises: ConfigError, LedgerUnavailable: as it was given it must be.
+    """
+    url: str | None = database.url
+    if database.embedded_dir is not None:
+        bin_dir = Path(settings.postgres_bin) if settings.postgres_bin else None
+        url = EmbeddedPostgres(database.embedded_dir, bin_dir).running_url() if database.embedded_dir.exists() else None
+    try:
+        if url is None:
+            raise ConfigError(f"the embedded PostgreSQL does not run in {database.embedded_dir}")
+        with opened(url, application=APPLICATION) as conn:
+            found = str(reports.status(conn)["ledger_id"]) if applied(conn) else None
+        if found != ledger_id:
+            what = (
+                "it has no ledger" if found is None else f"its ledger is {found}, the master's {ledger_id or 'not known: it does not lead'}"
+            )
+            raise ConfigError(f"the database that {database.origin} names is not the one of this master: {what}")
+    except ProtheonError:
+        if is_given:
+            raise
+        return None
+    return url
