@@ -23,11 +23,11 @@ from protheon_dask.ledger.connect import Connection, check_direct, check_writabl
 from protheon_dask.ledger.hosts import holder_of
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.ledger.transaction import is_of_server, sqlstate_of
-from protheon_dask.model import Cost, Dispatch, Failed, Outcome, RunState, Seen, TaskState
+from protheon_dask.model import Cost, Dispatch, Failed, Lease, Outcome, RunState, Seen, TaskState
 from protheon_dask.policy import OVER_LIMIT, dispatch_window
 from protheon_dask.run.cutting import Cutting, Wanted
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen
-from protheon_dask.run.failure import end_without_effect
+from protheon_dask.run.failure import end_without_effect, tell_dead
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.hosts import Ended, Ending, HostWatch
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
@@ -91,6 +91,7 @@ class Coordinator:
         self.waiting_for: str | None = None  # an outage, in words; None: all is well
         self.waiting_since_at = 0.0
         self.ledger_lost_at: float | None = None  # since when PostgreSQL is away; None: it is there
+        self.round_at = time.time()  # when the last round ended
         self._told_of_dask: str | None = None  # what waiting_for says where it is Dask that is waited for
 
     # --- called from other threads --------------------------------------------------------------------------------------
@@ -118,6 +119,11 @@ class Coordinator:
         """End run() after the round that is in progress."""
         self._stopping.set()
         self._wake.set()
+
+    @property
+    def dask(self) -> DaskLink:
+        """The link to the scheduler: what it told last, and how it is called."""
+        return self._dask
 
     @property
     def n_threads(self) -> int:
@@ -161,6 +167,7 @@ class Coordinator:
                 self._wake.clear()
                 try:
                     self._round()
+                    self.round_at = time.time()
                 except LedgerUnavailable as exc:
                     if sqlstate_of(exc) in TURNED_AWAY and not self._ledger.closed:
                         logger.warning("ledger.turned_away", extra={"error": str(exc)})
@@ -337,6 +344,7 @@ class Coordinator:
         """
         gone = dict(self._gone)
         taken: list[int] = []
+        told_of: list[tuple[Lease, str, str | None]] = []  # what was taken back and why, and why its task is dead
         with self._ledger.transaction():
             expiring = verbs.expire(self._ledger, self._epoch, list(gone))
             may_expire = self._may_expire()  # after it was heard: the statement itself may have hung
@@ -355,13 +363,16 @@ class Coordinator:
                     is_ours = was is not None and was.attempt_no + 1 == seen.attempt_no
                     self._stuck.expired(seen, holder.process_uuid, now, was if is_ours else None)
                 failed = Failed(cost, "WorkerDied", told)
-                end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
-                logger.warning("task.expire", extra={"task_id": seen.task_id, "attempt_no": seen.attempt_no, "reason": told})
+                dead = end_without_effect(self._ledger, item.lease, failed, outcome, item.spent, self.settings.retry_policy)
+                told_of.append((item.lease, told, dead))
                 taken.append(seen.task_id)
             if taken:
                 failpoints.hit("expire.before")
         if taken:
             failpoints.hit("expire.after")
+        for lease, told, dead in told_of:
+            logger.warning("task.expire", extra={"task_id": lease.task_id, "attempt_no": lease.attempt_no, "reason": told})
+            tell_dead(lease, dead)
         for seen in gone:
             if holder_of(self._ledger, seen) is None:  # taken back just now, or it ended otherwise
                 del self._gone[seen]

@@ -124,7 +124,8 @@ class Cutting:
             self._wanted.get(load_id, {}).pop(event.manifest.first_line, None)
         elif isinstance(event, SplitFailed) and not self._is_tried_again(item, event):
             if item.split.replay_of is None:
-                runs.pause_run(conn, item.split.run_id, event.message)
+                if runs.pause_run(conn, item.split.run_id, event.message):
+                    logger.warning("run.pause", extra={"run_id": item.split.run_id, "reason": event.message})
             else:  # nobody can bring back a file of ours: the run ends without what is left of it, and another replay takes that
                 with conn.transaction():
                     runs.split_ended(conn, epoch, load_id, SplitState.FAILED, message=LOST)

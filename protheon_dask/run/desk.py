@@ -123,7 +123,9 @@ class RunDesk:
         with self._connected() as conn:
             run_id = run_id or runs.latest_run(conn)
             with conn.transaction():
-                runs.cancel_run(conn, run_id, runs.CANCELLED_BY_HAND)
+                is_cancelled = runs.cancel_run(conn, run_id, runs.CANCELLED_BY_HAND)
+            if is_cancelled:
+                logger.info("run.cancel", extra={"run_id": run_id})
             self._coordinator.wake()
             return self._view(conn, run_id)
 
@@ -131,7 +133,9 @@ class RunDesk:
         """Dispatch nothing more of a run. Idempotent: a run that is paused, or has ended, stays as it is, with its reason."""
         with self._connected() as conn:
             run_id = run_id or runs.latest_run(conn)
-            runs.pause_run(conn, run_id, reason or runs.PAUSED_BY_HAND)
+            told = reason or runs.PAUSED_BY_HAND
+            if runs.pause_run(conn, run_id, told):
+                logger.warning("run.pause", extra={"run_id": run_id, "reason": told})
             return self._view(conn, run_id)
 
     def resume(self, resumption: wire.Resumption) -> wire.RunView:

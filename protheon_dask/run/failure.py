@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import traceback
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from protheon_dask.policy import GiveUp, Retry, RetryPolicy
 from protheon_dask.postgres import Place
 from protheon_dask.run.function import FunctionFailed
 from protheon_dask.run.ingest import RejectLimitCrossed
+
+logger = logging.getLogger(__name__)
 
 
 def failure_of(exc: Exception, place: Place | None = None) -> Failed:
@@ -52,13 +55,22 @@ def end_without_effect(
     policy: RetryPolicy,
     *,
     least_delay_s: float = 0.0,
-) -> None:
+) -> str | None:
     """Give the task back, or up, as the policy decides, in the caller's transaction. LeaseLost if the attempt is no longer the task's.
 
     spent: how often the task has ended at each cost before this time. least_delay_s: a retry comes no sooner.
+    Returns why the task is dead now, or None: the caller says so once it has committed (tell_dead).
     """
     match policy.decide(failed.cost, spent.get(failed.cost, 0) + 1, random.random()):
         case Retry(delay_s=delay_s):
             verbs.release(conn, lease, failed, outcome, max(delay_s, least_delay_s))
+            return None
         case GiveUp(reason=reason):
             verbs.dead_letter(conn, lease, failed, outcome, reason)
+            return reason
+
+
+def tell_dead(lease: Lease, reason: str | None) -> None:
+    """After the COMMIT, the event of a task that is dead; none where it is not."""
+    if reason is not None:
+        logger.warning("task.dead_letter", extra={"task_id": lease.task_id, "attempt_no": lease.attempt_no, "reason": reason})

@@ -36,7 +36,7 @@ from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.postgres import is_outage
 from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.doing import Doing
-from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit
+from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
@@ -77,7 +77,7 @@ class WorkerProcess:
         )
         self._conn: Connection | None = None
         self._prepared: dict[int, Prepared] = {}
-        self.doing = Doing(time.perf_counter)
+        self.doing = Doing(time.perf_counter, os.cpu_count() or 1)
         self._told_late: tuple[Lease, StageClock] | None = None  # what the last completion took, told with the next claim
 
     def run(self, dispatch: Dispatch) -> str:
@@ -284,9 +284,13 @@ class WorkerProcess:
             spent, policy = verbs.spent(conn, lease.task_id), self.settings.retry_policy
             if claimed.max_failures is not None:
                 policy = policy.dead_at(Cost.FAILURE, claimed.max_failures)
-            end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
+            dead = end_without_effect(conn, lease, failed, outcome, spent, policy, least_delay_s=least_delay_s)
+            is_paused = False
             if failed.pause is not None and claimed.run_id is not None:
-                runs.pause_run(conn, claimed.run_id, failed.pause, by=lease)
+                is_paused = runs.pause_run(conn, claimed.run_id, failed.pause, by=lease)
+        tell_dead(lease, dead)
+        if is_paused:
+            logger.warning("run.pause", extra={"run_id": claimed.run_id, "reason": failed.pause})
         if failed.cost is not Cost.NOTHING:
             return FAILED
         if failed.error_class == ChecksumMismatch.__name__:
@@ -339,7 +343,8 @@ class WorkerProcess:
         try:
             with opened(self._url, application="protheon-worker") as conn, conn.transaction():
                 spent = verbs.spent(conn, attempt.lease.task_id)
-                end_without_effect(conn, attempt.lease, failed, Outcome.CRASHED, spent, self.settings.retry_policy)
+                dead = end_without_effect(conn, attempt.lease, failed, Outcome.CRASHED, spent, self.settings.retry_policy)
+            tell_dead(attempt.lease, dead)
         except LeaseLost:  # it was expired before: that this process lives is to be known before it ends
             self._keeper.give_back(attempt.lease)
         except ProtheonError:
