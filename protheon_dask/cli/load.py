@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import click
@@ -19,18 +17,13 @@ from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, re
 from protheon_dask.config import parse_reject_limit
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
 from protheon_dask.model import YOUR_PIPELINE, RunState
-from protheon_dask.pipelines.find import find
 from protheon_dask.policy import RejectLimit
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.workspace.source import resolve
-from protheon_dask.workspace.url import absolute, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from protheon_dask.broker.wire import Submitted
     from protheon_dask.config import Effective
-    from protheon_dask.pipelines.pipeline import Pipeline
     from protheon_dask.run.api import Database, LocalCluster, Master
 
 TAKE_OVERS: Final = 5
@@ -106,11 +99,17 @@ def load(
         raise click.UsageError("--workers is for a cluster that this command starts; with --detach the master has its own")
     typed = f"--pipeline {shlex.quote(pipeline)}" + (f" --table {shlex.quote(table)}" if table else "")
     effective = effective_settings()
-    places = [absolute(path) for path in paths]
-    chosen = find(pipeline, table=table, paths=places)
-    options = Options(chosen, places, None if chunk_lines == "auto" else chunk_lines, reject_limit, again, replace, checksum)
-    if not any(is_url(place) for place in places):
-        resolve(places)  # before anything is started: a name mistyped costs no waiting
+    chosen = api.loading(
+        paths,
+        pipeline,
+        table=table,
+        chunk_lines=chunk_lines,
+        reject_limit=reject_limit,
+        again=again,
+        replace=replace,
+        checksum=checksum,
+    )
+    chosen.check_here()
     database = resolved(effective, into)
     if detach:
         with api.opened(effective, database) as url, display(quiet=quiet) as progress:
@@ -122,16 +121,16 @@ def load(
                     raise ConfigError(
                         "--detach needs a master that stays: the one that runs here ends with the command that started it; leave it out"
                     )
-                submitted = options.submit(master)
+                submitted = chosen.submit(master)
                 tell([for_pasting(notice, typed, flag_of(into)) for notice in submitted.notices], progress)
                 latest = master.get(submitted.run_id)
         finish(latest, flag_of(into), quiet=quiet, as_json=as_json, pipeline=typed)
         return
 
     def ask(master: Master) -> tuple[int, Sequence[str]]:
-        nonlocal options
-        submitted = options.submit(master)
-        options = options.to_go_on()
+        nonlocal chosen
+        submitted = chosen.submit(master)
+        chosen = chosen.to_go_on()
         return submitted.run_id, submitted.notices
 
     final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into), pipeline=typed)
@@ -208,34 +207,6 @@ def see_through(
             progress.note("the command that ran the cluster has ended: starting one of our own")
             time.sleep(TAKE_OVER_PAUSE_S)
     raise InvariantError("the last try returns or raises")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is submitted; checked, and independent of where it runs."""
-
-    pipeline: Pipeline
-    paths: Sequence[str]
-    chunk_lines: int | None  # None: what suits
-    reject_limit: RejectLimit | None
-    again: bool
-    replace: bool
-    checksum: bool
-
-    def to_go_on(self) -> Options:
-        """What is asked for once a run was made of these: what that run has loaded is not to be loaded again."""
-        return dataclasses.replace(self, again=False, replace=False)
-
-    def submit(self, master: Master) -> Submitted:
-        return master.submit(
-            self.pipeline,
-            self.paths,
-            chunk_lines=self.chunk_lines,
-            reject_limit=self.reject_limit,
-            again=self.again,
-            replace=self.replace,
-            checksum=self.checksum,
-        )
 
 
 def for_pasting(notice: str, pipeline: str, into: str) -> str:

@@ -32,6 +32,7 @@ from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of, was_interrupted
+from protheon_dask.run.submitting import Loading, loading
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
 from protheon_dask.run.verify import TableCheck, Verdict, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -46,6 +47,7 @@ __all__ = [
     "Database",
     "DeadLetters",
     "Exported",
+    "Loading",
     "LocalCluster",
     "Master",
     "StillRefused",
@@ -57,6 +59,7 @@ __all__ = [
     "count_dead_letters",
     "export",
     "list_dead_letters",
+    "loading",
     "plan_undo",
     "purge_dead_letters",
     "read_settings",
