@@ -18,6 +18,7 @@ REASONS: Final = 3
 """Reasons of refused lines, and of dead chunks, that a summary names; the lists of both have more."""
 REASON_CHARACTERS: Final = 200
 """Of a reason in a summary: two lines of a terminal."""
+AGAIN: Final = "--again"
 MAX_REPLAYS: Final = 3
 """Replays that a summary names where its files were loaded by many runs; the notices name them all."""
 
@@ -72,25 +73,25 @@ def speed_sentence(s: RunStatistics) -> str:
     return SEPARATOR.join(parts)
 
 
-def facts(s: RunStatistics) -> list[str]:
-    """Lines, time and speed, what was skipped, what went wrong on the way."""
+def facts(s: RunStatistics, again: str = AGAIN) -> list[str]:
+    """Lines, time and speed, what was skipped, what went wrong on the way. again: how the face says to load once more."""
     told = [lines_sentence(s), speed_sentence(s)]
     if s.skipped_files:
-        told.append(f"{words.counted(s.skipped_files, 'file')} skipped: loaded before (--again loads once more)")
+        told.append(f"{words.counted(s.skipped_files, 'file')} skipped: loaded before ({again} loads once more)")
     if trouble := troubles(s):
         told.append(SEPARATOR.join(trouble))
     return told
 
 
-def loaded_before(s: RunStatistics) -> list[str]:
-    """Said where the run had nothing to do, and where a table that it counts on has been emptied since."""
+def loaded_before(s: RunStatistics, again: str = AGAIN) -> list[str]:
+    """Said where the run had nothing to do, and where a table that it counts on has been emptied since. again: as in facts()."""
     told = []
     if s.skipped_files and s.skipped_files == s.files:
         loaders = sorted({int(found[1]) for notice in s.notices if (found := _LOADED_BY.search(notice))})
         by = f"by run {', '.join(map(str, loaders))}" if loaders else "before"
         told.append(f"nothing was loaded: it was loaded {by}, with these numbers")
     lost = dict.fromkeys(found.groups() for notice in s.notices if (found := _LOST.search(notice)))
-    return told + [f"but table {table} is {state} now: load once more with --again" for table, state in lost]
+    return told + [f"but table {table} is {state} now: load once more with {again}" for table, state in lost]
 
 
 def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:

@@ -34,5 +34,5 @@ def test_of_a_long_text_the_middle_is_left_out() -> None:
 @given(st.text(st.characters(), max_size=80), st.integers(1, 40))
 def test_it_can_always_be_encoded_and_holds_no_control_character(text: str, most: int) -> None:
     shown = visible(text, most)
-    assert shown.encode()
+    assert shown.encode().decode() == shown
     assert not {character for character in shown if unicodedata.category(character) in ("Cc", "Cs")}
