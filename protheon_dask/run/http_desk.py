@@ -15,6 +15,7 @@ from protheon_dask.words import since
 
 STALE_S = 10.0
 """A picture is taken each second. Without one for so long nobody knows what flows, and /healthz says so."""
+NOT_COUNTED = "the ledger's first answer: it comes within seconds of the start, if PostgreSQL is there"
 NOT_YET = json_answer(503, {"healthy": False, "missing": ["the first picture of the cluster: it is taken within seconds of the start"]})
 
 
@@ -27,7 +28,13 @@ class HttpDesk:
         self._written: dict[str, Answer] = {}  # of the picture that was seen, by form or path
 
     def metrics(self, accept: str) -> Answer:
+        """The numbers, as accept wants them. 503 until the ledger has told its own: totals that begin at 0 would look like a new ledger's,
+        and Prometheus would take their return for work that was done.
+        """
         form = prometheus.choose(accept)
+        latest = self._latest()
+        if latest is not None and latest.counted_at is None:
+            return json_answer(503, {"healthy": False, "missing": [*self._aged(latest).missing, NOT_COUNTED]})
         if form == prometheus.JSON:
             return self._answer("metrics", lambda picture: json_answer(200, metrics_json(picture)))
         return self._answer(form, lambda picture: Answer(200, prometheus.CONTENT_TYPES[form], prometheus.exposition(picture, form)))

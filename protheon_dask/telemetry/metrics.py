@@ -38,7 +38,7 @@ class Metric:
 FAMILIES: Final[Mapping[str, str]] = {
     "protheon_tasks": "Chunks and tasks in the ledger, by state.",
     "protheon_workers": "Worker processes by status. Lost: the scheduler knew it a minute ago.",
-    "protheon_runs": "Runs that have not ended, by state.",
+    "protheon_runs": "Runs that have not ended, by state; the newest fifty of them.",
 }
 """What families say that have several entries; any other says its entry's meaning."""
 
@@ -69,6 +69,10 @@ def _gauge(key: str, meaning: str, read: Callable[[ClusterPicture], float | None
     return Metric(key=key, meaning=meaning, read=read, family=f"protheon_{key}", kind=GAUGE, unit=unit)
 
 
+def _moment(at: float | None) -> str | None:
+    return None if at is None else moment(datetime.fromtimestamp(at, UTC))
+
+
 def _shares(picture: ClusterPicture) -> dict[str, float]:
     seconds = sum(picture.stage_seconds.values())
     return {stage: round(picture.stage_seconds.get(stage, 0.0) / seconds, 4) if seconds > 0 else 0.0 for stage in STAGES}
@@ -83,8 +87,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         kind=INFO,
         label="version",
     ),
-    Metric(key="taken_at", meaning="When the numbers were taken, RFC 3339.", read=lambda p: moment(datetime.fromtimestamp(p.at, UTC))),
-    _gauge("picture_timestamp_seconds", "When the numbers were taken, seconds of the epoch.", lambda p: round(p.at, 3), "seconds"),
+    Metric(key="taken_at", meaning="When the picture was taken, RFC 3339.", read=lambda p: _moment(p.at)),
+    _gauge("picture_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.at, 3), "seconds"),
+    Metric(
+        key="counted_at", meaning="When the ledger told its part of it; old while PostgreSQL is away.", read=lambda p: _moment(p.counted_at)
+    ),
+    _gauge("counted_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.counted_at or 0.0, 3), "seconds"),
     _gauge("uptime_seconds", "Of the broker.", lambda p: round(p.uptime_s, 3), "seconds"),
     _gauge("ready", "1 where work can flow, 0 where /healthz answers 503.", lambda p: int(not p.missing)),
     Metric(key="missing", meaning="What keeps work from flowing, and since when, in words.", read=lambda p: list(p.missing)),
@@ -95,10 +103,12 @@ METRICS: Final[tuple[Metric, ...]] = (
     _state("dead_tasks", "dead", "Given up; each has a dead letter.", lambda p: p.totals.tasks_dead),
     _state("cancelled_tasks", "cancelled", "Of runs, or tasks, that a person cancelled.", lambda p: p.totals.tasks_cancelled),
     _gauge("oldest_ready_seconds", "Wait of the oldest chunk that is ready; 0: none is.", lambda p: p.oldest_ready_s or 0.0, "seconds"),
-    Metric(key="total_retries", meaning="Attempts that ended without effect, whatever the cause.", read=lambda p: p.totals.retries),
+    Metric(
+        key="total_retries", meaning="Attempts that ended without effect, and were followed by another.", read=lambda p: p.totals.retries
+    ),
     Metric(
         key="retries_by_cause",
-        meaning="Attempts that ended without effect, by how they ended.",
+        meaning="The same, by how they ended.",
         read=lambda p: {cause: p.totals.retries_by_cause.get(cause, 0) for cause in CAUSES},
         family="protheon_retries",
         kind=COUNTER,
@@ -183,4 +193,4 @@ def _worker_json(worker: WorkerPicture) -> dict[str, Any]:
 
 def health_json(picture: ClusterPicture) -> dict[str, Any]:
     """The object of /healthz; work flows where nothing is missing."""
-    return {"healthy": not picture.missing, "missing": list(picture.missing), "taken_at": moment(datetime.fromtimestamp(picture.at, UTC))}
+    return {"healthy": not picture.missing, "missing": list(picture.missing), "taken_at": _moment(picture.at)}

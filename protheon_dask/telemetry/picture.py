@@ -87,6 +87,7 @@ class ClusterPicture:
     look_ahead_chunks: int  # cut and not yet taken
     hosts_aside: tuple[HostAside, ...] = ()
     bound: str | None = None  # what bounds the work now, in words: telemetry.bound
+    counted_at: float | None = None  # when the ledger told totals and runs; None: it has not yet, and they are nothing rather than 0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that from_json reads back."""

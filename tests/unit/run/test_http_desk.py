@@ -12,7 +12,7 @@ from protheon_dask.telemetry import metrics, prometheus
 from protheon_dask.telemetry.picture import ClusterPicture, Flow, Totals
 
 AT = 1_790_000_000.0
-PICTURE = ClusterPicture(AT, "9.9", 1.0, (), Totals(lines=5), Flow(), (), (), {}, None, 0, 0, 0)
+PICTURE = ClusterPicture(AT, "9.9", 1.0, (), Totals(lines=5), Flow(), (), (), {}, None, 0, 0, 0, counted_at=AT)
 
 
 def test_before_the_first_picture_every_path_says_so() -> None:
@@ -20,6 +20,16 @@ def test_before_the_first_picture_every_path_says_so() -> None:
     for answer in (desk.metrics(""), desk.metrics("text/plain"), desk.workers(), desk.health()):
         assert (answer.code, answer.content_type) == (503, "application/json; charset=utf-8")
         assert "first picture" in json.loads(answer.body)["missing"][0]
+
+
+def test_until_the_ledger_has_counted_there_are_no_numbers_but_health_and_workers() -> None:
+    uncounted = replace(PICTURE, totals=Totals(), counted_at=None, missing=("since 10:02:11 UTC: PostgreSQL is away",))
+    desk = HttpDesk(lambda: uncounted, lambda: AT)
+    for accept in ("", "text/plain", "application/openmetrics-text"):
+        assert desk.metrics(accept).code == 503
+        missing = json.loads(desk.metrics(accept).body)["missing"]
+        assert (missing[0], "first answer" in missing[1]) == (uncounted.missing[0], True)
+    assert (desk.workers().code, desk.health().code) == (200, 503)
 
 
 def test_each_form_of_metrics_has_its_content_type() -> None:

@@ -69,6 +69,7 @@ PICTURE = ClusterPicture(
     look_ahead_chunks=21,
     hosts_aside=(HostAside("gamma", "its disk is full", 0.0),),
     bound="bound by COPY",
+    counted_at=1_789_999_999.0,
 )
 NOTHING = ClusterPicture(0.0, "9.9", 0.0, ("since 10:00:00 UTC: the ledger",), Totals(), Flow(), (), (), {}, None, 0, 0, 0)
 
@@ -115,6 +116,8 @@ def test_the_json_object_has_what_was_promised_and_every_number_of_the_picture()
         "version": "9.9",
         "taken_at": "2026-09-21T14:13:20.500000Z",
         "picture_timestamp_seconds": 1_790_000_000.5,
+        "counted_at": "2026-09-21T14:13:19Z",
+        "counted_timestamp_seconds": 1_789_999_999.0,
         "ready": 1,
         "missing": [],
         "cancelled_tasks": 5,
