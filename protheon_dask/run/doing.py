@@ -46,13 +46,13 @@ class _Now:
 
 
 class Doing:
-    """Written by the process's one task thread, read by any. now_s: the clock that fills the attempts' StageClocks.
+    """Written by the process's one task thread, read by any. now_s: the clock that fills the attempts' StageClocks. n_cores: of its host.
 
     Guarantee: nothing locks, so that no reader holds up the work; each number is one that was true a moment ago.
     """
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
+    def __init__(self, now_s: Callable[[], float], n_cores: int) -> None:
+        self._now_s, self._n_cores = now_s, n_cores
         self._state: tuple[_Done, _Now | None] = (_Done(), None)  # one value, so that an attempt is counted once
 
     @contextmanager
@@ -91,5 +91,6 @@ class Doing:
             "rows": done.rows,
             "raw": done.raw_bytes,
             "wire": done.wire_bytes,
+            "cores": self._n_cores,
             "stages": [round(seconds[stage], 3) for stage in STAGES],
         }

@@ -7,7 +7,6 @@ only logs: the broker notices that nobody answers, and says so (ClusterPicture.m
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from distributed import Scheduler
@@ -15,14 +14,10 @@ from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from protheon_dask.telemetry import pages
-from protheon_dask.telemetry.board import Board
-from protheon_dask.telemetry.picture import ClusterPicture
-from protheon_dask.telemetry.story import RunStory
+from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 
 PLUGIN = "protheon"
 """The plugin's name: ``scheduler.plugins["protheon"]``."""
-TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
-"""Handlers of the scheduler's, called by the broker."""
 
 pages.register(applications)
 
@@ -36,14 +31,14 @@ class ProtheonPlugin(Board, SchedulerPlugin):
     def __init__(self) -> None:
         Board.__init__(self, time.monotonic)
 
-    def take_picture(self, picture: Mapping[str, Any]) -> dict[str, Any]:
+    def take_picture(self, told: bytes) -> dict[str, Any]:
         """Handler: the broker's picture of this second. Answers with the runs whose stories are wanted."""
-        self.take(ClusterPicture.from_json(picture))
+        self.take(picture_from(told))
         return {"wanted": self.wanted()}
 
-    def take_told(self, run: int, story: Mapping[str, Any] | None) -> dict[str, Any]:
+    def take_told(self, run: int, told: bytes | None) -> dict[str, Any]:
         """Handler: the story of a run that was wanted; None: there is no such run."""
-        self.take_story(run, None if story is None else RunStory.from_json(story))
+        self.take_story(run, None if told is None else story_from(told))
         return {}
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from protheon_dask.telemetry.picture import ClusterPicture
 from protheon_dask.telemetry.series import Series
 from protheon_dask.telemetry.story import RunStory
@@ -18,6 +20,8 @@ WANTED_S: Final = 15.0
 """A page that is open asks again every second: what nobody has asked for since then is fetched no more."""
 REFRESH_S: Final = 5.0
 """How old the story of a run that is still at work becomes, and how long it is waited until an unknown run is looked for again."""
+TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
+"""Handlers of the scheduler's by which the broker fills the board."""
 
 
 class Board:
@@ -83,3 +87,18 @@ class Board:
         """Does the latest picture say so? A replay of dead letters opens a run again that had ended."""
         runs = () if self.latest is None else self.latest.runs
         return any(it.run == run and not it.state.is_final for it in runs)
+
+
+def to_bytes(told: ClusterPicture | RunStory) -> bytes:
+    """As it travels to the scheduler: JSON, made and read ten times as fast as by to_json and from_json."""
+    return msgspec.json.encode(told)
+
+
+def picture_from(told: bytes) -> ClusterPicture:
+    """Raises msgspec.ValidationError: it is another version's."""
+    return msgspec.json.decode(told, type=ClusterPicture)
+
+
+def story_from(told: bytes) -> RunStory:
+    """Raises msgspec.ValidationError: it is another version's."""
+    return msgspec.json.decode(told, type=RunStory)

@@ -40,6 +40,7 @@ class Report:
     rows: int = 0
     raw_bytes: int = 0
     wire_bytes: int = 0
+    n_cores: int = 0  # of its host
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     is_told: bool = False  # it told of itself: it was started with our preload, and has sent a heartbeat since
 
@@ -63,6 +64,7 @@ class Report:
                 rows=int(metric["rows"]),
                 raw_bytes=int(metric["raw"]),
                 wire_bytes=int(metric["wire"]),
+                n_cores=int(metric["cores"]),
                 stage_seconds=dict(zip(STAGES, map(float, metric["stages"]), strict=True)),
                 is_told=True,
             )
@@ -125,6 +127,11 @@ class Workers:
                     # an attempt whose stages were summed up otherwise at its end may take back a little
                     total[stage] += max(0.0, last[stage] - first.get(stage, 0.0))
         return total
+
+    def n_cores(self) -> int | None:
+        """Cores of the hosts that have workers; None: nobody has told."""
+        cores = {known.last.host: known.last.n_cores for known in self._known.values() if known.gone_s is None and known.last.is_told}
+        return sum(cores.values()) or None
 
 
 def _picture(name: str, known: _Known, now_s: float) -> WorkerPicture:

@@ -25,7 +25,7 @@ def seconds(told: dict[str, object]) -> dict[str, float]:
 
 def test_a_process_that_has_nothing_to_do_says_so_and_keeps_its_sums() -> None:
     time = Time()
-    doing = Doing(time)
+    doing = Doing(time, 4)
     assert (doing.told()["task"], doing.told()["stage"], doing.told()["busy_s"]) == (None, None, 0.0)
     clock = StageClock(lines=10, rows=20, raw_bytes=300, wire_bytes=40)
     with doing.at_work(7, 3, clock, time()):
@@ -42,7 +42,7 @@ def test_a_process_that_has_nothing_to_do_says_so_and_keeps_its_sums() -> None:
 
 def test_the_stage_that_it_is_in_counts_before_it_ends_and_is_not_counted_twice() -> None:
     time = Time()
-    doing, clock = Doing(time), StageClock()
+    doing, clock = Doing(time, 4), StageClock()
     with doing.at_work(7, 3, clock, time()):
         started_s = clock.enter("transform", time())
         time.now_s += 4.0
@@ -59,7 +59,7 @@ def test_the_stage_that_it_is_in_counts_before_it_ends_and_is_not_counted_twice(
 
 def test_an_attempt_without_effect_counts_what_it_read_and_is_no_completed_task() -> None:
     time = Time()
-    doing, clock = Doing(time), StageClock()
+    doing, clock = Doing(time, 4), StageClock()
 
     def fail() -> None:
         with doing.at_work(7, None, clock, time()):
@@ -75,7 +75,7 @@ def test_an_attempt_without_effect_counts_what_it_read_and_is_no_completed_task(
 
 def test_what_is_told_is_small_and_of_the_types_of_json() -> None:
     time = Time()
-    doing, clock = Doing(time), StageClock(lines=10**12, rows=10**12, raw_bytes=10**15, wire_bytes=10**15)
+    doing, clock = Doing(time, 4), StageClock(lines=10**12, rows=10**12, raw_bytes=10**15, wire_bytes=10**15)
     with doing.at_work(10**9, 10**6, clock, time()):
         clock.enter("decompress", time())
         time.now_s += 1e6 / 3

@@ -1,0 +1,195 @@
+"""What a picture of the cluster knows of the ledger: sums that are kept between two looks, so that a look costs what is at work.
+
+A ledger may hold a million tasks. What is finished never changes and is counted once; what is open is asked for again, within an
+allowance of time: a look that would take long is taken seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from protheon_dask.ledger import pictures
+from protheon_dask.ledger.connect import Connection
+from protheon_dask.ledger.hosts import hosts_aside
+from protheon_dask.ledger.pictures import TaskSums
+from protheon_dask.model import RunState
+from protheon_dask.run.statistics import statistics_of
+from protheon_dask.telemetry.picture import HostAside, Totals
+from protheon_dask.telemetry.statistics import RunStatistics
+
+SHARE: Final = 0.05
+"""Of the time that may be spent on waiting for the ledger's answers; twice, for totals and for runs."""
+SAVED_S: Final = 1.0
+"""What is saved up of it: so long may the answers to one look take, before the next ones come later."""
+NEWEST, LIVE = 20, 50
+"""Runs that a picture shows: the newest, and so many that are at work or paused."""
+LIVE_S, PAUSED_S, ENDED_S = 1.0, 5.0, 60.0
+"""How old the statistics of a run may be. Of an ended one little changes: others go on with its files, its rejects are replayed."""
+RECOUNT_S: Final = 900.0
+"""Everything is counted anew that often: a load that was taken up again and finished between two looks is found then."""
+MARGIN: Final = timedelta(seconds=10)
+"""A load may be finished at a time before the look that does not see it yet: its transaction began then."""
+
+
+class Allowance:
+    """A share of the time, saved up to SAVED_S. Not thread-safe; the caller brings the clock."""
+
+    def __init__(self, share: float, now_s: Callable[[], float]) -> None:
+        self._share, self._now_s = share, now_s
+        self._left_s, self._at_s = SAVED_S, now_s()
+
+    @property
+    def is_left(self) -> bool:
+        now_s = self._now_s()
+        self._left_s = min(SAVED_S, self._left_s + self._share * (now_s - self._at_s))
+        self._at_s = now_s
+        return self._left_s > 0
+
+    def spend(self, began_s: float) -> None:
+        """What began then ended now. It may overdraw."""
+        self._left_s -= self._now_s() - began_s
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """The ledger's part of a picture."""
+
+    totals: Totals
+    runs: tuple[RunStatistics, ...]  # newest first
+    oldest_ready_s: float | None
+    look_ahead_chunks: int
+    hosts_aside: tuple[HostAside, ...]
+
+
+@dataclass(slots=True)
+class _KnownRun:
+    statistics: RunStatistics
+    mark: str
+    read_s: float
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Tasks of all loads: of those that are finished as one sum, of the others one by one."""
+
+    finished: TaskSums = field(default_factory=TaskSums)
+    finished_ids: set[int] = field(default_factory=set)
+    closed: dict[int, TaskSums] = field(default_factory=dict)  # not finished, and nobody's: a run may go on with them
+    open: dict[int, TaskSums] = field(default_factory=dict)
+    since: datetime | None = None  # when was looked last, by the database's clock
+    counted_s: float = 0.0  # when everything was counted last
+
+    def take(self, loads: list[pictures.LoadSums]) -> None:
+        self.open = {}
+        for load in loads:
+            self.closed.pop(load.load_id, None)
+            if load.is_finished:
+                if load.load_id not in self.finished_ids:
+                    self.finished_ids.add(load.load_id)
+                    self.finished = self.finished.plus(load.tasks)
+            elif load.is_open:
+                self.open[load.load_id] = load.tasks
+            else:
+                self.closed[load.load_id] = load.tasks
+
+    def total(self) -> TaskSums:
+        total = self.finished
+        for sums in (*self.closed.values(), *self.open.values()):
+            total = total.plus(sums)
+        return total
+
+
+class LedgerLook:
+    """Looks, and keeps what it saw. Single-threaded. now_s: a clock that only rises.
+
+    Guarantee: after the first look, which counts everything, waits for the ledger 2 x SHARE of the time in the long run.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._for_totals, self._for_runs = Allowance(SHARE, now_s), Allowance(SHARE, now_s)
+        self._sums = _Sums()
+        self._general = TaskSums()
+        self._general_due_s = 0.0
+        self._totals = Totals()
+        self._oldest_ready_s: float | None = None
+        self._look_ahead = 0
+        self._runs: dict[int, _KnownRun] = {}
+
+    def look(self, conn: Connection) -> LedgerView:
+        """See what is new. Raises psycopg's errors: what was known before stays known."""
+        if self._for_totals.is_left:
+            began_s = self._now_s()
+            try:
+                self._count(conn)
+            finally:
+                self._for_totals.spend(began_s)
+        runs = self._look_at_runs(conn)
+        aside = tuple(HostAside(item.host, item.reason, item.until_at.timestamp()) for item in hosts_aside(conn))
+        return LedgerView(self._totals, runs, self._oldest_ready_s, self._look_ahead, aside)
+
+    def _count(self, conn: Connection) -> None:
+        now_s = self._now_s()
+        ledger = pictures.ledger_sums(conn)
+        sums = self._sums if self._sums.since is not None and now_s - self._sums.counted_s < RECOUNT_S else _Sums(counted_s=now_s)
+        sums.take(pictures.load_sums(conn, list(sums.open), None if sums.since is None else sums.since - MARGIN))
+        sums.since = ledger.at
+        self._sums = sums
+        if now_s >= self._general_due_s:
+            self._general = pictures.general_sums(conn)
+            took_s = self._now_s() - now_s
+            self._general_due_s = now_s + max(LIVE_S, took_s / SHARE)
+        self._totals = _totals_of(sums.total().plus(self._general), ledger)
+        self._oldest_ready_s = None if ledger.oldest_ready_s is None else max(0.0, ledger.oldest_ready_s)
+        self._look_ahead = sum(load.ready for load in sums.open.values())
+
+    def _look_at_runs(self, conn: Connection) -> tuple[RunStatistics, ...]:
+        """The runs to be shown; those whose statistics are due are asked for as far as the allowance goes, the oldest first."""
+        shown = pictures.shown_runs(conn, newest=NEWEST, live=LIVE)
+        self._runs = {item.run_id: self._runs[item.run_id] for item in shown if item.run_id in self._runs}
+        now_s = self._now_s()
+        due = []
+        for item in shown:
+            known = self._runs.get(item.run_id)
+            if known is None:
+                due.append((0.0, -item.run_id, item))  # at a broker's start the newest come first
+            elif now_s - known.read_s >= _fresh_s(known, item):
+                due.append((known.read_s, -item.run_id, item))
+        for _, _, item in sorted(due, key=lambda entry: entry[:2]):
+            if not self._for_runs.is_left:
+                break
+            began_s = self._now_s()
+            self._runs[item.run_id] = _KnownRun(statistics_of(conn, item.run_id), item.mark, began_s)
+            self._for_runs.spend(began_s)
+        return tuple(self._runs[item.run_id].statistics for item in shown if item.run_id in self._runs)
+
+
+def _fresh_s(known: _KnownRun, shown: pictures.ShownRun) -> float:
+    """How old what is known of a run may become."""
+    if shown.mark != known.mark or (shown.is_live and known.statistics.state in (RunState.RUNNING, RunState.QUEUED)):
+        return LIVE_S
+    return PAUSED_S if shown.is_live else ENDED_S
+
+
+def _totals_of(tasks: TaskSums, ledger: pictures.LedgerSums) -> Totals:
+    by_cause = {str(outcome): n for outcome, n in zip(pictures.AFTER, tasks.retries, strict=True) if n}
+    return Totals(
+        tasks_ready=tasks.ready + ledger.general_ready,
+        tasks_running=tasks.running + ledger.general_running,
+        tasks_succeeded=tasks.succeeded,
+        tasks_dead=tasks.dead,
+        tasks_cancelled=tasks.cancelled,
+        retries=sum(tasks.retries),
+        retries_by_cause=by_cause,
+        files=ledger.files,
+        files_completed=ledger.files_completed,
+        lines=tasks.lines,
+        rows=tasks.rows,
+        raw_bytes=tasks.raw_bytes,
+        wire_bytes=ledger.wire_bytes,
+        rejects=tasks.rejects,
+        dead_letters=ledger.dead_letters,
+    )
