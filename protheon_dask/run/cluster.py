@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
 from urllib.parse import urlsplit
 
+from protheon_dask import __version__
 from protheon_dask.broker.wire import MasterInfo, TaskView
 from protheon_dask.errors import ConfigError, ProtheonError, TransientError
-from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.connect import opened, place_of
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run import reporting
@@ -23,14 +24,20 @@ from protheon_dask.run.frames import ROWS, report_frame, sql_frame
 from protheon_dask.run.handle import Run
 from protheon_dask.run.local import LocalCluster
 from protheon_dask.run.master import Master
-from protheon_dask.run.submitting import Paths, loading
+from protheon_dask.run.submitting import Paths, loading, places_of
+from protheon_dask.telemetry import card
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
     import distributed
     import pandas as pd
 
+    from protheon_dask.run.collections import Chunks
+
 APPLICATION: Final = "protheon-notebook"
+CARD_RUNS: Final = 5
+"""Runs on the card of a cluster."""
+CLOSED: Final = "this cluster is closed"
 PAGE: Final = "/protheon"
 """Where our page is in Dask's dashboard, if the scheduler has it."""
 PAGE_LOOK_S: Final = 2.0
@@ -205,6 +212,28 @@ class Cluster:
         with opened(self._url, application=APPLICATION) as conn:
             return list(reporting.rows(conn, name, run_id, most, everything=everything))
 
+    # --- the rest of Dask ---------------------------------------------------------------------------------------------------
+
+    def chunks(self, paths: Paths, chunk_lines: int | None = None, limit: int | None = None, ttl_s: float = 3_600.0) -> Chunks:
+        """Cut line files, and return a list of ``dask.delayed`` objects: each is the list of one chunk's lines, as bytes.
+
+        Nothing is loaded. The lines come over the same stream as a run's, wherever the task runs. Blank lines are left out; lines beyond
+        max_line_bytes, and what is damaged, are left out and said.
+        paths:       as in load().
+        chunk_lines: left out, what suits the files and the number of workers; at most 64 MiB of lines in any case.
+        limit:       chunks at most, from the first file on.
+        ttl_s:       how long the files stay after this process was last heard of. It is heard of as long as the list, or a collection
+                     that was made of it, exists; close() deletes them at once.
+        Raises:      NotFound, ConfigError: a path, an option. WorkspaceFull: not so much at a time. SourceUnavailable. SourceChanged.
+        Guarantee:   works through a lost worker and a restart of the broker. A task that reads a chunk gives way to chunks of runs.
+        """
+        from protheon_dask.run.collections import pin_chunks
+
+        chunks = pin_chunks(self.master, tuple(places_of(paths)), chunk_lines=chunk_lines, limit=limit, ttl_s=ttl_s)
+        self.tell(chunks.notices)
+        _ = self.client  # from now on Dask computes on this cluster, and not in this process
+        return chunks
+
     # --- tasks of the general queue -----------------------------------------------------------------------------------------
 
     def submit_task(
@@ -328,13 +357,19 @@ class Cluster:
     # --- how it looks -------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        if self._is_closed:
-            return "a cluster that is closed"
+        return CLOSED if self._is_closed else card.cluster_text(self._facts())
+
+    def _repr_html_(self) -> str:
+        return card.told_html(CLOSED) if self._is_closed else card.cluster_html(self._facts())
+
+    def _facts(self) -> card.ClusterFacts:
+        """What its card tells; what is away is named."""
+        database = None if self._url is None else str(place_of(self._url))
         try:
-            info = self.info()
+            info, runs = self.info(), self.master.runs(CARD_RUNS)
         except ProtheonError as error:
-            return f"the cluster at {self._master.address}: {error}"
-        return f"the cluster at {self._master.address}: {info.n_threads} workers, {info.dashboard_link}"
+            return card.ClusterFacts(__version__, self._master.address, 0, database, missing=(str(error),))
+        return card.ClusterFacts(info.version, self.address, info.n_threads, database, page_of(info.dashboard_link), tuple(runs))
 
 
 class Runs(Sequence[Run]):
@@ -364,7 +399,10 @@ class Runs(Sequence[Run]):
         return (Run(self._cluster, picture.run) for picture in self.pictures)
 
     def __repr__(self) -> str:
-        return "\n".join(f"run {picture.run}: {picture.state}" for picture in self.pictures) or "no runs yet"
+        return card.runs_text(self.pictures)
+
+    def _repr_html_(self) -> str:
+        return card.runs_html(self.pictures)
 
 
 def page_of(dashboard_link: str) -> str:

@@ -14,9 +14,11 @@ from protheon_dask.model import RunState
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import ROWS, report_frame
+from protheon_dask.run.live import LiveCard
 from protheon_dask.run.statistics import was_interrupted
 from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
 from protheon_dask.run.verify import Verification
+from protheon_dask.telemetry import card
 from protheon_dask.telemetry.pace import Pace, Rates
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -44,6 +46,7 @@ class Run:
         self._generation = cluster.generation
         self._lock = Lock()
         self._pace = Pace()
+        self._card = LiveCard(f"run {run_id}", self.pictures, lambda: cluster.dashboard_link)
 
     @property
     def id(self) -> int:
@@ -108,10 +111,12 @@ class Run:
             latest = picture
         if latest is None or not _is_settled(latest):
             raise StillRunning(self._id, time.monotonic() - started_s)
+        self._card.settle(latest)
         return latest
 
     def watch(self) -> RunStatistics:
         """Show the run here, live, until it has ended or paused, and return its last picture. Ctrl-C ends the watch, not the run."""
+        self._card.show()
         return self.wait()
 
     # --- what is done with it -----------------------------------------------------------------------------------------------
@@ -129,7 +134,9 @@ class Run:
 
         Raises: ConfigError: the limit cannot be read.
         """
-        return self._cluster.master.resume(self._id, None if reject_limit is None else reject_limit_of(reject_limit))
+        resumed = self._cluster.master.resume(self._id, None if reject_limit is None else reject_limit_of(reject_limit))
+        self._card.wake()
+        return resumed
 
     def replay_rejects(
         self,
@@ -159,8 +166,11 @@ class Run:
 
         Raises: ConfigError: why one that was named cannot be; NotFound.
         """
-        named = _named(task_ids)
-        return NOTHING_NAMED if named == () else self._cluster.master.replay_dead_letters(self._id, named or ())
+        if (named := _named(task_ids)) == ():
+            return NOTHING_NAMED
+        replayed = self._cluster.master.replay_dead_letters(self._id, named or ())
+        self._card.wake()
+        return replayed
 
     def purge_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
         """Give dead tasks up for good, all open ones of the run or those named: their bytes go, their letters stay. Idempotent."""
@@ -212,10 +222,19 @@ class Run:
 
     def __repr__(self) -> str:
         try:
-            latest = self.progress()
+            return card.run_text(self.progress(), self.rates())
         except ProtheonError as error:
             return f"run {self._id}: {error}"
-        return f"run {self._id}: {latest.state}"
+
+    def _repr_html_(self) -> str:
+        try:
+            return card.run_html(self.progress(), self.rates(), self._cluster.dashboard_link)
+        except ProtheonError as error:
+            return card.told_html(f"run {self._id}: {error}")
+
+    def _ipython_display_(self) -> None:
+        """At the end of a cell: the card, which is drawn anew until the run has ended or paused."""
+        self._card.show()
 
 
 def _is_settled(picture: RunStatistics) -> bool:

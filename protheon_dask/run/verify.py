@@ -16,6 +16,7 @@ from protheon_dask.pipelines.table import PROVENANCE, Table
 from protheon_dask.sink.catalog import describe, read_columns, read_relation
 from protheon_dask.sink.checksum import Comparable, comparable
 from protheon_dask.sink.readback import LINE_NO, LOAD_ID, Standing, names_lines, read_back
+from protheon_dask.telemetry import card
 from protheon_dask.words import counted
 
 LEDGER_CHECKS = (
@@ -80,6 +81,12 @@ class Verification:
     notes: tuple[str, ...] = ()
     tables: tuple[TableCheck, ...] = ()
     differs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return card.verification_text(self)
+
+    def _repr_html_(self) -> str:
+        return card.verification_html(self)
 
 
 @dataclass(frozen=True, slots=True)
