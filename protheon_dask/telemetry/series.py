@@ -69,7 +69,7 @@ class Series:
         self._highest = {run: fraction for run, fraction in self._highest.items() if run in told}
         for run in picture.runs:
             self._highest[run.run] = max(run.fraction, self._highest.get(run.run, 0.0))
-            self._paces.setdefault(run.run, Pace()).add(run, now_s)
+            self._paces.setdefault(run.run, Pace()).add(run, picture.at)
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._samples)
@@ -87,9 +87,9 @@ class Series:
         return newer[::-1]
 
     def rates(self, run: int, now_s: float) -> Rates:
-        """How fast a run of the last picture is."""
-        pace = self._paces.get(run)
-        return pace.rates(now_s) if pace else Rates()
+        """How fast a run of the last picture is, by the pictures' own times; while none comes, it slows down."""
+        pace, silent_s = self._paces.get(run), self.silent_s(now_s)
+        return Rates() if pace is None or silent_s is None else pace.rates(self._samples[-1].at + silent_s)
 
     def fraction(self, run: int) -> float:
         """The highest share of its lines that the run was ever told to have committed: an estimate that grows takes no bar back."""

@@ -40,7 +40,7 @@ SINGLE: Final[Mapping[str, type[Panel]]] = {
 """Panels that have a page each, by the end of its address."""
 GRID_CSS: Final = """
 :host { display: grid !important; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) !important; gap: 10px; align-items: stretch; }
-:host > *, ::slotted(*) { min-width: 0; }
+:host > * { min-width: 0; align-self: stretch !important; height: auto !important; }
 @media (max-width: 1100px) { :host { grid-template-columns: minmax(0, 1fr) !important; } }
 """
 

@@ -38,10 +38,8 @@ class Headline(Panel):
 
     def _make(self) -> Sequence[UIElement]:
         self._body = self.words()
-        self._select = Select(
-            title="Show", options=self.view.choices(), value=self._value(), width=CHOICE_PX, max_width=CHOICE_PX, name="choice"
-        )
-        self._number = NumericInput(title="or an older run, by number", low=1, width=170, name="run_number", placeholder="7")
+        self._select = Select(title="Show", options=self.view.choices(), value=self._value(), width=CHOICE_PX, margin=0, name="choice")
+        self._number = NumericInput(title="or an older run, by number", low=1, width=170, margin=0, name="run_number", placeholder="7")
         self._select.on_change("value", lambda _attr, _old, new: self._choose(int(new) if new else None))
         self._number.on_change("value", lambda _attr, _old, new: self._choose(int(new)) if new else None)
         return [self._body, Row(children=[self._select, self._number], styles={"gap": "10px", "flex-wrap": "wrap"}, margin=0)]
@@ -85,7 +83,7 @@ def _figures(picture: ClusterPicture) -> list[str]:
     return [
         markup.figure("version", picture.version),
         markup.figure("broker up for", words.duration(picture.uptime_s)),
-        markup.figure("workers", words.count(n[BUSY] + n[IDLE]), f"{n[BUSY]} busy{lost}"),
+        markup.figure("workers", words.count(n[BUSY] + n[IDLE]), f"({n[BUSY]} busy{lost})"),
         markup.figure("lines loaded so far", words.count(picture.totals.lines)),
     ]
 

@@ -6,6 +6,7 @@ from html import escape
 from typing import Final
 
 from protheon_dask.telemetry.palette import LIGHT, Look
+from protheon_dask.words import visible
 
 HATCH_PX: Final = 4  # width of a stripe
 
@@ -25,6 +26,7 @@ _STRIPES: Final = {  # of the hatches that Bokeh names, in CSS: what is drawn he
 CSS: Final = f"""
 :host {{ font: 13px/1.4 Helvetica, Arial, sans-serif; color: {LIGHT.text}; overflow-wrap: anywhere; }}
 * {{ box-sizing: border-box; }}
+.bk-clearfix {{ display: block; width: 100%; }}
 h2 {{ font-size: 14px; font-weight: 600; margin: 0; white-space: nowrap; }}
 .head {{ display: flex; flex-wrap: wrap; align-items: baseline; column-gap: 18px; row-gap: 2px; }}
 .head .figures {{ display: flex; flex-wrap: wrap; column-gap: 16px; row-gap: 2px; }}
@@ -37,7 +39,7 @@ h2 {{ font-size: 14px; font-weight: 600; margin: 0; white-space: nowrap; }}
 .note {{ color: {LIGHT.muted}; padding: 10px 0; }}
 .swatch {{ display: inline-block; vertical-align: -1px; margin-right: 5px; border-radius: 2px; }}
 svg {{ vertical-align: middle; margin-right: 5px; }}
-.bar {{ position: relative; display: flex; overflow: hidden; height: 14px; border-radius: 3px; background: {LIGHT.faint}; }}
+.bar {{ display: flex; min-width: 0; overflow: hidden; height: 14px; border-radius: 3px; background: {LIGHT.faint}; }}
 .bar > span {{ flex: none; height: 100%; }}
 code {{ background: {LIGHT.panel}; padding: 1px 5px; border-radius: 3px; white-space: nowrap; }}
 """
@@ -45,8 +47,11 @@ code {{ background: {LIGHT.panel}; padding: 1px 5px; border-radius: 3px; white-s
 
 
 def text(value: object) -> str:
-    """Escaped, for a text and for an attribute in double quotes."""
-    return escape(str(value))
+    """Escaped, for a text and for an attribute in double quotes; what is not seen is made visible, but for ends of lines."""
+    told = str(value)
+    if not (told.isascii() and told.isprintable()):
+        told = "\n".join(map(visible, told.split("\n")))
+    return escape(told)
 
 
 def cut(value: str, shown: str | None = None, kind: str = "span") -> str:

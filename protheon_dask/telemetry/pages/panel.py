@@ -11,8 +11,8 @@ from bokeh.models import (
     BasicTicker,
     Column,
     ColumnDataSource,
-    DataRange1d,
     DatetimeTicker,
+    DatetimeTickFormatter,
     HoverTool,
     InlineStyleSheet,
     NumeralTickFormatter,
@@ -30,10 +30,14 @@ from protheon_dask.telemetry.story import Bin, RunStory
 logger = logging.getLogger(__name__)
 
 CHART_PX: Final = 150  # height of a chart on the page
+TIMES_PX: Final = 38  # of it: the axis of time
 WINDOW_S: Final = 900.0  # of the drawings over time: what the series keeps
 LEAST_WINDOW_S: Final = 120.0  # shown at least, so that the first seconds are no wall
+HEADROOM: Final = 1.12  # of an axis above the highest value
 GAP_S: Final = 5.0  # samples that lie further apart are not joined by a line: nobody knows what was between
-FONT: Final = "Helvetica"
+FONT: Final = "Helvetica, Arial, sans-serif"
+HATCH: Final[dict[str, Any]] = {"hatch_color": "#ffffff", "hatch_alpha": 0.5, "hatch_scale": 9, "hatch_weight": 1.2}
+"""How every hatched area is hatched."""
 
 
 class Panel:
@@ -94,23 +98,25 @@ class Panel:
         if div.text != html:
             div.text = html
 
-    def chart(self, y_label: str, y_format: str = "0,0", height_px: int = CHART_PX, **more: Any) -> figure:
-        """Axes over time, from zero up; the words are those of the label."""
+    def chart(self, y_label: str, y_format: str = "0,0", *, times: bool = True, height_px: int = CHART_PX, **more: Any) -> figure:
+        """Axes over time, from zero up. times: written below; not where a chart of the same time stands below."""
         made = figure(
             x_axis_type="datetime",
-            x_axis_label="time (UTC)",
+            x_axis_label="time (UTC)" if times else None,
             y_axis_label=y_label,
             x_range=more.pop("x_range", None) or Range1d(start=0, end=1),
-            y_range=DataRange1d(start=0, default_span=1, range_padding=0.12, only_visible=True),
+            y_range=more.pop("y_range", None) or Range1d(start=0, end=1),
             toolbar_location=None,
             tools="",
             min_width=200,
-            **self._size(height_px),
+            **self._size(height_px - (0 if times else TIMES_PX)),
             **more,
         )
         made.yaxis.formatter = NumeralTickFormatter(format=y_format)
         made.yaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
         made.xaxis.ticker = DatetimeTicker(desired_num_ticks=5, num_minor_ticks=0)
+        made.xaxis.formatter = DatetimeTickFormatter(seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M", hourmin="%H:%M", hours="%H:%M")
+        made.xaxis.visible = times
         return dress(made)
 
     def _size(self, height_px: int) -> dict[str, Any]:
@@ -160,6 +166,11 @@ def show_live_window(range_: Range1d, first_at: float, last_at: float) -> None:
     set_range(range_, 1e3 * (last_at - seconds), 1e3 * last_at)
 
 
+def show_height(range_: Range1d, highest: float, least: float) -> None:
+    """From zero to a little above what is drawn; least: where there is little or nothing, so that marks of the axis stay whole."""
+    set_range(range_, 0.0, max(least, HEADROOM * highest))
+
+
 class Stream:
     """Brings a source to what the view sees: the newest samples are appended, another story replaces everything.
 
@@ -187,6 +198,14 @@ class Stream:
             self._source.data = {name: np.array([]) for name in self._columns}
             self._shown, self._last_at = what, 0.0
         return self._last_at
+
+    def highest(self, columns: Sequence[str], since_ms: float) -> float:
+        """The largest value in these columns since then; 0 where there is none."""
+        data = self._source.data
+        seen = np.asarray(data["at"]) >= since_ms
+        values = np.concatenate([np.asarray(data[name])[seen] for name in columns])
+        values = values[np.isfinite(values)]
+        return float(values.max()) if values.size else 0.0
 
     def append(self, at: Sequence[float], rows: Mapping[str, Sequence[float]]) -> None:
         """Rows that are newer, with a gap where nothing was heard. rows has ``at`` in milliseconds too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bokeh.core.properties import value
 from bokeh.models import FactorRange, Range1d
 from bokeh.models.ui import UIElement
 from bokeh.plotting import figure
@@ -12,7 +13,7 @@ from protheon_dask import words
 from protheon_dask.model import STAGES as NAMES
 from protheon_dask.telemetry import palette
 from protheon_dask.telemetry.pages import markup
-from protheon_dask.telemetry.pages.panel import FONT, Panel, dress, hover, set_range
+from protheon_dask.telemetry.pages.panel import FONT, HATCH, Panel, dress, hover, set_range
 from protheon_dask.telemetry.palette import LIGHT
 
 ORDER = (*NAMES[1:], NAMES[0])
@@ -54,13 +55,10 @@ class Stages(Panel):
             fill_color="color",
             line_color=None,
             hatch_pattern="hatch",
-            hatch_color="#ffffff",
-            hatch_alpha=0.55,
-            hatch_scale=7,
-            hatch_weight=1.4,
+            **HATCH,
         )
         made.text(
-            "share", "stage", "words", source=self.source, x_offset=6, text_baseline="middle", text_font=FONT, text_font_size="11px",
+            "share", "stage", "words", source=self.source, x_offset=6, text_baseline="middle", text_font=value(FONT), text_font_size="11px",
             text_color=LIGHT.text,
         )  # fmt: skip
         hover(made, [("stage", "@stage"), ("share", "@words")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from bokeh.models import Range1d
 from bokeh.models.ui import UIElement
@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 
 from protheon_dask import words
 from protheon_dask.telemetry.pages import markup
-from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_live_window, show_story_window, whole_bins
+from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_height, show_live_window, show_story_window, whole_bins
 from protheon_dask.telemetry.palette import FLOWS, LIGHT
 from protheon_dask.telemetry.series import KEPT, Sample
 from protheon_dask.telemetry.story import RunStory
@@ -20,6 +20,9 @@ COLUMNS: Final = ("at", "lines_per_s", "rows_per_s", "raw_mb_per_s", "wire_mb_pe
 LOOKS: Final = dict(
     zip(COLUMNS[1:], (FLOWS[name] for name in ("lines_per_s", "rows_per_s", "raw_bytes_per_s", "wire_bytes_per_s")), strict=True)
 )
+PAIRS: Final = (COLUMNS[1:3], COLUMNS[3:5])
+"""What shares a chart."""
+LEAST: Final = (10.0, 1.0)  # a second and MB/s: heights of charts with nothing in them
 
 
 class Throughput(Panel):
@@ -30,12 +33,12 @@ class Throughput(Panel):
     def _make(self) -> Sequence[UIElement]:
         self._stream = Stream(self.source, COLUMNS, KEPT)
         self._time = Range1d(start=0, end=1)
-        self._counts = self._lines("a second", "0,0", ("lines_per_s", "rows_per_s"))
-        self._bytes = self._lines("MB/s", "0,0.[0]", ("raw_mb_per_s", "wire_mb_per_s"))
-        return [self._counts, self._bytes]
+        self._heights = [Range1d(start=0, end=least) for least in LEAST]
+        above = self._lines("a second", "0,0", PAIRS[0], times=False, y_range=self._heights[0])
+        return [above, self._lines("MB/s", "0,0.[0]", PAIRS[1], y_range=self._heights[1])]
 
-    def _lines(self, y_label: str, y_format: str, columns: Sequence[str]) -> figure:
-        made = self.chart(y_label, y_format, x_range=self._time)
+    def _lines(self, y_label: str, y_format: str, columns: Sequence[str], **more: Any) -> figure:
+        made = self.chart(y_label, y_format, x_range=self._time, **more)
         for column in columns:
             look = LOOKS[column]
             dash = "solid" if look.dash == "solid" else [int(part) for part in look.dash.split()]
@@ -92,6 +95,8 @@ class Throughput(Panel):
             markup.figure(LOOKS[name].label, words.rate(value), unit, markup.stroke(LOOKS[name]))
             for name, value, unit in zip(LOOKS, (lines, rows, raw_mb, wire_mb), units, strict=True)
         ]
+        for pair, height, least in zip(PAIRS, self._heights, LEAST, strict=True):
+            show_height(height, self._stream.highest(pair, float(self._time.start or 0.0)), least)
         self.set_head(*pieces, f'<span style="color:{LIGHT.muted}">{more}</span>' if more else "")
 
 

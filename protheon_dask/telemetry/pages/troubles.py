@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -13,16 +14,18 @@ from bokeh.models.ui import UIElement
 from protheon_dask import words
 from protheon_dask.model import Outcome
 from protheon_dask.telemetry.pages import markup
-from protheon_dask.telemetry.pages.panel import WINDOW_S, Panel, hover, set_range, show_story_window
+from protheon_dask.telemetry.pages.panel import HATCH, WINDOW_S, Panel, hover, set_range, show_height, show_story_window
 from protheon_dask.telemetry.palette import OUTCOMES, TROUBLES
 from protheon_dask.telemetry.series import Sample, Series
 from protheon_dask.telemetry.story import RunStory
 
 BIN_S: Final = 15.0  # of the last minutes: sixty bars
+LEAST: Final = 4.0  # height of a chart: so that its marks are whole numbers
 CAUSES: Final = (Outcome.FAILED, Outcome.CRASHED, Outcome.EXPIRED, Outcome.RELEASED, Outcome.CANCELLED)
 DEAD: Final = "dead_letters"
 STACKED: Final = (*map(str, CAUSES), DEAD)
-LOOKS: Final = {**{str(cause): OUTCOMES[cause] for cause in CAUSES}, DEAD: TROUBLES["dead_letters"]}
+LOOKS: Final = {**{str(cause): OUTCOMES[cause] for cause in CAUSES}, DEAD: replace(TROUBLES["dead_letters"], hatch="blank")}
+"""A dead letter stands on the attempts that failed, and is of another group of the palette: solid, which none of them is."""
 
 Rows = dict[str, list[float]]
 
@@ -30,14 +33,15 @@ Rows = dict[str, list[float]]
 class Troubles(Panel):
     """Stacked bars of chunks above, refused lines below, on one time."""
 
-    title = "Retries, rejects and dead letters"
+    title = "Troubles"
 
     def _make(self) -> Sequence[UIElement]:
         self.source.data = {**_empty()}
         self._rows = _empty()
         self._time = Range1d(start=0, end=1)
         self._drawn: object = None
-        chunks = self.chart("chunks", "0,0", x_range=self._time, height_px=140)
+        self._heights = (Range1d(start=0, end=LEAST), Range1d(start=0, end=LEAST))
+        chunks = self.chart("chunks", "0,0", times=False, x_range=self._time, y_range=self._heights[0])
         chunks.vbar_stack(
             list(STACKED),
             x="at",
@@ -46,19 +50,16 @@ class Troubles(Panel):
             color=[LOOKS[name].light for name in STACKED],
             line_color=None,
             hatch_pattern=[LOOKS[name].hatch for name in STACKED],
-            hatch_color="#ffffff",
-            hatch_alpha=0.55,
-            hatch_scale=7,
-            hatch_weight=1.4,
+            **HATCH,
         )
         time = ("from", "@at{%H:%M:%S}")
         tips = [(LOOKS[name].label, f"@{name}{{0,0}}") for name in STACKED]
         hover(chunks, [time, *tips], mode="vline", formatters={"@at": "datetime"}, renderers=chunks.renderers[:1])
-        lines = self.chart("rejects", "0,0", x_range=self._time, height_px=110)
+        lines = self.chart("rejects", "0,0", x_range=self._time, y_range=self._heights[1])
         look = TROUBLES["rejects"]
         lines.vbar(
             "at", top="rejects", width="width", source=self.source, fill_color=look.light, line_color=None, hatch_pattern=look.hatch,
-            hatch_color="#ffffff", hatch_alpha=0.55, hatch_scale=7, hatch_weight=1.4,
+            **HATCH,
         )  # fmt: skip
         hover(lines, [time, ("rejects", "@rejects{0,0}")], mode="vline", formatters={"@at": "datetime"})
         return [chunks, lines]
@@ -85,7 +86,7 @@ class Troubles(Panel):
             self.set_head()
             return
         samples = list(series)
-        rows = _of_samples(samples)
+        rows = _of_samples([sample for sample in samples if sample.at > at - WINDOW_S])
         self._set(series, rows)
         last_at = BIN_S * (at // BIN_S + 1)
         seconds = min(WINDOW_S, max(120.0, BIN_S * ((at - samples[0].at) // BIN_S + 2))) if samples else WINDOW_S
@@ -99,6 +100,8 @@ class Troubles(Panel):
             return
         self._drawn, self._rows = whose, rows
         self.source.data = {name: np.asarray(column) for name, column in rows.items()}
+        show_height(self._heights[0], max(map(sum, zip(*(rows[name] for name in STACKED), strict=True)), default=0.0), LEAST)
+        show_height(self._heights[1], max(rows["rejects"], default=0.0), LEAST)
 
     def _tell(self, retries: Mapping[str, int], dead: int, rejects: int) -> None:
         by_cause = [

@@ -11,15 +11,16 @@ from bokeh.models.ui import UIElement
 
 from protheon_dask import words
 from protheon_dask.telemetry.pages import markup
-from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_live_window
-from protheon_dask.telemetry.palette import LIGHT, TASK_STATES
+from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_height, show_live_window
+from protheon_dask.telemetry.palette import FLOWS, LIGHT
 from protheon_dask.telemetry.picture import HostAside
 from protheon_dask.telemetry.series import KEPT
 
 COLUMNS: Final = ("at", "look_ahead", "oldest_s")
 NEARLY_FULL: Final = 0.9
 MOST_HOSTS: Final = 8
-LOOK: Final = TASK_STATES["ready"]
+LOOK: Final = FLOWS["lines_per_s"]  # solid: it is alone in its chart
+LEAST: Final = 4.0  # height of the chart: so that its marks are whole numbers
 
 
 class Workspace(Panel):
@@ -35,12 +36,12 @@ class Workspace(Panel):
     def _make(self) -> Sequence[UIElement]:
         self._stream = Stream(self.source, COLUMNS, KEPT)
         self._gauge = self.words()
-        self._chart = self.chart("chunks cut, not taken", "0,0", height_px=120)
+        self._height = Range1d(start=0, end=LEAST)
+        self._chart = self.chart("chunks", "0,0", height_px=206, y_range=self._height)
         x_range = self._chart.x_range
         assert isinstance(x_range, Range1d)
         self._time = x_range
-        self._chart.varea("at", 0, "look_ahead", source=self.source, fill_color=LOOK.light, fill_alpha=0.25)
-        self._chart.line("at", "look_ahead", source=self.source, line_color=LIGHT.text, line_width=1.5)
+        self._chart.line("at", "look_ahead", source=self.source, line_color=LOOK.light, line_width=2)
         hover(
             self._chart,
             [("time", "@at{%H:%M:%S}"), ("look-ahead", "@look_ahead{0,0} chunks"), ("oldest waits", "@oldest_s{0,0.0} s")],
@@ -66,9 +67,10 @@ class Workspace(Panel):
             return
         first = next(iter(seen.series), None)
         show_live_window(self._time, first.at if first else picture.at, picture.at)
+        show_height(self._height, self._stream.highest(("look_ahead",), float(self._time.start or 0.0)), LEAST)
         oldest = "none waits" if picture.oldest_ready_s is None else words.duration(picture.oldest_ready_s)
         self.set_head(
-            markup.figure("look-ahead", words.count(picture.look_ahead_chunks), "chunks", markup.swatch(LOOK)),
+            markup.figure("look-ahead", words.count(picture.look_ahead_chunks), "chunks", markup.stroke(LOOK)),
             markup.figure("oldest ready chunk", oldest),
         )
         quota = picture.workspace_quota_bytes

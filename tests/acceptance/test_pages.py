@@ -1,0 +1,168 @@
+"""The pages in Dask's dashboard, as a person sees them: real scheduler, real preload, real browser; made pictures, sent as a broker does."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+from distributed import Client
+
+from protheon_dask.telemetry.board import to_bytes
+from protheon_dask.telemetry.picture import ClusterPicture
+from protheon_dask.telemetry.story import RunStory
+from tests.fixtures import pictures
+from tests.fixtures.browser import OpenPage, Watched
+from tests.fixtures.cluster import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+PANELS: Final = ("progress", "throughput", "chunks", "workers", "stages", "troubles", "workspace")
+PERIOD_S: Final = 0.25  # four pictures a second: each speaks of a second later, and charts fill while one looks
+HISTORY: Final = 60  # pictures that were sent before a page is opened
+LONG_HISTORY: Final = 600
+PAUSE_S: Final = 900.0  # between two scenes: all that a chart shows
+NARROW, WIDE = 800, 1600
+
+TEXT: Final = """() => {
+    const told = (root) => [...root.childNodes].map((one) => {
+        if (one.nodeType === Node.TEXT_NODE) return one.textContent;
+        if (one.tagName === 'STYLE' || one.tagName === 'SCRIPT') return '';
+        return (one.shadowRoot ? told(one.shadowRoot) : '') + told(one);
+    }).join(' ');
+    return told(document.body).replace(/\\s+/g, ' ');
+}"""
+SCENES: Final[dict[str, Callable[[float], ClusterPicture]]] = {
+    "at-work": pictures.at_work,
+    "empty": pictures.nothing_loaded,
+    "million": pictures.million_chunks,
+    "long-names": pictures.long_names,
+}
+
+
+@dataclass
+class Dashboard:
+    """A scheduler of its own, and one who sends it a scene's pictures as the broker does."""
+
+    url: str
+    client: Client
+    stories: dict[int, RunStory] = field(default_factory=dict)
+    _scene: Callable[[float], ClusterPicture] | None = None
+    _began_at: float = pictures.BEGIN_AT
+    _t: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def play(self, scene: Callable[[float], ClusterPicture] | None, history: int = HISTORY) -> None:
+        """Send this scene from now on, with a past; None: nothing."""
+        with self._lock:
+            self._scene, self._t = scene, 0
+            self._began_at += PAUSE_S  # the scene before is out of sight
+            for _ in range(history if scene else 0):
+                self._send()
+
+    def _send(self) -> None:
+        assert self._scene is not None
+        self._t, self._began_at = self._t + 1, self._began_at + 1
+        picture = replace(self._scene(float(self._t)), at=self._began_at)
+        answer = self.client.sync(self.client.scheduler.protheon_picture, told=to_bytes(picture))
+        for run in answer["wanted"]:
+            story = to_bytes(self.stories[run]) if run in self.stories else None
+            self.client.sync(self.client.scheduler.protheon_story, run=run, told=story)
+
+    def run(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            with self._lock:
+                if self._scene is not None:
+                    self._send()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    port, page_port = free_port(), free_port()
+    command = [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-show"]
+    command += ["--dashboard-address", f"127.0.0.1:{page_port}", "--preload", str(ROOT / "scheduler" / "preload.py")]
+    log = tmp_path_factory.mktemp("scheduler") / "log"
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        try:
+            url = f"http://127.0.0.1:{page_port}"
+            wait_until(lambda: answers(f"{url}/health"), timeout_s=60)
+            with Client(f"tcp://127.0.0.1:{port}", set_as_default=False) as client:
+                made = Dashboard(url, client)
+                thread = threading.Thread(target=made.run)
+                thread.start()
+                try:
+                    yield made
+                finally:
+                    made.stop()
+                    thread.join()
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def told(watched: Watched) -> str:
+    """All words of the page, those in shadow roots too."""
+    return str(watched.page.evaluate(TEXT))
+
+
+def wait_told(watched: Watched, *parts: str) -> str:
+    return str(wait_until(lambda: all(part in (text := told(watched)) for part in parts) and text, timeout_s=60))
+
+
+def figures(watched: Watched) -> list[str]:
+    """What is written in the panel's figures."""
+    return [one.strip() for one in watched.page.locator("[data-figure]").all_inner_texts()]
+
+
+def whole(watched: Watched, path: Path) -> None:
+    """A screenshot of the page from top to end, with nothing under the bar that stays at the top."""
+    height = watched.page.evaluate(
+        "Math.ceil(document.querySelector('.content, body').getBoundingClientRect().top + document.body.scrollHeight)"
+    )
+    watched.page.set_viewport_size({"width": watched.page.viewport_size["width"], "height": min(6_000, max(600, int(height)))})
+    watched.page.wait_for_timeout(700)
+    watched.page.screenshot(path=str(path))
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.slow
+def test_nothing_lies_over_another_or_beside_the_page(
+    dashboard: Dashboard, open_page: OpenPage, screenshots: Path, scene: str, width: int
+) -> None:
+    dashboard.play(SCENES[scene], LONG_HISTORY)
+    watched = open_page(f"{dashboard.url}/protheon", width)
+    watched.page.wait_for_selector(".worker" if scene != "empty" else "code")
+    watched.page.wait_for_timeout(1_500)
+    whole(watched, screenshots / f"protheon-{scene}-{width}.png")
+    assert watched.overlaps(".protheon-panel, .head, .tile, .worker, .bk-Figure, .bk-input") == []
+    assert watched.clipped(".figure, .facts span, .state, .tile, .worker, .row > *, .bk-input", ".protheon-panel") == []
+    assert watched.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert watched.page.title() == "Protheon"
+    assert watched.errors == []
