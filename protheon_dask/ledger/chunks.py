@@ -11,7 +11,7 @@ import psycopg
 from protheon_dask.errors import LeadershipLost, NotFound
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.rows import rows
-from protheon_dask.model import ChunkManifest, RejectedLine, TaskState
+from protheon_dask.model import ChunkManifest, Identity, RejectedLine, TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +106,37 @@ def locate(conn: psycopg.Connection, task_id: int) -> Location:
         raise NotFound(f"there is no chunk {task_id} in this ledger")
     row = found[0]
     return Location(row["load_id"], row["first_line"], row["generation"], row["stored_bytes"], TaskState(row["state"]))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChunk:
+    """A chunk with what is needed to run its pipeline on its bytes. run_id: whose pipeline; path, identity: of the file that was cut."""
+
+    task_id: int
+    load_id: int
+    run_id: int
+    replay_of: int | None
+    path: str
+    identity: Identity
+    manifest: ChunkManifest
+
+
+def of_task(conn: psycopg.Connection, task_id: int) -> FoundChunk:
+    """The chunk of a task. Raises NotFound: there is none, or it is of the general queue."""
+    return _found(conn, {"task_id": task_id, "load_id": None, "line": None}, f"task {task_id} is no chunk of this ledger")
+
+
+def of_line(conn: psycopg.Connection, load_id: int, line_no: int) -> FoundChunk:
+    """The chunk of a load in which a line is. Raises NotFound: it has no such line, or it is not cut yet."""
+    told = f"load {load_id} has no line {line_no:,}, or none that is cut by now"
+    return _found(conn, {"task_id": None, "load_id": load_id, "line": line_no}, told)
+
+
+def _found(conn: psycopg.Connection, params: dict[str, int | None], missing: str) -> FoundChunk:
+    found = rows(conn, "find_chunk", params)
+    if not found:
+        raise NotFound(missing)
+    row = found[0]
+    identity = Identity(row["size_bytes"], row["digest"])
+    source = (row["replay_of"], row["load_path"], identity)
+    return FoundChunk(row["task_id"], row["load_id"], row["run_id"], *source, verbs.manifest_of(row))

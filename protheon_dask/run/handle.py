@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from threading import Lock
@@ -14,6 +15,7 @@ from protheon_dask.model import RunState
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import ROWS, report_frame
+from protheon_dask.run.link import Link
 from protheon_dask.run.live import LiveCard
 from protheon_dask.run.statistics import was_interrupted
 from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
@@ -25,7 +27,7 @@ from protheon_dask.telemetry.statistics import RunStatistics
 if TYPE_CHECKING:
     import pandas as pd
 
-    from protheon_dask.run.cluster import Cluster
+    from protheon_dask.run.debug import Debugged
 
 
 NOTHING_NAMED = DeadLetters((), notices=("no task was named",))
@@ -40,13 +42,13 @@ class Run:
     Guarantee: thread-safe. Ctrl-C ends a wait, never the run.
     """
 
-    def __init__(self, cluster: Cluster, run_id: int, loading: Loading | None = None) -> None:
+    def __init__(self, link: Link, run_id: int, loading: Loading | None = None) -> None:
         """loading: what it was made of, where this object may ask for it once more (Cluster.load())."""
-        self._cluster, self._id, self._loading = cluster, run_id, loading
-        self._generation = cluster.generation
+        self._link, self._id, self._loading = link, run_id, loading
+        self._generation = link.generation
         self._lock = Lock()
         self._pace = Pace()
-        self._card = LiveCard(f"run {run_id}", self.pictures, lambda: cluster.dashboard_link)
+        self._card = LiveCard(f"run {run_id}", self.pictures, link.dashboard_link)
 
     @property
     def id(self) -> int:
@@ -57,7 +59,7 @@ class Run:
 
     def progress(self) -> RunStatistics:
         """The run in numbers as it is now: a frozen value, of committed work only."""
-        picture = self._cluster.master.get(self._id)
+        picture = self._link.master.get(self._id)
         self._pace.add(picture, time.monotonic())
         return picture
 
@@ -75,7 +77,7 @@ class Run:
         while True:
             generation, picture = self._generation, None
             try:
-                for picture in self._cluster.master.watch(self._id, end_at):
+                for picture in self._link.master.watch(self._id, end_at):
                     self._pace.add(picture, time.monotonic())
                     yield picture
             except BrokerUnavailable:
@@ -89,14 +91,14 @@ class Run:
         """Did the cluster end that the run was made in, and is the run gone on with in another one? The first who asks sees to it."""
         with self._lock:
             if self._generation == generation:
-                if self._loading is None or not self._cluster.moved_on(generation):
+                if self._loading is None or not self._link.moved_on(generation):
                     return False
-                self._generation = self._cluster.generation
-                if was_interrupted(self._cluster.master.get(self._id)):  # else it has ended, or paused, by itself
+                self._generation = self._link.generation
+                if was_interrupted(self._link.master.get(self._id)):  # else it has ended, or paused, by itself
                     self._loading = self._loading.to_go_on()
-                    before, self._id = self._id, self._loading.submit(self._cluster.master).run_id
-                    self._cluster.own(self._id)
-                    self._cluster.tell([f"run {before} goes on as run {self._id}"] if before != self._id else [])
+                    before, self._id = self._id, self._loading.submit(self._link.master).run_id
+                    self._link.own(self._id)
+                    self._link.tell([f"run {before} goes on as run {self._id}"] if before != self._id else [])
             return True
 
     def wait(self, timeout: float | None = None) -> RunStatistics:
@@ -123,18 +125,18 @@ class Run:
 
     def cancel(self) -> RunStatistics:
         """Cancel the run. What it has loaded stays; loading the same again goes on with it. Idempotent."""
-        return self._cluster.master.cancel(self._id)
+        return self._link.master.cancel(self._id)
 
     def pause(self, reason: str = "") -> RunStatistics:
         """Begin no other chunk until resume(); those that are loading are finished. Idempotent."""
-        return self._cluster.master.pause(self._id, reason)
+        return self._link.master.pause(self._id, reason)
 
     def resume(self, reject_limit: RejectLimit | int | float | str | None = None) -> RunStatistics:
         """Go on with a paused run, under another reject limit where one is given: 1000 lines, ``"60%"``, 0.6. Idempotent.
 
         Raises: ConfigError: the limit cannot be read.
         """
-        resumed = self._cluster.master.resume(self._id, None if reject_limit is None else reject_limit_of(reject_limit))
+        resumed = self._link.master.resume(self._id, None if reject_limit is None else reject_limit_of(reject_limit))
         self._card.wake()
         return resumed
 
@@ -154,12 +156,12 @@ class Run:
         name = pipeline if pipeline is not None else ("jsonl" if table is not None else None)
         chosen = None if name is None else pipeline_of(name, table=table, paths=self.progress().paths)
         limit = None if reject_limit is None else reject_limit_of(reject_limit)
-        submitted = self._cluster.master.replay(self._id, chosen, limit)
-        self._cluster.tell(submitted.notices)
+        submitted = self._link.master.replay(self._id, chosen, limit)
+        self._link.tell(submitted.notices)
         if not submitted.run_id:
             return None
-        self._cluster.own(submitted.run_id)
-        return Run(self._cluster, submitted.run_id)
+        self._link.own(submitted.run_id)
+        return Run(self._link, submitted.run_id)
 
     def replay_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
         """Make dead tasks ready again, all open ones of the run or those named; the run that had ended over them goes on. Idempotent.
@@ -168,14 +170,14 @@ class Run:
         """
         if (named := _named(task_ids)) == ():
             return NOTHING_NAMED
-        replayed = self._cluster.master.replay_dead_letters(self._id, named or ())
+        replayed = self._link.master.replay_dead_letters(self._id, named or ())
         self._card.wake()
         return replayed
 
     def purge_dead_letters(self, task_ids: Iterable[int] | None = None) -> DeadLetters:
         """Give dead tasks up for good, all open ones of the run or those named: their bytes go, their letters stay. Idempotent."""
         named = _named(task_ids)
-        return NOTHING_NAMED if named == () else self._cluster.master.purge_dead_letters(self._id, named or ())
+        return NOTHING_NAMED if named == () else self._link.master.purge_dead_letters(self._id, named or ())
 
     def verify(self, deep: bool = False) -> Verification:
         """Prove that every line of the run is accounted for once; deep: and that its rows are in their tables, as they were sent.
@@ -184,7 +186,34 @@ class Run:
         """
         from protheon_dask.run.verify import verify
 
-        return verify(self._cluster.url, self._id, deep=deep)
+        return verify(self._link.url, self._id, deep=deep)
+
+    def debug(
+        self,
+        what: object = None,
+        *,
+        reject: int | None = None,
+        task: int | None = None,
+        line: int | None = None,
+        path: str | os.PathLike[str] | None = None,
+        pipeline: str | Pipeline | None = None,
+        pdb: bool | None = None,
+    ) -> Debugged:
+        """Run a pipeline here, in this process, on the bytes that it failed on, and stop in the debugger, or raise, where it fails.
+
+        what:     a row of rejects() or of dead_letters(), such as ``run.rejects().iloc[0]``; a number is reject's.
+        reject, task, line: or its number: of a reject, of a dead letter's task, or of any line of the run's one file (else of path).
+        path:     where this process finds the file, if the master has it elsewhere.
+        pipeline: a mended one, to see whether it passes; None: the run's own, as it was submitted.
+        pdb:      stop in the debugger; None: if a person can answer it here. It returns when they quit.
+        Raises:   what the pipeline raises, with the line in its notes. ConfigError, NotFound: what is meant, its bytes or the pipeline
+                  cannot be had here; the message says what to give.
+        Guarantee: writes nothing. The same bytes, by checksum; the code that was submitted, by its signature.
+        """
+        from protheon_dask.run.debug import Reach, debug
+
+        reach = Reach(self._link.known_url, self._link.master.address, self._link.master.key)
+        return debug(self._id, reach, what, reject=reject, task=task, line=line, path=path, pipeline=pipeline, pdb=pdb)
 
     # --- reports ------------------------------------------------------------------------------------------------------------
 
@@ -216,7 +245,7 @@ class Run:
         return self._report("dead_letters", limit, everything=everything)
 
     def _report(self, name: str, limit: int | None, *, everything: bool = False) -> pd.DataFrame:
-        return report_frame(name, self._cluster.report(name, self._id, limit, everything=everything), limit)
+        return report_frame(name, self._link.report(name, self._id, limit, everything=everything), limit)
 
     # --- how it looks -------------------------------------------------------------------------------------------------------
 
@@ -228,7 +257,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         try:
-            return card.run_html(self.progress(), self.rates(), self._cluster.dashboard_link)
+            return card.run_html(self.progress(), self.rates(), self._link.dashboard_link())
         except ProtheonError as error:
             return card.told_html(f"run {self._id}: {error}")
 

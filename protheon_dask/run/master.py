@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
+from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.pin_wire import PinRequest
 from protheon_dask.broker.wire import (
     DeadLetters,
     LetterChoice,
@@ -24,7 +26,7 @@ from protheon_dask.broker.wire import (
     TaskSubmission,
     TaskView,
 )
-from protheon_dask.errors import BrokerUnavailable, LedgerUnavailable, TransientError
+from protheon_dask.errors import BrokerUnavailable, ChunkUnavailable, LedgerUnavailable, TransientError
 from protheon_dask.pipelines.function import to_json
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
@@ -59,6 +61,11 @@ class Master:
     ) -> None:
         self.address, self._key, self._check, self._comes_back = address, key, check, comes_back
         self._client = BrokerClient(address)
+
+    @property
+    def key(self) -> bytes | None:
+        """The cluster's key, by which pipelines that travel by value are signed and checked; None: it is not known here."""
+        return self._key
 
     def submit(
         self,
@@ -180,6 +187,26 @@ class Master:
     def undo(self, load_id: int) -> dict[str, int]:
         """Delete the rows of a load and return how many went, by table. Raises ConfigError: why not. Asked again, it goes on."""
         return self._client.undo(load_id).deleted_rows
+
+    def pin(self, request: PinRequest) -> list[PinnedChunk]:
+        """Have sources cut for those who read them, and return the chunks, and notices, once all are cut.
+
+        A broker that is away in the midst of it is waited for; the next one goes on where it was.
+        Raises: as submit(); WorkspaceFull; BrokerUnavailable: away for AWAY_S, and not known to come back.
+        """
+        heard_at: float | None = None
+        while True:
+            chunks: list[PinnedChunk] = []
+            try:
+                for chunk in self._client.pin(request):
+                    chunks.append(chunk)
+                    heard_at = time.monotonic()
+                return chunks
+            except (BrokerUnavailable, ChunkUnavailable):
+                self._check()
+                if not self._comes_back() and (heard_at is None or time.monotonic() - heard_at > AWAY_S):
+                    raise
+                time.sleep(RETRY_S)
 
     def submit_task(
         self,

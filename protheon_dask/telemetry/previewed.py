@@ -34,19 +34,30 @@ class Drawn:
 
 def preview_text(preview: Preview) -> str:
     """A preview for a console: plain text, a table's rows one a line."""
-    lines = [headline(preview)]
+    return "\n".join([headline(preview), rows_text(preview), "", *(f"note: {visible(note)}" for note in preview.notes)])
+
+
+def rows_text(preview: Preview) -> str:
+    """Its tables alone, each after an empty line."""
+    lines = []
     for drawn in tables_of(preview, TEXT_CHARS):
         lines += ["", drawn.title]
         if drawn.rows:
             lines += _aligned(drawn)
         if drawn.n_more:
             lines.append(f".. and {counted(drawn.n_more, 'more row')}")
-    return "\n".join([*lines, "", *(f"note: {visible(note)}" for note in preview.notes)])
+    return "\n".join(lines)
 
 
 def preview_html(preview: Preview) -> str:
     """A preview for a notebook, which draws tables of this class as its own DataFrames; self-contained, and all of it escaped."""
-    parts = [f"<p><b>{escape(headline(preview))}</b></p>"]
+    notes = "".join(f"<p><small>{escape(visible(note))}</small></p>" for note in preview.notes)
+    return f'<div class="protheon-preview"><p><b>{escape(headline(preview))}</b></p>{rows_html(preview)}{notes}</div>'
+
+
+def rows_html(preview: Preview) -> str:
+    """Its tables alone."""
+    parts = []
     for drawn in tables_of(preview, HTML_CHARS):
         parts.append(f"<p>{escape(drawn.title)}</p>")
         if drawn.rows:
@@ -62,8 +73,7 @@ def preview_html(preview: Preview) -> str:
             parts.append("</tbody></table></div>")
         if drawn.n_more:
             parts.append(f"<p>.. and {counted(drawn.n_more, 'more row')}</p>")
-    parts += [f"<p><small>{escape(visible(note))}</small></p>" for note in preview.notes]
-    return f'<div class="protheon-preview">{"".join(parts)}</div>'
+    return "".join(parts)
 
 
 def headline(preview: Preview) -> str:
