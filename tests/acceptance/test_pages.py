@@ -1,4 +1,4 @@
-"""The pages in Dask's dashboard, as a person sees them: real scheduler, real preload, real browser; made pictures, sent as a broker does."""
+"""The pages in Dask's dashboard, as a person sees them: real scheduler and browser; made pictures, sent as a broker does."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from distributed import Client
 
-from protheon_dask.telemetry.board import to_bytes
+from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.picture import ClusterPicture
 from protheon_dask.telemetry.story import RunStory
-from tests.fixtures import pictures
+from tests.fixtures import scenes
 from tests.fixtures.browser import OpenPage, Watched
 from tests.fixtures.cluster import wait_until
 
@@ -40,10 +40,10 @@ TEXT: Final = """() => {
     return told(document.body).replace(/\\s+/g, ' ');
 }"""
 SCENES: Final[dict[str, Callable[[float], ClusterPicture]]] = {
-    "at-work": pictures.at_work,
-    "empty": pictures.nothing_loaded,
-    "million": pictures.million_chunks,
-    "long-names": pictures.long_names,
+    "at-work": scenes.at_work,
+    "empty": scenes.nothing_loaded,
+    "million": scenes.million_chunks,
+    "long-names": scenes.long_names,
 }
 
 
@@ -55,7 +55,7 @@ class Dashboard:
     client: Client
     stories: dict[int, RunStory] = field(default_factory=dict)
     _scene: Callable[[float], ClusterPicture] | None = None
-    _began_at: float = pictures.BEGIN_AT
+    _began_at: float = scenes.BEGIN_AT
     _t: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,10 +72,15 @@ class Dashboard:
         assert self._scene is not None
         self._t, self._began_at = self._t + 1, self._began_at + 1
         picture = replace(self._scene(float(self._t)), at=self._began_at)
-        answer = self.client.sync(self.client.scheduler.protheon_picture, told=to_bytes(picture))
+        answer = self.ask(TAKE_PICTURE, told=to_bytes(picture))
         for run in answer["wanted"]:
             story = to_bytes(self.stories[run]) if run in self.stories else None
-            self.client.sync(self.client.scheduler.protheon_story, run=run, told=story)
+            self.ask(TAKE_STORY, run=run, told=story)
+
+    def ask(self, handler: str, **values: object) -> Any:
+        """Call a handler of the scheduler's."""
+        client: Any = self.client  # Dask's own types know no handler of another's
+        return client.sync(getattr(client.scheduler, handler), **values)
 
     def run(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -111,7 +116,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
         try:
             url = f"http://127.0.0.1:{page_port}"
             wait_until(lambda: answers(f"{url}/health"), timeout_s=60)
-            with Client(f"tcp://127.0.0.1:{port}", set_as_default=False) as client:
+            with Client(f"tcp://127.0.0.1:{port}", set_as_default=False) as client:  # type: ignore[no-untyped-call]
                 made = Dashboard(url, client)
                 thread = threading.Thread(target=made.run)
                 thread.start()

@@ -199,10 +199,10 @@ class Stream:
             self._shown, self._last_at = what, 0.0
         return self._last_at
 
-    def highest(self, columns: Sequence[str], since_ms: float) -> float:
-        """The largest value in these columns since then; 0 where there is none."""
-        data = self._source.data
-        seen = np.asarray(data["at"]) >= since_ms
+    def highest(self, columns: Sequence[str], time: Range1d) -> float:
+        """The largest value in these columns of what the range shows; 0 where there is none."""
+        data: Any = self._source.data
+        seen = np.asarray(data["at"]) >= time.start
         values = np.concatenate([np.asarray(data[name])[seen] for name in columns])
         values = values[np.isfinite(values)]
         return float(values.max()) if values.size else 0.0

@@ -96,7 +96,7 @@ class Throughput(Panel):
             for name, value, unit in zip(LOOKS, (lines, rows, raw_mb, wire_mb), units, strict=True)
         ]
         for pair, height, least in zip(PAIRS, self._heights, LEAST, strict=True):
-            show_height(height, self._stream.highest(pair, float(self._time.start or 0.0)), least)
+            show_height(height, self._stream.highest(pair, self._time), least)
         self.set_head(*pieces, f'<span style="color:{LIGHT.muted}">{more}</span>' if more else "")
 
 

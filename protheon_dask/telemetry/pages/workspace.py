@@ -67,7 +67,7 @@ class Workspace(Panel):
             return
         first = next(iter(seen.series), None)
         show_live_window(self._time, first.at if first else picture.at, picture.at)
-        show_height(self._height, self._stream.highest(("look_ahead",), float(self._time.start or 0.0)), LEAST)
+        show_height(self._height, self._stream.highest(("look_ahead",), self._time), LEAST)
         oldest = "none waits" if picture.oldest_ready_s is None else words.duration(picture.oldest_ready_s)
         self.set_head(
             markup.figure("look-ahead", words.count(picture.look_ahead_chunks), "chunks", markup.stroke(LOOK)),
