@@ -19,6 +19,7 @@ from uuid import uuid4
 import psutil
 
 from protheon_dask import failpoints
+from protheon_dask.broker.http import HttpThread
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable, ProtheonError
@@ -28,10 +29,14 @@ from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
+from protheon_dask.run.http_desk import HttpDesk
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.pins import PinDesk
 from protheon_dask.run.settings import read_settings, workspace_of
+from protheon_dask.run.taking import Taker
 from protheon_dask.run.task_desk import TaskDesk
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
+from protheon_dask.workspace.pins import PINS, PinStore
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,11 @@ def make_store(settings: Settings, directory: Path) -> ChunkStore:
     directory.mkdir(mode=OWNER_DIR, parents=True, exist_ok=True)
     quota_bytes = settings.workspace_quota_bytes or default_quota_bytes(directory)
     return ChunkStore(directory, quota_bytes, settings.parked_quota_bytes)
+
+
+def make_pins(settings: Settings, store: ChunkStore, ledger_id: object) -> PinStore:
+    """The chunks that are kept for others than runs, beside those of runs: adopting these leaves them alone."""
+    return PinStore(workspace_of(settings) / PINS / str(ledger_id), settings.pinned_quota_bytes or store.quota_bytes // 2)
 
 
 def check_one_ledger(settings: Settings) -> None:
@@ -68,17 +78,20 @@ def serve(
     scheduler_address: str,
     dashboard_link: str,
     port: int,
+    http_port: int,
     *,
     ephemeral: bool = False,
     goes_on: bool = False,
     takes_over: bool = False,
+    owns_scheduler: bool = False,
 ) -> None:
     """Lead, listen and work until SIGTERM or SIGINT.
 
     ephemeral: the cluster lives as long as one command: runs of an earlier one are interrupted, and this one's at a polite end.
     goes_on:   this takes the place of a broker of the same cluster that died: its runs go on, and PostgreSQL is waited for.
     takes_over: the command of the cluster before this one has ended: its broker, which may still be ending, is waited for.
-    Raises: ConfigError: another broker leads this ledger, the port is taken, or the two URLs are of different databases.
+    owns_scheduler: the scheduler was started with our preload: that its pages are not there is a fault.
+    Raises: ConfigError: another broker leads this ledger, a port is taken, or the two URLs are of different databases.
             LeadershipLost: another took the lead.
     """
     url = settings.direct_url or settings.database_url
@@ -91,13 +104,17 @@ def serve(
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
-    place = Place(scheduler_address, dashboard_link, str(broker_uuid))
-    runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
-    chunks = ChunkDesk(settings.database_url, store, coordinator.tell)
-    tasks = TaskDesk(settings.database_url, coordinator.look_for_ready)
-    with BrokerThread(runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent) as server:
-        print(json.dumps({"port": server.port, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}), flush=True)
-        coordinator.run()
+    taker = Taker(settings.database_url, coordinator, store, owns_scheduler=owns_scheduler)
+    with taker, HttpThread(HttpDesk(taker.latest), LOOPBACK, http_port) as http:
+        place = Place(scheduler_address, dashboard_link, str(broker_uuid), http.address)
+        runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
+        chunks = ChunkDesk(settings.database_url, store, coordinator.tell)
+        tasks = TaskDesk(settings.database_url, coordinator.look_for_ready)
+        pins = PinDesk(settings, make_pins(settings, store, runs.info().ledger_id), lambda: coordinator.n_threads, ephemeral=ephemeral)
+        with pins, BrokerThread(runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent, pins=pins) as server:
+            listens = {"port": server.port, "http": http.address, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}
+            print(json.dumps(listens), flush=True)
+            coordinator.run()
 
 
 def owner_watch() -> Callable[[], bool]:
@@ -147,16 +164,20 @@ def main() -> int:
     parser.add_argument("--scheduler", required=True)
     parser.add_argument("--dashboard", default="")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--http-port", type=int)
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--goes-on", action="store_true")
     parser.add_argument("--takes-over", action="store_true")
+    parser.add_argument("--owns-scheduler", action="store_true")
     given = parser.parse_args()
     log_to_stderr()
     try:
         failpoints.arm_from_environment()
         settings = read_settings({}).settings
         kind = {"ephemeral": given.ephemeral, "goes_on": given.goes_on, "takes_over": given.takes_over}
-        serve(settings, given.scheduler, given.dashboard, given.port, **kind)
+        kind["owns_scheduler"] = given.owns_scheduler
+        http_port = settings.http_port if given.http_port is None else given.http_port
+        serve(settings, given.scheduler, given.dashboard, given.port, http_port, **kind)
     except LeadershipLost as exc:
         print(exc, file=sys.stderr)
         return 75

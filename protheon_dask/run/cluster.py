@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from threading import RLock
+from collections.abc import Iterator, Sequence
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Literal, Self, overload
 
 from protheon_dask import __version__
 from protheon_dask.broker.wire import MasterInfo, TaskView
-from protheon_dask.errors import ConfigError, ProtheonError, TransientError
+from protheon_dask.errors import ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened, place_of
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
-from protheon_dask.run import reporting
-from protheon_dask.run.frames import ROWS, report_frame, sql_frame
+from protheon_dask.run.frames import report_frame, sql_frame
 from protheon_dask.run.handle import Run
-from protheon_dask.run.local import LocalCluster
+from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.master import Master
-from protheon_dask.run.submitting import Paths, loading, places_of
+from protheon_dask.run.submitting import Paths, loading
 from protheon_dask.telemetry import card
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -32,19 +25,10 @@ if TYPE_CHECKING:
     import distributed
     import pandas as pd
 
-    from protheon_dask.run.collections import Chunks
 
-APPLICATION: Final = "protheon-notebook"
 CARD_RUNS: Final = 5
 """Runs on the card of a cluster."""
 CLOSED: Final = "this cluster is closed"
-PAGE: Final = "/protheon"
-"""Where our page is in Dask's dashboard, if the scheduler has it."""
-PAGE_LOOK_S: Final = 2.0
-TAKE_OVERS: Final = 5
-"""Starts of a cluster in the place of one that has ended, until what keeps them from it is an error."""
-TAKE_OVER_PAUSE_S: Final = 0.5
-"""Between two of them: what belongs to the one that ended, its PostgreSQL too, ends within that, or is waited for."""
 CLIENT_S: Final = "30s"
 """How long Dask's client waits for its scheduler, at first and when that is restarted."""
 
@@ -58,36 +42,18 @@ class Cluster:
     Guarantee: thread-safe, but for its beginning and its end.
     """
 
-    def __init__(self, master: Master, url: str | None, *, say: Callable[[str], object]) -> None:
-        """url: of the ledger's database, where it is known here. say: for words to the person."""
-        self._master, self._url, self._say = master, url, say
-        self._local: LocalCluster | None = None
-        self._start: Callable[[bool], LocalCluster] | None = None
-        self._lock = RLock()
-        self._owner_pid = os.getpid()
-        self._is_closed = False
-        self._own_runs: set[int] = set()
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = Lock()
         self._dask: distributed.Client | None = None
-        self._generation = 0
-
-    @classmethod
-    def started(cls, start: Callable[[bool], LocalCluster], *, say: Callable[[str], object]) -> Self:
-        """A cluster of this machine, which starts now. start: makes one; True: after one that has ended just now (takes_over)."""
-        local = start(False).__enter__()
-        made = cls(local.client, local.url, say=say)
-        made._local, made._start = local, start
-        return made
+        self._dask_generation = 0
 
     # --- where it is --------------------------------------------------------------------------------------------------------
 
     @property
     def master(self) -> Master:
-        """The gRPC client. Raises ConfigError: the cluster is closed."""
-        if self._is_closed:
-            raise ConfigError("this cluster is closed: make another one by protheon.local() or protheon.connect()")
-        if self._local is not None and self._local.is_gone():
-            self._take_over()
-        return self._master
+        """The gRPC client, in the library's own values."""
+        return self._link.master
 
     @property
     def address(self) -> str:
@@ -100,17 +66,12 @@ class Cluster:
 
         Raises: ConfigError: it is not known here, as with a master that is elsewhere; connect(.., into=URL) gives it.
         """
-        if self._url is None:
-            raise ConfigError(
-                f"the database of the master at {self._master.address} is not known here: "
-                "give it, protheon.connect(.., into='postgresql://user@host:5432/database')"
-            )
-        return self._url
+        return self._link.url
 
     @property
     def has_database(self) -> bool:
         """Is the database known here? Reports are read from it then, and by the master otherwise."""
-        return self._url is not None
+        return self._link.known_url is not None
 
     def info(self) -> MasterInfo:
         """Version, addresses and threads of the cluster, as its master says."""
@@ -119,7 +80,7 @@ class Cluster:
     @property
     def dashboard_link(self) -> str:
         """The page that shows the cluster at work: ours where its scheduler has it, else Dask's own."""
-        return page_of(self.info().dashboard_link)
+        return self._link.dashboard_link()
 
     @property
     def client(self) -> distributed.Client:
@@ -128,14 +89,18 @@ class Cluster:
         Raises: TransientError: the scheduler does not answer.
         """
         with self._lock:
-            if self._dask is None or self._dask.status in ("closed", "closing"):
+            address = self.info().scheduler_address
+            if self._dask is not None and (self._dask.status in ("closed", "closing") or self._dask_generation != self._link.generation):
+                self._dask.close()  # type: ignore[no-untyped-call]  # distributed has no types
+                self._dask = None
+            if self._dask is None:
                 from distributed import Client
 
-                address = self.info().scheduler_address
                 try:
-                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION)  # type: ignore[no-untyped-call]  # distributed has no types
+                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION)  # type: ignore[no-untyped-call]
                 except OSError as exc:
                     raise TransientError(f"Dask's scheduler at {address} does not answer: {exc}") from exc
+                self._dask_generation = self._link.generation
             return self._dask
 
     # --- runs ---------------------------------------------------------------------------------------------------------------
@@ -175,19 +140,19 @@ class Cluster:
             replace=replace,
             checksum=checksum,
         )
-        if self._local is not None:
+        if self._link.is_here:
             chosen.check_here()
         submitted = chosen.submit(self.master)
-        self.own(submitted.run_id)
-        return Run(self, submitted.run_id, chosen)
+        self._link.own(submitted.run_id)
+        return Run(self._link, submitted.run_id, chosen)
 
     def run(self, id: int | None = None) -> Run:
         """A run by its number, whoever started it, from any kernel; None: the latest. Raises NotFound."""
-        return Run(self, self.master.get(id or 0).run)
+        return Run(self._link, self.master.get(id or 0).run)
 
     def runs(self, limit: int = 20) -> Runs:
         """The newest runs, newest first."""
-        return Runs(self, self.master.runs(limit))
+        return Runs(self._link, self.master.runs(limit))
 
     # --- the database -------------------------------------------------------------------------------------------------------
 
@@ -200,39 +165,6 @@ class Cluster:
 
         with opened(self.url, application=APPLICATION) as conn:
             return sql_frame(*ask(conn, query))
-
-    def report(self, name: str, run_id: int = 0, limit: int | None = ROWS, *, everything: bool = False) -> list[Mapping[str, Any]]:
-        """Rows of a named report, one more than limit where there are more: from the database where it is known here, else by the master.
-
-        Raises: ConfigError: there is no such report; the message names them. NotFound: no such run.
-        """
-        most = None if limit is None else limit + 1
-        if self._url is None:
-            return list(self.master.report(name, run_id, most, everything=everything))
-        with opened(self._url, application=APPLICATION) as conn:
-            return list(reporting.rows(conn, name, run_id, most, everything=everything))
-
-    # --- the rest of Dask ---------------------------------------------------------------------------------------------------
-
-    def chunks(self, paths: Paths, chunk_lines: int | None = None, limit: int | None = None, ttl_s: float = 3_600.0) -> Chunks:
-        """Cut line files, and return a list of ``dask.delayed`` objects: each is the list of one chunk's lines, as bytes.
-
-        Nothing is loaded. The lines come over the same stream as a run's, wherever the task runs. Blank lines are left out; lines beyond
-        max_line_bytes, and what is damaged, are left out and said.
-        paths:       as in load().
-        chunk_lines: left out, what suits the files and the number of workers; at most 64 MiB of lines in any case.
-        limit:       chunks at most, from the first file on.
-        ttl_s:       how long the files stay after this process was last heard of. It is heard of as long as the list, or a collection
-                     that was made of it, exists; close() deletes them at once.
-        Raises:      NotFound, ConfigError: a path, an option. WorkspaceFull: not so much at a time. SourceUnavailable. SourceChanged.
-        Guarantee:   works through a lost worker and a restart of the broker. A task that reads a chunk gives way to chunks of runs.
-        """
-        from protheon_dask.run.collections import pin_chunks
-
-        chunks = pin_chunks(self.master, tuple(places_of(paths)), chunk_lines=chunk_lines, limit=limit, ttl_s=ttl_s)
-        self.tell(chunks.notices)
-        _ = self.client  # from now on Dask computes on this cluster, and not in this process
-        return chunks
 
     # --- tasks of the general queue -----------------------------------------------------------------------------------------
 
@@ -278,27 +210,21 @@ class Cluster:
         Runs of other commands and kernels that use a cluster of ours are waited for, and named, unless wait_others is false; Ctrl-C
         ends them, too. Our own are interrupted.
         """
-        if self._is_closed or os.getpid() != self._owner_pid:  # a fork of this process has no cluster
-            return
-        self._is_closed = True
-        with ExitStack() as stack:
-            stack.callback(self._master.close)
-            if self._local is not None:
-                stack.push(self._local.__exit__)
+        with self._lock:
             if self._dask is not None:
-                stack.callback(self._dask.close)
-            if self._local is not None and wait_others:
-                self._local.wait_others(self._say, self._own_runs)
+                self._dask.close()  # type: ignore[no-untyped-call]
+                self._dask = None
+        self._link.close(wait_others=wait_others)
 
     @property
     def is_closed(self) -> bool:
         """Has it ended? Its methods raise ConfigError then."""
-        return self._is_closed
+        return self._link.is_closed
 
     @property
     def is_ours(self) -> bool:
         """Did this object start the cluster, which then ends with it?"""
-        return self._local is not None and self._local.is_ours
+        return self._link.is_ours
 
     def __enter__(self) -> Self:
         return self
@@ -306,82 +232,35 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
         self.close(wait_others=value is None)
 
-    # --- the end of a cluster that was another's --------------------------------------------------------------------------------
-
-    def moved_on(self, generation: int) -> bool:
-        """Has the command ended that ran the cluster in which this generation's runs were made? Another cluster takes its place then."""
-        with self._lock:
-            if generation == self._generation and self._local is not None:
-                self._local.wait_gone()  # its command may be ending it at this moment
-                if self._local.is_gone():
-                    self._take_over()
-            return generation != self._generation
-
-    def _take_over(self) -> None:
-        """Start a cluster, or join the one that another survivor started, in the place of one that has ended with its command."""
-        with self._lock:
-            if self._local is None or self._start is None or not self._local.is_gone():
-                return
-            self._say("the command that ran the cluster has ended: starting one of our own")
-            self._local.__exit__(None, None, None)
-            for n in range(TAKE_OVERS, -1, -1):
-                try:
-                    self._local = self._start(True).__enter__()
-                    break
-                except TransientError:  # nothing could be started beside what is still ending
-                    if not n:
-                        raise
-                    time.sleep(TAKE_OVER_PAUSE_S)
-            self._master, self._url = self._local.client, self._local.url
-            self._generation += 1
-            if self._dask is not None:
-                self._dask.close()  # type: ignore[no-untyped-call]
-                self._dask = None
-
-    # --- for runs -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def generation(self) -> int:
-        """It rises when another cluster takes this one's place."""
-        return self._generation
-
-    def own(self, run_id: int) -> None:
-        """Keep in mind that a run is this object's own."""
-        self._own_runs.add(run_id)
-
-    def tell(self, notices: Iterable[str]) -> None:
-        """Say what the master had to say."""
-        for notice in notices:
-            self._say(notice)
-
     # --- how it looks -------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return CLOSED if self._is_closed else card.cluster_text(self._facts())
+        return CLOSED if self.is_closed else card.cluster_text(self._facts())
 
     def _repr_html_(self) -> str:
-        return card.told_html(CLOSED) if self._is_closed else card.cluster_html(self._facts())
+        return card.told_html(CLOSED) if self.is_closed else card.cluster_html(self._facts())
 
     def _facts(self) -> card.ClusterFacts:
         """What its card tells; what is away is named."""
-        database = None if self._url is None else str(place_of(self._url))
+        database = None if self._link.known_url is None else str(place_of(self._link.known_url))
+        master = self.master
         try:
-            info, runs = self.info(), self.master.runs(CARD_RUNS)
+            info, runs, page = self.info(), master.runs(CARD_RUNS), self._link.dashboard_link()
         except ProtheonError as error:
-            return card.ClusterFacts(__version__, self._master.address, 0, database, missing=(str(error),))
-        return card.ClusterFacts(info.version, self.address, info.n_threads, database, page_of(info.dashboard_link), tuple(runs))
+            return card.ClusterFacts(__version__, master.address, 0, database, missing=(str(error),))
+        return card.ClusterFacts(info.version, master.address, info.n_threads, database, page, tuple(runs))
 
 
 class Runs(Sequence[Run]):
     """Runs of a cluster, newest first, as they were when they were asked for. ``to_frame()`` has them in numbers."""
 
-    def __init__(self, cluster: Cluster, pictures: Sequence[RunStatistics]) -> None:
-        self._cluster, self.pictures = cluster, tuple(pictures)
+    def __init__(self, link: Link, pictures: Sequence[RunStatistics]) -> None:
+        self._link, self.pictures = link, tuple(pictures)
 
     def to_frame(self) -> pd.DataFrame:
         """As many runs as are here, newest first, as they are now: a row each."""
         limit = len(self.pictures)
-        return report_frame("runs", self._cluster.report("runs", limit=limit), limit)
+        return report_frame("runs", self._link.report("runs", limit=limit), limit)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -392,25 +271,14 @@ class Runs(Sequence[Run]):
     def __getitem__(self, index: slice) -> Runs: ...
     def __getitem__(self, index: int | slice) -> Run | Runs:
         if isinstance(index, slice):
-            return Runs(self._cluster, self.pictures[index])
-        return Run(self._cluster, self.pictures[index].run)
+            return Runs(self._link, self.pictures[index])
+        return Run(self._link, self.pictures[index].run)
 
     def __iter__(self) -> Iterator[Run]:
-        return (Run(self._cluster, picture.run) for picture in self.pictures)
+        return (Run(self._link, picture.run) for picture in self.pictures)
 
     def __repr__(self) -> str:
         return card.runs_text(self.pictures)
 
     def _repr_html_(self) -> str:
         return card.runs_html(self.pictures)
-
-
-def page_of(dashboard_link: str) -> str:
-    """Our page of the dashboard that this link is of, where the scheduler has it; else the link itself."""
-    parts = urlsplit(dashboard_link)
-    page = f"{parts.scheme}://{parts.netloc}{PAGE}"
-    try:
-        with urllib.request.urlopen(page, timeout=PAGE_LOOK_S) as answer:
-            return page if answer.status == 200 else dashboard_link
-    except (OSError, ValueError, urllib.error.HTTPError):
-        return dashboard_link

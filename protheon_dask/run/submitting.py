@@ -76,10 +76,7 @@ def loading(
     """
     if again and replace:
         raise ConfigError("again keeps the rows of the old load, replace deletes them first: give one of the two")
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not given:
-        raise ConfigError("no path is given: name files, directories, globs or URLs")
-    places = [absolute(_text(path)) for path in given]
+    places = places_of(paths)
     if chunk_lines not in (None, "auto") and not (type(chunk_lines) is int and chunk_lines >= 1):
         raise ConfigError(f"chunk_lines={chunk_lines!r} is neither a number of lines nor auto")
     return Loading(
@@ -91,6 +88,14 @@ def loading(
         replace=replace,
         checksum=checksum,
     )
+
+
+def places_of(paths: Paths) -> list[str]:
+    """Paths that mean the same to a master with another working directory. Raises ConfigError: none is given, or one is no text."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise ConfigError("no path is given: name files, directories, globs or URLs")
+    return [absolute(_text(path)) for path in given]
 
 
 def pipeline_of(pipeline: str | Pipeline, *, table: str | None = None, paths: Sequence[str] = ()) -> Pipeline:
