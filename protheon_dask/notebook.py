@@ -13,6 +13,7 @@ from protheon_dask.run.attaching import attach
 from protheon_dask.run.cluster import Cluster, Runs
 from protheon_dask.run.frames import MoreRows
 from protheon_dask.run.handle import Run
+from protheon_dask.run.link import Link
 from protheon_dask.run.preview import preview
 
 EMBEDDED: Final = "embedded"
@@ -49,7 +50,7 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     with _lock:
         known = _open.get(place)
         if known is None or known.is_closed:
-            known = _open[place] = _Shared.started(start, say=_say)
+            known = _open[place] = _Shared(Link.started(start, say=_say))
             is_new = True
         else:
             is_new = False

@@ -12,8 +12,9 @@ from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
-from protheon_dask.run.cluster import APPLICATION, Cluster
+from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.keys import KEY_FILE, read_key
+from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
@@ -36,7 +37,7 @@ def attach(effective: Effective, address: str, database: Database, *, is_given: 
             ledger_id = master.info().ledger_id
         except BrokerUnavailable as exc:
             raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({exc})") from exc
-        return Cluster(master, ledger_url(effective.settings, database, ledger_id, is_given=is_given), say=say)
+        return Cluster(Link(master, ledger_url(effective.settings, database, ledger_id, is_given=is_given), say=say))
     except ProtheonError:
         master.close()
         raise
