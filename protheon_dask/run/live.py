@@ -59,13 +59,13 @@ class LiveCard:
         shell = _shell()
         if shell is None:
             return
+        if not _is_notebook(shell):
+            self._look()
+            print(self._bundle()["text/plain"])
+            return
         self._go_on()
         with self._changed:
             self._changed.wait_for(lambda: self._latest is not None or not self._is_live, FIRST_S)
-        if not _is_notebook(shell):
-            print(self._bundle()["text/plain"])
-            self._end()
-            return
         from IPython.display import display
 
         with self._changed:
@@ -103,6 +103,15 @@ class LiveCard:
                 Thread(target=work, args=(self._generation,), name=f"protheon-card-{work.__name__.strip('_')}", daemon=True).start()
 
     # --- taking pictures ----------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Take one picture, here and now."""
+        try:
+            for picture in self._pictures():
+                self._take(picture)
+                break
+        except ProtheonError as exc:
+            self._tell(str(exc))
 
     def _read(self, generation: int) -> None:
         """Take pictures until the run has come to rest, or is never to be seen again."""
@@ -150,10 +159,10 @@ class LiveCard:
             self._changed.notify_all()
         return True
 
-    def _tell(self, what: str, generation: int) -> None:
+    def _tell(self, what: str, generation: int | None = None) -> None:
         """Say what keeps the card from going on, and since when."""
         with self._changed:
-            if not self._is_of(generation):
+            if generation is not None and not self._is_of(generation):
                 return
             if self._latest is None:
                 self._told = f"{self._name}: {what}"
