@@ -6,6 +6,8 @@ allowance of time: a look that would take long is taken seldom.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +24,8 @@ from protheon_dask.telemetry.statistics import RunStatistics
 
 SHARE: Final = 0.05
 """Of the time that may be spent on waiting for the ledger's answers; twice, for totals and for runs."""
+SELDOM: Final = 0.001
+"""Of what is asked again only because it might have changed without a sign: everything, and runs that have ended."""
 SAVED_S: Final = 1.0
 """What is saved up of it: so long may the answers to one look take, before the next ones come later."""
 NEWEST, LIVE = 20, 50
@@ -29,7 +33,7 @@ NEWEST, LIVE = 20, 50
 LIVE_S, PAUSED_S, ENDED_S = 1.0, 5.0, 60.0
 """How old the statistics of a run may be. Of an ended one little changes: others go on with its files, its rejects are replayed."""
 RECOUNT_S: Final = 900.0
-"""Everything is counted anew that often: a load that was taken up again and finished between two looks is found then."""
+"""Everything is counted anew that often at most: a load that was taken up again and finished between two looks is found then."""
 MARGIN: Final = timedelta(seconds=10)
 """A load may be finished at a time before the look that does not see it yet: its transaction began then."""
 
@@ -57,6 +61,7 @@ class Allowance:
 class LedgerView:
     """The ledger's part of a picture."""
 
+    counted_at: float | None  # when the totals were counted, seconds of the epoch; None: the first look has only seen the runs
     totals: Totals
     runs: tuple[RunStatistics, ...]  # newest first
     oldest_ready_s: float | None
@@ -69,6 +74,7 @@ class _KnownRun:
     statistics: RunStatistics
     mark: str
     read_s: float
+    took_s: float
 
 
 @dataclass(slots=True)
@@ -80,7 +86,7 @@ class _Sums:
     closed: dict[int, TaskSums] = field(default_factory=dict)  # not finished, and nobody's: a run may go on with them
     open: dict[int, TaskSums] = field(default_factory=dict)
     since: datetime | None = None  # when was looked last, by the database's clock
-    counted_s: float = 0.0  # when everything was counted last
+    recount_s: float = 0.0  # when everything is to be counted anew
 
     def take(self, loads: list[pictures.LoadSums]) -> None:
         self.open = {}
@@ -105,65 +111,75 @@ class _Sums:
 class LedgerLook:
     """Looks, and keeps what it saw. Single-threaded. now_s: a clock that only rises.
 
-    Guarantee: after the first look, which counts everything, waits for the ledger 2 x SHARE of the time in the long run.
+    Guarantee: once everything is counted it waits for the ledger for little more than 2 x SHARE of the time, whatever
+               its size: what takes long is asked for seldom.
     """
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
+    def __init__(self, now_s: Callable[[], float], now_at: Callable[[], float] = time.time) -> None:
+        self._now_s, self._now_at = now_s, now_at
         self._for_totals, self._for_runs = Allowance(SHARE, now_s), Allowance(SHARE, now_s)
         self._sums = _Sums()
         self._general = TaskSums()
         self._general_due_s = 0.0
         self._totals = Totals()
+        self._counted_at: float | None = None
+        self._has_looked = False
         self._oldest_ready_s: float | None = None
         self._look_ahead = 0
         self._runs: dict[int, _KnownRun] = {}
 
     def look(self, conn: Connection) -> LedgerView:
-        """See what is new. Raises psycopg's errors: what was known before stays known."""
-        if self._for_totals.is_left:
-            began_s = self._now_s()
+        """See what is new. Raises psycopg's errors: what was known before stays known.
+
+        The first look brings runs alone: to count everything takes some 10 s where there are a million tasks.
+        """
+        began_s = self._now_s()
+        if not self._has_looked:
+            self._has_looked = True
+        elif self._sums.since is None or began_s >= self._sums.recount_s:
+            self._count(conn, _Sums())
+            self._sums.recount_s = began_s + max(RECOUNT_S, (self._now_s() - began_s) / SELDOM)
+        elif self._for_totals.is_left:
             try:
-                self._count(conn)
+                self._count(conn, self._sums)
             finally:
                 self._for_totals.spend(began_s)
         runs = self._look_at_runs(conn)
         aside = tuple(HostAside(item.host, item.reason, item.until_at.timestamp()) for item in hosts_aside(conn))
-        return LedgerView(self._totals, runs, self._oldest_ready_s, self._look_ahead, aside)
+        return LedgerView(self._counted_at, self._totals, runs, self._oldest_ready_s, self._look_ahead, aside)
 
-    def _count(self, conn: Connection) -> None:
-        now_s = self._now_s()
+    def _count(self, conn: Connection, sums: _Sums) -> None:
+        """Bring these sums up to date; those that are empty count everything."""
+        now_at = self._now_at()
         ledger = pictures.ledger_sums(conn)
-        sums = self._sums if self._sums.since is not None and now_s - self._sums.counted_s < RECOUNT_S else _Sums(counted_s=now_s)
         sums.take(pictures.load_sums(conn, list(sums.open), None if sums.since is None else sums.since - MARGIN))
         sums.since = ledger.at
         self._sums = sums
-        if now_s >= self._general_due_s:
+        began_s = self._now_s()
+        if began_s >= self._general_due_s:
             self._general = pictures.general_sums(conn)
-            took_s = self._now_s() - now_s
-            self._general_due_s = now_s + max(LIVE_S, took_s / SHARE)
-        self._totals = _totals_of(sums.total().plus(self._general), ledger)
+            self._general_due_s = began_s + (self._now_s() - began_s) / SHARE
+        self._counted_at, self._totals = now_at, _totals_of(sums.total().plus(self._general), ledger)
         self._oldest_ready_s = None if ledger.oldest_ready_s is None else max(0.0, ledger.oldest_ready_s)
         self._look_ahead = sum(load.ready for load in sums.open.values())
 
     def _look_at_runs(self, conn: Connection) -> tuple[RunStatistics, ...]:
-        """The runs to be shown; those whose statistics are due are asked for as far as the allowance goes, the oldest first."""
+        """The runs to be shown; those whose statistics are due are asked for as far as the allowance goes, runs at work first."""
         shown = pictures.shown_runs(conn, newest=NEWEST, live=LIVE)
         self._runs = {item.run_id: self._runs[item.run_id] for item in shown if item.run_id in self._runs}
         now_s = self._now_s()
         due = []
         for item in shown:
             known = self._runs.get(item.run_id)
-            if known is None:
-                due.append((0.0, -item.run_id, item))  # at a broker's start the newest come first
-            elif now_s - known.read_s >= _fresh_s(known, item):
-                due.append((known.read_s, -item.run_id, item))
-        for _, _, item in sorted(due, key=lambda entry: entry[:2]):
+            if known is None or now_s - known.read_s >= _fresh_s(known, item):
+                due.append((not item.is_live, known.read_s if known else -math.inf, -item.run_id, item))
+        for *_, item in sorted(due, key=lambda entry: entry[:3]):
             if not self._for_runs.is_left:
                 break
             began_s = self._now_s()
-            self._runs[item.run_id] = _KnownRun(statistics_of(conn, item.run_id), item.mark, began_s)
+            statistics = statistics_of(conn, item.run_id)
             self._for_runs.spend(began_s)
+            self._runs[item.run_id] = _KnownRun(statistics, item.mark, began_s, self._now_s() - began_s)
         return tuple(self._runs[item.run_id].statistics for item in shown if item.run_id in self._runs)
 
 
@@ -171,7 +187,7 @@ def _fresh_s(known: _KnownRun, shown: pictures.ShownRun) -> float:
     """How old what is known of a run may become."""
     if shown.mark != known.mark or (shown.is_live and known.statistics.state in (RunState.RUNNING, RunState.QUEUED)):
         return LIVE_S
-    return PAUSED_S if shown.is_live else ENDED_S
+    return PAUSED_S if shown.is_live else max(ENDED_S, known.took_s / SELDOM)
 
 
 def _totals_of(tasks: TaskSums, ledger: pictures.LedgerSums) -> Totals:

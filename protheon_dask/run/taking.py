@@ -22,7 +22,7 @@ from protheon_dask.run.story import story_of
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.bound import bound_of
 from protheon_dask.telemetry.flow import FlowWindow
-from protheon_dask.telemetry.picture import LOST, ClusterPicture, Flow, Totals
+from protheon_dask.telemetry.picture import LOST, ClusterPicture, Totals
 from protheon_dask.telemetry.workers import Workers
 from protheon_dask.words import since
 from protheon_dask.workspace.chunkfile import ChunkStore
@@ -35,7 +35,7 @@ SEND_S: Final = 3.0
 NO_PRELOAD_S: Final = 10.0
 """A scheduler without our plugin is offered a picture that seldom: it writes a line into its log each time."""
 STALE_S: Final = 10.0
-"""Without an answer for so long the ledger is missing; and so is the lead, without a round of the coordinator's."""
+"""Without an answer for so long the ledger is missing, or the plugin; and so is the lead, without a round of the coordinator's."""
 APPLICATION: Final = "protheon-telemetry"
 
 
@@ -181,7 +181,7 @@ class Taker:
             self._asked_no = scheduler.asked_no
             self._workers.take(scheduler.workers, now_s)
         totals = view.totals if view is not None else Totals()
-        if view is not None and totals is not self._counted:
+        if view is not None and view.counted_at is not None and totals is not self._counted:
             self._counted = totals
             self._flow.add(totals, now_s)
         workers, stage_seconds = self._workers.pictures(now_s), self._workers.stage_seconds(now_s)
@@ -194,7 +194,7 @@ class Taker:
             uptime_s=now_at - self._started_at,
             missing=self._missing(scheduler.trouble, scheduler.trouble_since_at, now_at),
             totals=totals,
-            flow=self._flow.flow(now_s) if view is not None else Flow(),
+            flow=self._flow.flow(now_s),
             runs=view.runs if view is not None else (),
             workers=workers,
             stage_seconds=stage_seconds,
@@ -203,7 +203,7 @@ class Taker:
             workspace_quota_bytes=self._store.quota_bytes,
             look_ahead_chunks=look_ahead,
             hosts_aside=view.hosts_aside if view is not None else (),
-            counted_at=self._viewed_at if view is not None else None,
+            counted_at=view.counted_at if view is not None else None,
             bound=bound_of(
                 stage_seconds,
                 len(here),
@@ -220,8 +220,8 @@ class Taker:
         seen_at = self._viewed_at or self._started_at
         if (lost_at := led.ledger_lost_at) is not None:
             told.append(_since(lost_at, f"PostgreSQL is away: {led.waiting_for or 'its connection was lost'}"))
-        elif now_at - seen_at > STALE_S:
-            told.append(_since(seen_at, f"PostgreSQL does not answer: {self._ledger_trouble or 'it says nothing'}"))
+        elif self._ledger_trouble is not None and now_at - seen_at > STALE_S:
+            told.append(_since(seen_at, f"PostgreSQL does not answer: {self._ledger_trouble}"))
         elif now_at - led.round_at > STALE_S:
             told.append(_since(led.round_at, "the broker leads, and its coordinator has not come round"))
         if scheduler_trouble is not None:
