@@ -1,9 +1,10 @@
-"""``protheon runs``: list, show, watch, verify, pause, resume, cancel."""
+"""``protheon runs``: list, show, watch, verify, report, pause, resume, cancel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -181,6 +182,44 @@ def runs_verify(run: int | None, into: str | None, as_json: bool, deep: bool) ->
     else:
         output.emit_drawing(*verified_drawing(found))
     click.get_current_context().exit(INCOMPLETE if found.findings else DONE)
+
+
+@runs.command("report")
+@run_argument
+@click.option("--output", "-o", "target", metavar="FILE|-", help="Where to; - is stdout.  [default: run-N.html]")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@database_option
+@json_option
+def runs_report(run: int | None, target: str | None, force: bool, into: str | None, as_json: bool) -> None:
+    """Write the story of a run as one HTML file, which any browser shows, with no network and no Protheon.
+
+    Every attempt on every host on a time line, with its stages and faults; rates; retries by cause, rejects by reason and dead
+    letters; what bounded the run; and where each line and row went. Of a run that goes on: until now. With --json the story
+    itself is printed, and no file is written.
+
+    \b
+    Example:  protheon runs report 3
+              protheon runs report --output nightly.html --force
+    """
+    from protheon_dask.run import api
+
+    if as_json and (target is not None or force):
+        raise click.UsageError("--json prints the story and writes no file: leave --output and --force out")
+    path = None if target in (None, "-") else Path(str(target))
+    if path is not None:
+        api.check_target(path, overwrite=force)
+    with opened(into) as url:
+        story = api.told_story(url, run)
+    if as_json:
+        output.emit_json(story.to_json())
+        return
+    if target == "-":
+        output.emit(api.page_of(story).rstrip("\n"))
+        return
+    path = path or Path(f"run-{story.statistics.run}.html")
+    api.check_target(path, overwrite=force)
+    api.write_page(api.page_of(story), path, overwrite=force)
+    output.messages().print(f"run {story.statistics.run}: its report is in {path}", markup=False, soft_wrap=True)
 
 
 @runs.command("pause")

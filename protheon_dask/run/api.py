@@ -30,6 +30,7 @@ from protheon_dask.run.dead_letters import (
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
+from protheon_dask.run.report import check_target, page_of, told_story, write_page
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.statistics import statistics_of, was_interrupted
 from protheon_dask.run.submitting import Loading, loading
@@ -56,18 +57,22 @@ __all__ = [
     "UndonePlan",
     "Verdict",
     "Verification",
+    "check_target",
     "count_dead_letters",
     "export",
     "list_dead_letters",
     "loading",
+    "page_of",
     "plan_undo",
     "purge_dead_letters",
     "read_settings",
     "show_dead_letters",
     "still_refused",
     "task_states",
+    "told_story",
     "undo_load",
     "was_interrupted",
+    "write_page",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from protheon_dask import words
@@ -14,10 +14,16 @@ from protheon_dask.ledger.connect import Connection
 from protheon_dask.model import STAGES, Outcome
 from protheon_dask.run.rejects import with_reasons
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.telemetry.bound import bound_of
+from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.telemetry.story import BINS, LEAST_BIN_S, MAX_FILES, MAX_SPANS, Bin, RejectReason, RunStory, Span, StoryFile
 
 CAUSES: Final = (Outcome.FAILED, Outcome.RELEASED, Outcome.CRASHED, Outcome.EXPIRED)
 """How an attempt can end that is followed by another."""
+MOST_BUSY: Final = 0.95
+"""Share of the pieces of time in which not more attempts were at work."""
+MOSTLY: Final = 0.8
+"""Share of the time of its attempts up to which a run's files were cut, if cutting is what they waited for."""
 
 
 def story_of(conn: Connection, run_id: int) -> RunStory:
@@ -37,20 +43,42 @@ def story_of(conn: Connection, run_id: int) -> RunStory:
         pieces = stories.pieces(conn, run_id, bin_s, n_bins)
         spans = stories.spans(conn, run_id, MAX_SPANS)
         files = stories.files(conn, run_id, MAX_FILES)
+    bins = tuple(_bin(no * bin_s, pieces.get(no, {})) for no in range(n_bins))
     return RunStory(
         statistics=statistics,
         submitted_at=facts["submitted_at"],
         ended_at=facts["ended_at"],
         bin_s=bin_s,
-        bins=tuple(_bin(no * bin_s, pieces.get(no, {})) for no in range(n_bins)),
+        bins=bins,
         spans=tuple(_span(row) for row in spans),
         n_attempts=facts["n_attempts"],
         reasons=tuple(RejectReason(refusal.reason, refusal.n) for refusal in statistics.refusals),
-        bound=None,
+        bound=_bound(statistics, bins, bin_s, facts),
         settings=_settings(facts),
         files=tuple(StoryFile(**row) for row in files),
         n_workers=facts["n_workers"],
         n_hosts=facts["n_hosts"],
+    )
+
+
+def _bound(statistics: RunStatistics, bins: Sequence[Bin], bin_s: float, facts: Mapping[str, Any]) -> str | None:
+    """What bounded the run, from where its attempts' seconds went and how many were at work side by side.
+
+    How many workers there were at a time nobody has written down: as many as were at work for a twentieth of the time. Pieces of time
+    without any attempt are left out (a pause is no lack of work), as are the first one and the last, which are parts.
+    """
+    at_work = [sum(piece.stage_seconds.values()) / bin_s for piece in bins if piece.stage_seconds]
+    at_work = at_work[1:-1] or at_work
+    if not at_work:
+        return None
+    busy = sorted(at_work)[int(len(at_work) * MOST_BUSY)]
+    n_workers = max(1, min(facts["n_workers"], round(busy)))
+    last_s = max(piece.start_s for piece in bins if piece.stage_seconds)
+    return bound_of(
+        statistics.stage_seconds,
+        n_workers,
+        utilization=sum(at_work) / len(at_work) / n_workers,
+        is_cutting=facts["cut_s"] is not None and facts["cut_s"] > MOSTLY * last_s,
     )
 
 

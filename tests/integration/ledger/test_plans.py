@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -14,6 +16,8 @@ from benchmarks.full_ledger import Filled, fill
 from protheon_dask.ledger import leadership, verbs
 from protheon_dask.ledger.statements import statement
 from protheon_dask.model import STAGES, Lease, Seen, Worker
+from protheon_dask.run.story import story_of
+from protheon_dask.telemetry.story import BINS, MAX_SPANS
 from tests.fixtures.postgres import fresh_database
 
 N_TASKS = 200_000
@@ -21,6 +25,8 @@ N_RUNNING = 64
 WORKER = Worker(uuid4(), "w", "h")
 LARGE = {"task", "attempt", "chunk", "table_count"}
 """Tables with a row a chunk or more."""
+STORY = ("story_run", "story_bins", "story_stages", "story_spans")
+"""Without story_rows and story_files, which sum over all tasks of a run: where that is a good part of the ledger, reading it all is right."""
 
 
 class Full:
@@ -65,6 +71,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         ("byte_offset", "raw_bytes", "restart_stored_offset", "restart_raw_offset", "stored_bytes", "n_lines", "restart_line"), 1
     ) | {"raw_xxh3": b"r" * 16, "stored_xxh3": b"s" * 16, "generation": 2, "oversized": False}
     lead = {"epoch": full.epoch}
+    story = {"bin_s": 1.0, "n_bins": 120, "limit": 50}
     return {
         "claim": claim,
         "renew": {**pairs, "lease_s": 60.0},
@@ -100,6 +107,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         "open_runs": {},
         "count_lines": {"run_id": at.running_run},
         "run_statistics": {"run_id": at.running_run},
+        **{name: {"run_id": at.running_run, **story} for name in STORY},
         "add_wire_bytes": {**one, "n_bytes": 1},
         "hand_over_loads": {"run_id": at.fresh_run},
         "pause_run": {**one, "run_id": at.running_run, "reason": "r"},
@@ -117,7 +125,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
 INDEXES = {
     "claim": "task_pkey", "expire": "task_running", "stuck": "task_running", "pick_ready": "task_ready", "renew": "task_",
     "cancel": "task_load", "finish_loads": "task_load", "open_runs": "task_load", "stored_chunks": "task_load", "count_lines": "task_load",
-    "complete": "task_",
+    "complete": "task_", **dict.fromkeys(STORY, "attempt_run"),
     "ephemeral_attempts": "attempt_open", "report_tasks": "task_pkey", "task_of_request": "task_request", "cancel_task": "task_pkey",
 }  # fmt: skip
 
@@ -130,6 +138,25 @@ def test_no_statement_reads_all_tasks_attempts_or_chunks(full: Full) -> None:
             read[name] = scanned, plan
         assert INDEXES.get(name, "") in plan, plan
     assert read == {}
+
+
+@pytest.mark.slow
+def test_the_story_of_a_run_with_very_many_attempts_is_bounded(full: Full) -> None:
+    """170,000 attempts: 14 s on two cores with much else to do, most of it for sums over all of them."""
+    with full.conn.transaction(force_rollback=True):
+        full.conn.execute("UPDATE protheon.run SET submitted_at = now() - interval '3 hours'")
+        full.conn.execute(
+            "UPDATE protheon.attempt SET started_at = now() - interval '3 hours' + task_id * interval '0.05 s',"
+            " ended_at = now() - interval '3 hours' + task_id * interval '0.05 s' + interval '9 s', copy_s = 5 WHERE outcome = 'succeeded'"
+        )
+        [(largest,)] = full.conn.execute("SELECT run_id FROM protheon.attempt GROUP BY run_id ORDER BY count(*) DESC LIMIT 1").fetchall()
+        began_s = time.monotonic()
+        story = story_of(full.conn, largest)
+        took_s = time.monotonic() - began_s
+    assert (story.n_attempts, len(story.spans), len(story.bins)) == (N_TASKS - 30_000, MAX_SPANS, BINS)
+    assert sum(piece.lines for piece in story.bins) == story.statistics.lines
+    assert len(json.dumps(story.to_json())) < 4e6
+    assert took_s < 90
 
 
 def test_loads_that_are_at_work_are_not_added_up_every_second(full: Full) -> None:

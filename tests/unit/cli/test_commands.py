@@ -42,7 +42,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {
         *((name,) for name in ("load", "preview", "demo", "sample", "scaffold", "undo", "sql", "config")),
-        *(("runs", verb) for verb in ("list", "show", "watch", "verify", "pause", "resume", "cancel")),
+        *(("runs", verb) for verb in ("list", "show", "watch", "verify", "report", "pause", "resume", "cancel")),
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
         *(("rejects", verb) for verb in ("export", "replay")),
