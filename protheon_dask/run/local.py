@@ -273,13 +273,14 @@ class LocalCluster:
         self.dashboard_link = f"http://{dashboard}/status"
         self._run(
             "scheduler",
-            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {dashboard} --no-show".split(),
+            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {dashboard} --no-show"
+            " --preload protheon_dask.run.preload_scheduler".split(),
             env,
             probe=http_probe(LOOPBACK, dashboard_port),
             on_again=self._end_old_workers,
         )
-        port = _port(settings.broker_port)
-        self._ports = [scheduler_port, port]  # Dask takes another port for its dashboard by itself
+        port, http_port = _port(settings.broker_port), _port(settings.http_port)
+        self._ports = [scheduler_port, port, http_port]  # Dask takes another port for its dashboard by itself
         broker = self._run(
             "broker",
             [
@@ -291,7 +292,10 @@ class LocalCluster:
                 self.dashboard_link,
                 "--port",
                 str(port),
+                "--http-port",
+                str(http_port),
                 "--ephemeral",
+                "--owns-scheduler",
                 *(["--takes-over"] if self._takes_over or any(self._home.glob(ANNOUNCEMENTS)) else []),
             ],
             env,
