@@ -241,7 +241,7 @@ class Chunks(list[Delayed], DaskMethodsMixin):  # type: ignore[misc]  # dask is 
             return f"{counted(len(self), 'chunk')}, closed"
         return f"{counted(len(self), 'chunk')}: {counted(n_lines, 'line')}, {size(raw_bytes)}, of {counted(len(paths), 'file')}"
 
-    # --- Dask's protocol of collections: compute(chunks) and delayed(f)(chunks) would not look into a list that is not a plain one --------
+    # --- Dask's protocol of collections: else dask.compute(chunks) would give back, without a word, what is no plain list ---
 
     def __dask_graph__(self) -> HighLevelGraph:
         return HighLevelGraph.merge(*(chunk.__dask_graph__() for chunk in self))

@@ -23,6 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run.doing import METRIC
+from protheon_dask.run.lives import COORDINATOR
 from protheon_dask.run.tasks import CANCELLED, RAISED, STARTUP_KEY, Answer, run_attempt
 from protheon_dask.telemetry.workers import Report
 
@@ -35,12 +36,16 @@ ANSWER_S = CONNECT_S + 2.0
 ASK_S, ASK_AGAIN_S = 2.0, 0.25
 """Period of asking a scheduler that is well, and one that is not or has no workers yet."""
 CLOSE_S = 2.0
+PRIORITY = 100
+"""Chunks of runs go before tasks of people, which have 0 unless they say otherwise (``compute(priority=..)``): loading is the work."""
 LOST = f"{CANCELLED}the connection to the scheduler was lost"
 """The link's own word for a dispatch of which no scheduler will tell."""
 MAX_LATE = 2
 """So many tries to connect may be unfinished, each a thread and half a client; another only when one of them ends. More than one, lest
 one that hangs in Dask for ever should keep out all others."""
 NANNY_PROBE_S = 1.0
+NANNY_DYING_S = 0.4
+"""Pause before a nanny that answered is asked again. Where all of a host's processes are killed at once the worker may be gone first."""
 RESTART_S = 30.0
 """How long a nanny is given to end its worker: it asks politely for 4 s, then kills."""
 
@@ -159,7 +164,9 @@ class DaskLink:
         wanted = None if workers is None else list(workers)
         with self._lock:
             client = self._check()
-            futures = client.compute(tasks, retries=0, optimize_graph=False, workers=wanted, allow_other_workers=wanted is not None)  # type: ignore[no-untyped-call]  # distributed is not typed here
+            futures = client.compute(  # type: ignore[no-untyped-call]  # distributed is not typed here
+                tasks, retries=0, priority=PRIORITY, optimize_graph=False, workers=wanted, allow_other_workers=wanted is not None
+            )
             for item, future in zip(dispatches, futures, strict=True):
                 self._handed[str(future.key)] = _Handed(item, future)
             # else the keys go with a broker that dies, and the scheduler takes a worker that is at work for idle: new work waits behind it
@@ -296,12 +303,16 @@ class DaskLink:
         self._on_event(event)
 
     def _tell_gone(self, item: Dispatch, last: Any) -> None:
-        self._on_event(WorkerGone(item, str(last.name), _answers(getattr(last, "nanny", None))))
+        nanny = getattr(last, "nanny", None)
+        nanny_lives = _answers(nanny)
+        if nanny_lives and not self._closing.wait(NANNY_DYING_S):
+            nanny_lives = _answers(nanny)
+        self._on_event(WorkerGone(item, str(last.name), nanny_lives))
 
 
 def _make_client(scheduler_address: str, answer: ConcurrentFuture[Client]) -> None:
     try:
-        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name="protheon-coordinator")  # type: ignore[no-untyped-call]  # distributed is not typed here
+        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR)  # type: ignore[no-untyped-call]  # distributed is not typed here
         answer.set_result(client)
     except Exception as exc:  # noqa: BLE001  # raised again in the link's thread
         answer.set_exception(exc if isinstance(exc, OSError) else OSError(f"{type(exc).__name__}: {exc}"))

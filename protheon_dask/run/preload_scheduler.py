@@ -13,6 +13,7 @@ from distributed import Scheduler
 from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from protheon_dask.run.lives import give_lives
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 
@@ -30,6 +31,10 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 
     def __init__(self) -> None:
         Board.__init__(self, time.monotonic)
+
+    def update_graph(self, scheduler: Scheduler, *, client: str, tasks: list[Any], **_: Any) -> None:
+        """Hook: tasks have come, and none is given to a worker yet."""
+        give_lives(scheduler, client, tasks)
 
     def take_picture(self, told: bytes) -> dict[str, Any]:
         """Handler: the broker's picture of this second. Answers with the runs whose stories are wanted."""

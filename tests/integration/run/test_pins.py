@@ -119,7 +119,7 @@ def test_compute_of_the_whole_list_gives_a_list_of_lists(bench: Bench) -> None:
     chunks = bench.chunks(bench.source(b"1\n2\n3\n"), chunk_lines=2)
     assert dask.compute(chunks, scheduler="threads") == ([[b"1", b"2"], [b"3"]],)
     assert chunks.compute(scheduler="threads") == [[b"1", b"2"], [b"3"]]
-    assert dask.delayed(lambda parts: [len(part) for part in parts])(chunks).compute(scheduler="threads") == [2, 1]
+    assert dask.delayed(lambda parts: [len(part) for part in parts])(list(chunks)).compute(scheduler="threads") == [2, 1]
 
 
 def test_a_limit_cuts_no_more_than_was_asked_for(bench: Bench) -> None:
