@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from protheon_dask.broker.wire import Submitted
@@ -92,7 +91,7 @@ def loading(
 
 def places_of(paths: Paths) -> list[str]:
     """Paths that mean the same to a master with another working directory. Raises ConfigError: none is given, or one is no text."""
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    given = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
     if not given:
         raise ConfigError("no path is given: name files, directories, globs or URLs")
     return [absolute(_text(path)) for path in given]
@@ -124,10 +123,8 @@ def reject_limit_of(value: RejectLimit | int | float | str) -> RejectLimit:
     return parse_reject_limit(str(value))
 
 
-def _text(path: str | os.PathLike[str]) -> str:
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"{path!r} is no path: give a str, a Path, or a list of them")
-    text = os.fspath(path)
+def _text(path: object) -> str:
+    text = os.fspath(path) if isinstance(path, str | bytes | os.PathLike) else None
     if not isinstance(text, str):
-        raise ConfigError(f"{Path(os.fsdecode(text))}: give the path as text, not as bytes")
+        raise ConfigError(f"{path!r} is no path: give a str, a Path, or a list of them")
     return text
