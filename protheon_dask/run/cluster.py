@@ -17,13 +17,15 @@ from protheon_dask.run.frames import report_frame, sql_frame
 from protheon_dask.run.handle import Run
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.master import Master
-from protheon_dask.run.submitting import Paths, loading
+from protheon_dask.run.submitting import Paths, loading, places_of
 from protheon_dask.telemetry import card
 from protheon_dask.telemetry.statistics import RunStatistics
 
 if TYPE_CHECKING:
     import distributed
     import pandas as pd
+
+    from protheon_dask.run.collections import Chunks
 
 
 CARD_RUNS: Final = 5
@@ -165,6 +167,28 @@ class Cluster:
 
         with opened(self.url, application=APPLICATION) as conn:
             return sql_frame(*ask(conn, query))
+
+    # --- the rest of Dask ---------------------------------------------------------------------------------------------------
+
+    def chunks(self, paths: Paths, chunk_lines: int | None = None, limit: int | None = None, ttl_s: float = 3_600.0) -> Chunks:
+        """Cut line files, and return a list of ``dask.delayed`` objects: each is the list of one chunk's lines, as bytes.
+
+        Nothing is loaded. The lines come over the same stream as a run's, wherever the task runs. Blank lines are left out; lines beyond
+        max_line_bytes, and what is damaged, are left out and said.
+        paths:       as in load().
+        chunk_lines: left out, what suits the files and the number of workers; at most 64 MiB of lines in any case.
+        limit:       chunks at most, from the first file on.
+        ttl_s:       how long the files stay after this process was last heard of. It is heard of as long as the list, or a collection
+                     that was made of it, exists; close() deletes them at once.
+        Raises:      NotFound, ConfigError: a path, an option. WorkspaceFull: not so much at a time. SourceUnavailable. SourceChanged.
+        Guarantee:   works through a lost worker and a restart of the broker. A task that reads a chunk gives way to chunks of runs.
+        """
+        from protheon_dask.run.collections import pin_chunks
+
+        chunks = pin_chunks(self.master, tuple(places_of(paths)), chunk_lines=chunk_lines, limit=limit, ttl_s=ttl_s)
+        self._link.tell(chunks.notices)
+        _ = self.client  # from now on Dask computes on this cluster, and not in this process
+        return chunks
 
     # --- tasks of the general queue -----------------------------------------------------------------------------------------
 
