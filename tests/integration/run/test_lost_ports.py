@@ -85,11 +85,11 @@ def test_another_failure_is_not_tried_again(small_cluster: SmallCluster, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", ["scheduler", "broker"])
+@pytest.mark.parametrize("lost", ["scheduler", "broker", "http"])
 def test_a_real_cluster_starts_though_a_port_was_lost(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     free = local._port
     with listening_program() as port:
-        answers = {"scheduler": [port], "broker": [free(0), free(0), port]}[lost]
+        answers = [free(0) for _ in range({"scheduler": 0, "broker": 2, "http": 3}[lost])] + [port]
         monkeypatch.setattr(local, "_port", lambda wanted: answers.pop(0) if answers else free(wanted))
         with start_cluster(workers=1) as cluster:
             assert not answers
