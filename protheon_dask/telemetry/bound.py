@@ -34,9 +34,8 @@ IDLE_SHARE: Final = 0.2
 """A share of the workers' time without a chunk that is worth a line of its own."""
 QUICKER: Final = 0.9
 """By how much a kind of stage is made quicker in thought, to see how much that helps."""
-ROUNDS: Final = 200
-"""Of the fixed point; it ends when nothing changes by more than PRECISION."""
 PRECISION: Final = 1e-9
+"""Of the length of a cycle, as a share of it."""
 
 CPU, DATABASE, LINK, WAIT = "cpu", "database", "link", "wait"
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -77,14 +76,19 @@ class _Cycle:
         """Cycles that so many workers end, in the time of one that was observed."""
         crowd = 1.0 if self.n_cores is None else max(1.0, n_workers / self.n_cores)
         alone = self.demand[CPU] * crowd + self.demand[WAIT]
-        spent = {name: self.demand[name] for name in STATIONS}
-        cycle = alone + sum(spent.values())
-        for _ in range(ROUNDS):
-            # half of each step: the plain iteration may swing where one station is nearly all of the cycle
-            spent = {k: (v + self.demand[k] * (1 + (n_workers - 1) * v / cycle)) / 2 for k, v in spent.items()}
-            before, cycle = cycle, alone + sum(spent.values())
-            if abs(cycle - before) <= PRECISION * cycle:
-                break
+        demands = [self.demand[name] for name in STATIONS]
+        # Of a cycle of length c a station takes r = d (1 + (n - 1) r / c), so r = d / (1 - (n - 1) d / c): with these, and what passes
+        # alone, the cycle is as long as c itself for one c. Halving finds it between nobody queueing and everybody, everywhere.
+        low = max(alone + sum(demands), (n_workers - 1) * max(demands))
+        high = alone + n_workers * sum(demands)
+        while high - low > PRECISION * high:
+            cycle = (low + high) / 2
+            is_longer = any((n_workers - 1) * d >= cycle for d in demands)
+            if is_longer or alone + sum(d / (1 - (n_workers - 1) * d / cycle) for d in demands) > cycle:
+                low = cycle
+            else:
+                high = cycle
+        cycle = (low + high) / 2
         return n_workers / cycle
 
 
