@@ -185,6 +185,23 @@ def test_other_answers_do_not_wait_for_nannies_that_say_nothing(monkeypatch: pyt
     assert all(event == WorkerGone(event.dispatch, "w", nanny_lives=False) for event in gone)
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_nanny_that_dies_just_after_its_worker_is_no_living_nanny(dies: bool) -> None:
+    events: queue.Queue[DaskEvent] = queue.Queue()
+    link = DaskLink("tcp://127.0.0.1:9", events.put)
+    with socket.socket() as nanny:
+        nanny.bind(("127.0.0.1", 0))
+        nanny.listen(8)
+        future: Any = Killed("1", f"tcp://127.0.0.1:{nanny.getsockname()[1]}")
+        link._handed["1"] = _Handed(ITEMS[0], future)
+        link._answer(future)
+        nanny.settimeout(10)
+        nanny.accept()[0].close()
+        if dies:
+            nanny.close()
+        assert events.get(timeout=10) == WorkerGone(ITEMS[0], "w", nanny_lives=not dies)
+
+
 def test_a_scheduler_that_stays_frozen_collects_no_tries_to_connect(
     scheduler: SchedulerProcess, linked: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
