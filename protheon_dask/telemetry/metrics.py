@@ -89,9 +89,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     ),
     Metric(key="taken_at", meaning="When the picture was taken, RFC 3339.", read=lambda p: _moment(p.at)),
     _gauge("picture_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.at, 3), "seconds"),
-    Metric(
-        key="counted_at", meaning="When the ledger told its part of it; old while PostgreSQL is away.", read=lambda p: _moment(p.counted_at)
-    ),
+    Metric(key="counted_at", meaning="When the ledger told its part; old while PostgreSQL is away.", read=lambda p: _moment(p.counted_at)),
     _gauge("counted_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.counted_at or 0.0, 3), "seconds"),
     _gauge("uptime_seconds", "Of the broker.", lambda p: round(p.uptime_s, 3), "seconds"),
     _gauge("ready", "1 where work can flow, 0 where /healthz answers 503.", lambda p: int(not p.missing)),
@@ -103,9 +101,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _state("dead_tasks", "dead", "Given up; each has a dead letter.", lambda p: p.totals.tasks_dead),
     _state("cancelled_tasks", "cancelled", "Of runs, or tasks, that a person cancelled.", lambda p: p.totals.tasks_cancelled),
     _gauge("oldest_ready_seconds", "Wait of the oldest chunk that is ready; 0: none is.", lambda p: p.oldest_ready_s or 0.0, "seconds"),
-    Metric(
-        key="total_retries", meaning="Attempts that ended without effect, and were followed by another.", read=lambda p: p.totals.retries
-    ),
+    Metric(key="total_retries", meaning="Attempts without effect that another one followed.", read=lambda p: p.totals.retries),
     Metric(
         key="retries_by_cause",
         meaning="The same, by how they ended.",

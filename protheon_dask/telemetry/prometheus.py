@@ -100,4 +100,6 @@ def exposition(picture: ClusterPicture, form: str) -> bytes:
     """The picture as OPENMETRICS or TEXT."""
     registry = CollectorRegistry()
     registry.register(PictureCollector(picture))
-    return openmetrics_format.generate_latest(registry) if form == OPENMETRICS else text_format.generate_latest(registry)
+    if form == TEXT:
+        return text_format.generate_latest(registry)
+    return bytes(openmetrics_format.generate_latest(registry))  # type: ignore[no-untyped-call]  # the library's
