@@ -66,9 +66,9 @@ class Headline(Panel):
         elif seen.picture:
             lines += [("missing", "missing", one) for one in seen.picture.missing] or [("missing", "good", "✓ nothing: work can flow")]
         if seen.run is not None:
-            lines.append(("bound", "", _of_run(seen.story) if seen.story else seen.waits_for_story or ""))
+            lines.append(("work", "", _of_run(seen.story) if seen.story else seen.waits_for_story or ""))
         elif seen.picture:
-            lines.append(("bound", "", seen.picture.bound or "nothing is worked on"))
+            lines.append(("work", "", seen.picture.bound or "nothing is worked on"))
         drawn = "".join(
             f'<span class="what">{what}</span><span class="{kind}" data-line="{what}">{markup.text(line)}</span>'
             for what, kind, line in lines

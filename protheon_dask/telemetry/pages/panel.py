@@ -60,8 +60,7 @@ class Panel:
             children=[self._head, *self._make()],
             sizing_mode="stretch_both" if alone else "stretch_width",
             styles=CARD | ({} if alone else {"margin": "0"}),
-            css_classes=["protheon-panel"],
-            name=f"panel-{self.title.lower().replace(' ', '-')}",
+            css_classes=["protheon-panel", f"protheon-{type(self).__name__.lower()}"],
         )
 
     def update(self) -> None:

@@ -74,12 +74,7 @@ class Troubles(Panel):
         elif self._drawn is not seen.story:
             self._set(seen.story, _of_story(seen.story))
             show_story_window(self._time, seen.story)
-            run = seen.story.statistics
-            retries: dict[str, int] = {}
-            for one in seen.story.bins:
-                for cause, n in one.retries_by_cause.items():
-                    retries[cause] = retries.get(cause, 0) + n
-            self._tell(retries, run.dead_letters, run.rejected)
+            self._tell(self._rows)
 
     def _draw_now(self, series: Series, at: float | None) -> None:
         if at is None:
@@ -91,9 +86,7 @@ class Troubles(Panel):
         last_at = BIN_S * (at // BIN_S + 1)
         seconds = min(WINDOW_S, max(120.0, BIN_S * ((at - samples[0].at) // BIN_S + 2))) if samples else WINDOW_S
         set_range(self._time, 1e3 * (last_at - seconds), 1e3 * last_at)
-        first, last = samples[0], samples[-1]
-        retries = {cause: n - first.retries_by_cause.get(cause, 0) for cause, n in last.retries_by_cause.items()}
-        self._tell(retries, last.dead_letters - first.dead_letters, last.rejects - first.rejects)
+        self._tell(rows)
 
     def _set(self, whose: object, rows: Rows) -> None:
         if self._drawn is whose and self._rows == rows:
@@ -103,17 +96,14 @@ class Troubles(Panel):
         show_height(self._heights[0], max(map(sum, zip(*(rows[name] for name in STACKED), strict=True)), default=0.0), LEAST)
         show_height(self._heights[1], max(rows["rejects"], default=0.0), LEAST)
 
-    def _tell(self, retries: Mapping[str, int], dead: int, rejects: int) -> None:
-        by_cause = [
-            markup.figure(LOOKS[str(cause)].label, words.count(retries[cause]), "", markup.swatch(LOOKS[str(cause)]))
-            for cause in CAUSES
-            if retries.get(cause, 0) > 0
-        ]
+    def _tell(self, rows: Rows) -> None:
+        sums = {name: int(sum(rows[name])) for name in ("rejects", *STACKED)}
+        pieces = [markup.figure(LOOKS[name].label, words.count(sums[name]), "", markup.swatch(LOOKS[name])) for name in map(str, CAUSES)]
         self.set_head(
-            markup.figure("retries", words.count(max(0, sum(retries.values())))),
-            *by_cause,
-            markup.figure("dead letters", words.count(max(0, dead)), "", markup.swatch(LOOKS[DEAD])),
-            markup.figure("rejects", words.count(max(0, rejects)), "lines", markup.swatch(TROUBLES["rejects"])),
+            markup.figure("retries", words.count(sum(sums[cause] for cause in CAUSES))),
+            *(piece for piece, cause in zip(pieces, CAUSES, strict=True) if sums[cause]),
+            markup.figure("dead letters", words.count(sums[DEAD]), "", markup.swatch(LOOKS[DEAD])),
+            markup.figure("rejects", words.count(sums["rejects"]), "", markup.swatch(TROUBLES["rejects"])),
         )
 
 

@@ -17,6 +17,7 @@ from protheon_dask.telemetry.picture import BUSY, IDLE, LOST, WorkerPicture
 from protheon_dask.telemetry.story import RunStory
 
 MOST_SHOWN: Final = 50
+LONGEST_NAME: Final = 24  # characters: the ends of names tell workers apart, and there is no room for more
 SILENT_S: Final = 20.0  # a heartbeat is due every few seconds: of one that is older the tile tells
 
 
@@ -154,7 +155,7 @@ def of_story(story: RunStory) -> list[Tile]:
 def _draw_tile(tile: Tile) -> str:
     return (
         f'<div class="worker" style="border-left-color:{tile.look.light}" title="{markup.text(tile.tooltip)}">'
-        f'<div class="row"><span class="name cut">{markup.text(tile.name)}</span>'
+        f'<div class="row"><span class="name cut">{markup.text(words.visible(tile.name, LONGEST_NAME))}</span>'
         f'<span class="unit percent">{markup.text(tile.amount)}</span></div>'
         f'<div class="row" style="align-items:center">{markup.bar((tile.utilization, markup.area(tile.look)))}'
         f'<span class="percent" data-figure="utilization">{words.percent(tile.utilization)}</span></div>'

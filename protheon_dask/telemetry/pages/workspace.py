@@ -15,10 +15,12 @@ from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_heigh
 from protheon_dask.telemetry.palette import FLOWS, LIGHT
 from protheon_dask.telemetry.picture import HostAside
 from protheon_dask.telemetry.series import KEPT
+from protheon_dask.words import visible
 
 COLUMNS: Final = ("at", "look_ahead", "oldest_s")
 NEARLY_FULL: Final = 0.9
 MOST_HOSTS: Final = 8
+LONGEST_HOST: Final = 40  # characters
 LOOK: Final = FLOWS["lines_per_s"]  # solid: it is alone in its chart
 LEAST: Final = 4.0  # height of the chart: so that its marks are whole numbers
 
@@ -90,7 +92,8 @@ def hosts_aside(hosts: Sequence[HostAside]) -> str:
     if not hosts:
         return ""
     rows = "".join(
-        f'<div class="row"><b class="cut" style="flex:0 1 auto" title="{markup.text(one.host)}">{markup.text(one.host)}</b>'
+        f'<div class="row"><b class="cut" style="flex:0 1 auto" title="{markup.text(one.host)}">'
+        f"{markup.text(visible(one.host, LONGEST_HOST))}</b>"
         f'<span class="unit" style="flex:none">until {datetime.fromtimestamp(one.until_at, UTC):%H:%M:%S} UTC</span>'
         f"{markup.cut(one.reason)}</div>"
         for one in hosts[:MOST_HOSTS]
