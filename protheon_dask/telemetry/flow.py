@@ -30,6 +30,7 @@ class FlowWindow:
     def add(self, totals: Totals, now_s: float) -> None:
         """Take the totals as they were at now_s."""
         sums = (totals.lines, totals.rows, totals.raw_bytes, totals.wire_bytes)
+        was_idle = self._idle_s is not None
         if totals.tasks_running > 0:
             self._idle_s = None
         elif self._idle_s is None:
@@ -39,7 +40,7 @@ class FlowWindow:
         if self._idle_s is not None and now_s - self._idle_s > WINDOW_S:
             self._steps.clear()  # the next run's rate does not begin with the pause before it
         if self._steps and self._steps[-1].sums[:3] == sums[:3]:
-            if len(self._steps) == 1 and self._idle_s is not None:  # nothing is at work yet: the window begins now
+            if len(self._steps) == 1 and was_idle:  # nothing was at work until now: the window begins
                 self._steps[0] = _Step(now_s, sums)
             return
         self._steps.append(_Step(now_s, sums))
