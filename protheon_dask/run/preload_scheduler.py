@@ -14,6 +14,7 @@ from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from protheon_dask.run.lives import give_lives
+from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 
@@ -49,6 +50,7 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 
 def dask_setup(scheduler: Scheduler) -> None:
     """Called by Dask before the scheduler starts."""
+    log_to_stderr("protheon_dask")  # Dask has set up its own
     plugin = ProtheonPlugin()
     scheduler.add_plugin(plugin)
     scheduler.handlers[TAKE_PICTURE] = plugin.take_picture
