@@ -81,17 +81,17 @@ def _shares(picture: ClusterPicture) -> dict[str, float]:
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         key="version",
-        meaning="Of the broker.",
+        meaning="Version of the broker.",
         read=lambda p: p.version,
         family="protheon_build",
         kind=INFO,
         label="version",
     ),
     Metric(key="taken_at", meaning="When the picture was taken, RFC 3339.", read=lambda p: _moment(p.at)),
-    _gauge("picture_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.at, 3), "seconds"),
+    _gauge("picture_timestamp_seconds", "When the picture was taken, seconds of the epoch.", lambda p: round(p.at, 3), "seconds"),
     Metric(key="counted_at", meaning="When the ledger told its part; old while PostgreSQL is away.", read=lambda p: _moment(p.counted_at)),
-    _gauge("counted_timestamp_seconds", "The same, seconds of the epoch.", lambda p: round(p.counted_at or 0.0, 3), "seconds"),
-    _gauge("uptime_seconds", "Of the broker.", lambda p: round(p.uptime_s, 3), "seconds"),
+    _gauge("counted_timestamp_seconds", "When the ledger told its part, seconds of the epoch.", lambda p: p.counted_at or 0.0, "seconds"),
+    _gauge("uptime_seconds", "How long the broker runs.", lambda p: round(p.uptime_s, 3), "seconds"),
     _gauge("ready", "1 where work can flow, 0 where /healthz answers 503.", lambda p: int(not p.missing)),
     Metric(key="missing", meaning="What keeps work from flowing, and since when, in words.", read=lambda p: list(p.missing)),
     # chunks and tasks
@@ -104,7 +104,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(key="total_retries", meaning="Attempts without effect that another one followed.", read=lambda p: p.totals.retries),
     Metric(
         key="retries_by_cause",
-        meaning="The same, by how they ended.",
+        meaning="Attempts without effect that another one followed, by how they ended.",
         read=lambda p: {cause: p.totals.retries_by_cause.get(cause, 0) for cause in CAUSES},
         family="protheon_retries",
         kind=COUNTER,
@@ -139,12 +139,12 @@ METRICS: Final[tuple[Metric, ...]] = (
     _total("rows_total", "Rows that pipelines offered to their tables.", lambda p: p.totals.rows),
     _total("rejects_total", "Lines that were refused.", lambda p: p.totals.rejects),
     _total("raw_bytes_total", "Raw text of committed lines.", lambda p: p.totals.raw_bytes, "bytes"),
-    _total("wire_bytes_total", "Compressed bytes that workers fetched for it.", lambda p: p.totals.wire_bytes, "bytes"),
+    _total("wire_bytes_total", "Compressed bytes that workers fetched.", lambda p: p.totals.wire_bytes, "bytes"),
     # the last seconds
-    _gauge("lines_per_second", "Lines, over the last seconds.", lambda p: round(p.flow.lines_per_s, 3)),
-    _gauge("rows_per_second", "Rows, over the last seconds.", lambda p: round(p.flow.rows_per_s, 3)),
-    _gauge("raw_bytes_per_second", "Raw text, over the last seconds.", lambda p: round(p.flow.raw_bytes_per_s, 3)),
-    _gauge("wire_bytes_per_second", "Fetched bytes, over the last seconds.", lambda p: round(p.flow.wire_bytes_per_s, 3)),
+    _gauge("lines_per_second", "Lines committed a second, over the last seconds.", lambda p: round(p.flow.lines_per_s, 3)),
+    _gauge("rows_per_second", "Rows offered a second, over the last seconds.", lambda p: round(p.flow.rows_per_s, 3)),
+    _gauge("raw_bytes_per_second", "Raw text committed a second, over the last seconds.", lambda p: round(p.flow.raw_bytes_per_s, 3)),
+    _gauge("wire_bytes_per_second", "Compressed bytes a second, over the last seconds.", lambda p: round(p.flow.wire_bytes_per_s, 3)),
     Metric(
         key="stage_ratio",
         meaning="Which part of the workers' time of the last seconds went into each stage; together 1, or 0 while nothing runs.",
@@ -158,7 +158,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(key="bound", meaning="What bounds the work now, in words; null: nothing can be said.", read=lambda p: p.bound),
     # the broker's workspace
     _gauge("workspace_bytes", "Chunk files that wait for a worker, or are read by one.", lambda p: p.workspace_bytes, "bytes"),
-    _gauge("workspace_quota_bytes", "What they may take.", lambda p: p.workspace_quota_bytes, "bytes"),
+    _gauge("workspace_quota_bytes", "What the chunk files may take.", lambda p: p.workspace_quota_bytes, "bytes"),
     _gauge("look_ahead_chunks", "Chunks that were cut and not yet taken.", lambda p: p.look_ahead_chunks),
 )
 
