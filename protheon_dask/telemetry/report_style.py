@@ -6,9 +6,6 @@ from typing import Final
 
 from protheon_dask.telemetry.palette import LIGHT
 
-PAPER_PX: Final = 1_000
-"""Width of a sheet of A4 on its side between its margins, at 96 pixels an inch, and a little less."""
-
 CSS: Final = f"""
 :root {{ color-scheme: light; }}
 * {{ box-sizing: border-box; }}
@@ -38,6 +35,7 @@ th, td {{ text-align: left; vertical-align: top; padding: 4px 14px 4px 0; border
 .w, .facts td {{ overflow-wrap: anywhere; min-width: 110px; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12px; margin: 8px 0 2px; }}
 .chart {{ margin-bottom: 6px; }}
+.picture {{ width: 100%; height: auto; max-height: 170mm; object-fit: contain; }}
 thead th {{ color: {LIGHT.muted}; font-weight: 600; white-space: nowrap; }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .facts th {{ font-weight: 600; white-space: nowrap; }}
@@ -60,15 +58,28 @@ footer {{ border-top: 1px solid {LIGHT.border}; margin-top: 26px; padding-top: 1
 }}
 """
 
-PRINTING: Final = f"""<script>
-(() => {{
-  // A drawing has the width that it was drawn with: on paper it is made smaller as a whole.
-  const fit = (on) => {{
-    for (const chart of document.querySelectorAll(".chart")) {{
-      chart.style.zoom = on ? Math.min(1, {PAPER_PX} / chart.scrollWidth) : "";
-    }}
-  }};
-  addEventListener("beforeprint", () => fit(true));
-  addEventListener("afterprint", () => fit(false));
-}})();
+PRINTING: Final = """<script>
+(() => {
+  // A drawing has the width of the screen that it was drawn for: on paper its picture stands for it, as wide as the sheet.
+  const pictures = [];
+  addEventListener("beforeprint", () => {
+    for (const root of Bokeh.documents.flatMap((its) => its.roots())) {
+      const place = document.querySelector(`[data-root-id="${root.id}"]`);
+      const view = Bokeh.index.get_one(root);
+      if (!place || !view) continue;
+      const picture = view.export("auto").canvas;
+      picture.className = "picture";
+      place.after(picture);
+      place.style.display = "none";
+      pictures.push([place, picture]);
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const [place, picture] of pictures.splice(0)) {
+      picture.remove();
+      place.style.display = "contents";
+    }
+  });
+})();
 </script>"""
+"""For the page's end. Bokeh cannot draw anew within the time that a browser leaves before it prints."""
