@@ -166,6 +166,14 @@ def read_lines(held: HeldChunk) -> list[bytes]:
                damaged, and its source is not what it was; ChecksumMismatch: wrong again and again.
     Guarantee: the bytes are those that were cut, by checksum, stored and raw. Memory: the lines, and one frame.
     """
+    try:
+        return _lines(held)
+    except ProtheonError as exc:
+        bare = type(exc)(*exc.args)
+    raise bare  # without its cause, a call of gRPC's that cannot be pickled: Dask would make a plain Exception of it
+
+
+def _lines(held: HeldChunk) -> list[bytes]:
     from protheon_dask.pipelines.verdict import BLANK
     from protheon_dask.workspace.chunkfile import read_blocks
     from protheon_dask.workspace.cut import batches
