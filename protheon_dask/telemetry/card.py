@@ -100,9 +100,8 @@ def _settled_html(s: RunStatistics) -> Iterator[str]:
     yield from (line([text(fact)]) for fact in ended.facts(s, AGAIN))
     if s.rows:
         heads = (("table", False), ("inserted", True), ("updated", True), ("ignored", True))
-        rows = (
-            (foreign(c.table, NAME_CHARACTERS), words.count(c.inserted), words.count(c.updated), words.count(c.ignored)) for c in s.rows
-        )
+        counts = ((c.table, words.count(c.inserted), words.count(c.updated), words.count(c.ignored)) for c in s.rows)
+        rows = ((foreign(name, NAME_CHARACTERS, "p-name"), *cells) for name, *cells in counts)
         yield table(heads, rows)
     yield listed((foreign(told, TOLD_CHARACTERS) for told in _failures(s)), "p-warning")
     yield listed(f"{escape(lead)}: <code>{text(call)}</code>" for lead, call in ways_on(s))
@@ -218,24 +217,20 @@ def _run_line(s: RunStatistics) -> str:
 
 
 def _runs_table(runs: Sequence[RunStatistics]) -> str:
-    heads = (
-        ("run", True), ("state", False), ("pipeline", False), ("files", False), ("progress", False),
-        ("lines", True), ("rejects", True), ("dead letters", True), ("time", True),
-    )  # fmt: skip
-    return table(heads, map(_run_cells, runs))
-
-
-def _run_cells(s: RunStatistics) -> Iterator[str]:
-    _, pipeline, files = named(s)
-    yield str(s.run)
-    yield _state(s.state)
-    yield foreign(pipeline, NAME_CHARACTERS)
-    yield foreign(files, NAME_CHARACTERS)
-    yield _progress(s, css="p-small")
-    yield words.count(s.lines)
-    yield words.count(s.rejected) if s.rejected else ""
-    yield words.count(s.dead_letters) if s.dead_letters else ""
-    yield words.duration(s.seconds)
+    """Names stand last: a narrow page is scrolled for them, and not for numbers."""
+    columns: dict[tuple[str, bool], list[str]] = {
+        ("run", True): [str(s.run) for s in runs],
+        ("state", False): [_state(s.state) for s in runs],
+        ("progress", False): [_progress(s, css="p-small") for s in runs],
+        ("lines", True): [words.count(s.lines) for s in runs],
+        ("rejects", True): [words.count(s.rejected) if s.rejected else "" for s in runs],
+        ("dead letters", True): [words.count(s.dead_letters) if s.dead_letters else "" for s in runs],
+        ("time", True): [words.duration(s.seconds) for s in runs],
+        ("pipeline", False): [foreign(named(s)[1], NAME_CHARACTERS, "p-name") for s in runs],
+        ("files", False): [foreign(named(s)[2], NAME_CHARACTERS, "p-name") for s in runs],
+    }
+    told = {head: cells for head, cells in columns.items() if any(cells)}
+    return table(told, zip(*told.values(), strict=True))
 
 
 def cluster_html(facts: ClusterFacts) -> str:

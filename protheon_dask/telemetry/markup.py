@@ -32,7 +32,6 @@ _RULES: Final = (
      "font:12px/1.5 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap"),
     (" .p-line", "display:flex;flex-wrap:wrap;align-items:baseline;gap:0 18px;margin:2px 0"),
     (" .p-line>*", "min-width:0"),
-    (" .p-push", "margin-left:auto"),
     (" .p-title", "font-weight:600"),
     (" .p-state", "font-weight:600;white-space:nowrap"),
     (" .p-muted", "color:var(--p-muted)"),
@@ -44,7 +43,7 @@ _RULES: Final = (
     (" .p-bar>div", "flex:none;height:100%"),
     (" .p-committed", "background:var(--p-committed)"),
     (" .p-in-flight", f"background:{STRIPES}"),
-    (" .p-percent", "flex:none;min-width:3.2em;text-align:right;font-weight:600;font-variant-numeric:tabular-nums"),
+    (" .p-percent", "flex:none;min-width:3.8em;text-align:right;font-weight:600;font-variant-numeric:tabular-nums"),
     (" ul", "margin:4px 0;padding:0 0 0 1.3em;list-style:disc"),
     (" li", "margin:0"),
     (" .p-wide", "overflow-x:auto;margin:6px 0"),
@@ -53,7 +52,8 @@ _RULES: Final = (
     (" tbody tr:hover", "background:var(--p-panel)"),
     (" th", "padding:2px 14px 2px 0;border:0;border-bottom:1px solid var(--p-border);background:transparent;color:var(--p-muted);"
      "font-weight:400;text-align:left;white-space:nowrap;vertical-align:bottom"),
-    (" td", "max-width:26rem;min-width:3em;padding:2px 14px 2px 0;border:0;text-align:left;vertical-align:top"),
+    (" td", "padding:2px 14px 2px 0;border:0;text-align:left;vertical-align:top"),
+    (" .p-name", "display:block;width:max-content;max-width:12rem"),  # a table is scrolled before its words are chopped
     (" .p-number", "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"),
     (" .p-small", "display:flex;width:7rem;gap:6px;margin:0;align-items:center"),
 )  # fmt: skip
@@ -80,10 +80,10 @@ def text(value: str, most: int | None = None) -> str:
     return escape(visible(value, most))
 
 
-def foreign(value: str, most: int, kind: str = "bdi", css: str = "") -> str:
-    """A name or message whose direction is its own; the whole of it is its tooltip where it is cut."""
+def foreign(value: str, most: int, css: str = "") -> str:
+    """A name or message, whose letters turn around nothing beside it; the whole of it is its tooltip where it is cut."""
     title = f' title="{text(value, 20 * most)}"' if len(value) > most else ""
-    return f"<{kind}{_class(css)}{title}>{text(value, most)}</{kind}>"
+    return f'<bdi dir="ltr"{_class(css)}{title}>{text(value, most)}</bdi>'
 
 
 def line(parts: Iterable[str], css: str = "") -> str:

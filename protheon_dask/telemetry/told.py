@@ -76,14 +76,15 @@ def named(s: RunStatistics) -> tuple[str, str, str]:
 
 
 def amounts(s: RunStatistics) -> list[str]:
-    """Chunks, files and lines; ``~`` marks what is still an estimate."""
+    """Chunks, files and lines; ``~`` marks what is still an estimate. Of what nobody knows there is no ``of``."""
     about = "" if s.split_done else "~"
+    of_lines = f" of {about}{words.count(s.estimated_lines)}" if s.estimated_lines else ""
     running = f", {s.chunks_running} in flight" if s.chunks_running else ""
     dead = f", {s.chunks_dead} dead" if s.chunks_dead else ""
     skipped = f", {s.skipped_files} skipped" if s.skipped_files else ""
     parts = [
         f"chunks {words.count(s.chunks_done)} of {about}{words.count(s.chunks)}{running}{dead}",
-        f"lines {words.count(s.lines)} of {about}{words.count(s.estimated_lines)}",
+        f"lines {words.count(s.lines)}{of_lines}",
     ]
     if s.files > 1 or s.skipped_files:
         parts.insert(0, f"files {words.count(s.files_done)} of {words.count(s.files)}{skipped}")

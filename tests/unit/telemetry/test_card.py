@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protheon_dask.model import Death, Refusal, RunState, TableCount
+from protheon_dask.model import RunState, TableCount
 from protheon_dask.run.verify import TableCheck, Verdict, Verification
 from protheon_dask.telemetry.card import (
     NOTICES,
@@ -31,39 +31,12 @@ from protheon_dask.telemetry.markup import link
 from protheon_dask.telemetry.pace import Rates
 from protheon_dask.telemetry.palette import RUN_STATES
 from protheon_dask.telemetry.statistics import RunStatistics
+from tests.fixtures.cards import LINK, NO_JSON, RATES, STATES, scene
 from tests.unit.cli.pictures import picture_of
 
-RATES: Final = Rates(lines_per_s=2_150.0, raw_mb_per_s=14.2, rows_per_s=11_000.0, eta_s=42.0)
-LINK: Final = "http://127.0.0.1:8787/protheon"
 VOID: Final = ("br", "img", "meta", "hr", "input", "link")
 ELEMENTS: Final = {*("style", "div", "span", "bdi", "a", "b", "ul", "li", "code"), *("table", "thead", "tbody", "tr", "th", "td")}
 EVIL: Final = '"><script>alert(1)</script><img src=x onerror=alert(2)> \x1b[31m \u202egnp.txt \udc80 &amp; \'"'
-REJECTED: Final = Refusal(2_640, 2_642, "/data/orders.jsonl", 2, None, "column 'price' (integer) cannot take 'a'", "22P02", "t", None)
-NO_JSON: Final = Refusal(9_000, 9_000, "/data/a.csv", 1, None, "no JSON", None, None, "convert it first")
-DEATH: Final = Death(2, "failed 5 times", "MemoryError", "no room\nfor it")
-
-STATES: Final[dict[str, dict[str, Any]]] = {
-    "queued": {"state": RunState.QUEUED, "files": 0, "chunks": 0, "chunks_running": 0, "chunks_done": 0, "lines": 0, "estimated_lines": 0},
-    "running": {},
-    "waiting": {"chunks_running": 0},
-    "outage": {"reason": "since 10:02:11 UTC: PostgreSQL at db.example:5432 does not answer"},
-    "paused": {"state": RunState.PAUSED, "chunks_running": 0, "reason": "reject limit of 50 % reached", "refusals": (REJECTED,)},
-    "incomplete": {
-        "state": RunState.INCOMPLETE, "chunks_running": 0, "chunks_ready": 0, "chunks_dead": 2, "dead_letters": 2,
-        "reason": "2 chunks are dead", "refusals": (REJECTED,), "deaths": (DEATH,), "rejected": 2_642,
-    },
-    "succeeded": {"state": RunState.SUCCEEDED, "chunks_running": 0, "chunks_ready": 0, "chunks_done": 16, "lines": 20_000, "files_done": 1},
-    "cancelled": {"state": RunState.CANCELLED, "chunks_running": 0, "chunks_ready": 0, "chunks_cancelled": 7, "reason": "by hand"},
-    "a million chunks": {
-        "chunks": 1_000_000, "chunks_done": 612_345, "files": 5_000, "files_done": 3_061, "lines": 30_617_250_000,
-        "estimated_lines": 50_000_000_000, "split_done": False,
-    },
-    "no estimate": {"estimated_lines": 0, "lines": 0, "chunks_done": 0, "split_done": False},
-}  # fmt: skip
-
-
-def scene(name: str) -> RunStatistics:
-    return picture_of(**STATES[name])
 
 
 class Page(HTMLParser):
