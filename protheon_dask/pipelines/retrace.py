@@ -57,10 +57,10 @@ def retrace_line(pipeline: Pipeline, context: ChunkContext, line: bytes, line_no
     return Retraced(error or reject, made)
 
 
-def retrace_chunk(pipeline: Pipeline, context: ChunkContext, batches: Iterable[tuple[Sequence[bytes], Sequence[int]]]) -> Iterator[Broken]:
-    """Run the pipeline on batches of lines (and their numbers), as a worker does, up to the first that it breaks on; yield that.
+def retrace_chunk(pipeline: Pipeline, context: ChunkContext, batches: Iterable[tuple[Sequence[bytes], Sequence[int]]]) -> Broken | None:
+    """Run the pipeline on batches of lines (and their numbers), as a worker does, up to the first lines that it breaks on; return those.
 
-    Yields nothing where all pass: lines that are refused are no breaking. The indexes count from the first line of the first batch.
+    None: all pass; lines that are refused are no breaking. The indexes count from the first line of the first batch.
     Guarantee: a function of a line is called line by line. Of a batch halves are tried, and all of the batch is named where its lines
                break it only together. Memory is a batch.
     """
@@ -73,9 +73,9 @@ def retrace_chunk(pipeline: Pipeline, context: ChunkContext, batches: Iterable[t
         else:
             broken = _broken_line(transformer, lines, line_nos)
         if broken is not None:
-            yield replace(broken, indexes=[first + index for index in broken.indexes])
-            return
+            return replace(broken, indexes=[first + index for index in broken.indexes])
         first += len(lines)
+    return None
 
 
 def _broken_line(transformer: Transformer, lines: Sequence[bytes], line_nos: Sequence[int]) -> Broken | None:

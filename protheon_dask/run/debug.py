@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
 
 from protheon_dask import words
-from protheon_dask.errors import ConfigError, NotFound
+from protheon_dask.errors import ConfigError, InvariantError, NotFound
 from protheon_dask.ledger import chunks, dead_letters, replays, reports, runs
 from protheon_dask.ledger.chunks import FoundChunk
 from protheon_dask.ledger.connect import Connection, opened
@@ -16,8 +17,9 @@ from protheon_dask.ledger.migrate import check_current
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.preview import Preview, Previewer
-from protheon_dask.pipelines.retrace import Broken, retrace_chunk, retrace_line
+from protheon_dask.pipelines.retrace import retrace_chunk, retrace_line
 from protheon_dask.run.post_mortem import is_interactive, own_frames, place_of, stop_at
+from protheon_dask.run.probe import Death, probe
 from protheon_dask.run.refetch import chunk_lines, whole_line
 from protheon_dask.run.submitting import pipeline_of
 from protheon_dask.telemetry.previewed import beginning, rows_html, rows_text
@@ -26,6 +28,8 @@ from protheon_dask.workspace.cut import LF, LineBatch
 APPLICATION: Final = "protheon-debug"
 WHOLE: Final = ("id", "load_id", "path", "task_id", "line", "byte_offset", "part", "reason", "sqlstate", "raw", "raw_bytes")
 """Columns of a reject that are needed where there is no database to ask."""
+DEADLY: Final = ("WorkerDied", "Stalled")
+"""Error classes of letters whose chunk may end, or hang, whatever process runs it: a child tries it first."""
 LINE_CHARS: Final = 200
 """Of a line in a note: enough to know it by."""
 
@@ -131,10 +135,17 @@ def debug(
             numbers = _numbers(conn, found)
     if case is not None:
         return _on_line(case, pdb)
-    with chunk_lines(found, reach.address, place) as batches:
-        if row is None:
-            return _on_line(_any_line(found, chosen, context, batches, cast("int", given.number)), pdb)
-        return _on_chunk(row, chosen, context, _as_in_source(batches, numbers), pdb)
+    if row is None:
+        with chunk_lines(found, reach.address, place) as batches:
+            case = _any_line(found, chosen, context, batches, cast("int", given.number))
+        return _on_line(case, pdb)
+
+    @contextmanager
+    def reading() -> Iterator[Iterator[_Batch]]:
+        with chunk_lines(found, reach.address, place) as batches:
+            yield _as_in_source(batches, numbers)
+
+    return _Chunk(row, chosen, context, reading).debug(pdb)
 
 
 # --- what is meant ---------------------------------------------------------------------------------------------------------
@@ -339,35 +350,61 @@ def _on_line(case: _Line, pdb: bool | None) -> Debugged:
     return Debugged((where, passes), recorded=f"{case.what}: {case.recorded}" if case.recorded else "", made=made)
 
 
-def _on_chunk(row: Mapping[str, Any], chosen: Pipeline, context: ChunkContext, batches: Iterator[_Batch], pdb: bool | None) -> Debugged:
-    error_class, message = row["error_class"] or "", row["message"] or ""
-    told = message if message.startswith(error_class) else f"{error_class}: {message}"
-    what = f"task {row['task_id']}: chunk {words.count(int(row['chunk_no']))} of {words.visible(row['path'])}"
-    last_line = int(row["first_line"]) + int(row["n_lines"]) - 1
-    what += f", lines {words.count(int(row['first_line']))} to {words.count(last_line)}"
-    recorded = f"it is dead ({row['reason']}) by: {words.visible(told)}"
-    seen: list[_Batch] = []
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A dead letter at hand. reading: the batches of its chunk, as often as they are wanted."""
 
-    def followed() -> Iterator[tuple[Sequence[bytes], Sequence[int]]]:
-        for batch in batches:
-            seen[:] = [batch]  # the last one; its lines are enough to show
-            n_before.append(n_before[-1] + len(batch.lines))
-            yield batch.lines, batch.line_nos
+    row: Mapping[str, Any]
+    pipeline: Pipeline
+    context: ChunkContext
+    reading: Callable[[], AbstractContextManager[Iterator[_Batch]]]
 
-    n_before = [0]
-    for broken in retrace_chunk(chosen, context, followed()):
-        return _stop_or_raise(broken.error, [*_broken_lines(broken, seen[0], n_before[-2], row["path"]), what, recorded], pdb)
-    passes = f"its {words.counted(n_before[-1], 'line')} pass here: the cause was outside of pipeline {chosen.name}'s code, or is mended"
-    return Debugged((what, recorded, passes), recorded=row["traceback"] or told)
+    def debug(self, pdb: bool | None) -> Debugged:
+        if self.row["error_class"] in DEADLY:
+            with self.reading() as batches:
+                ended = probe(self.pipeline, self.context, ((batch.lines, batch.line_nos) for batch in batches))
+            if isinstance(ended, Death):
+                where = self._lines(range(ended.index, ended.index + ended.n_lines))
+                return Debugged((where, f"there the pipeline {ended.how}, in a process of its own", *self._what()), recorded=ended.said)
+            if ended == "passed":
+                return self._passes()
+        with self.reading() as batches:
+            broken = retrace_chunk(self.pipeline, self.context, ((batch.lines, batch.line_nos) for batch in batches))
+        if broken is None:
+            return self._passes()
+        return _stop_or_raise(broken.error, [self._lines(broken.indexes), *self._what()], pdb)
 
+    def _what(self) -> tuple[str, str]:
+        row = self.row
+        last_line = int(row["first_line"]) + int(row["n_lines"]) - 1
+        chunk = f"chunk {words.count(int(row['chunk_no']))} of {words.visible(row['path'])}"
+        lines = f"lines {words.count(int(row['first_line']))} to {words.count(last_line)}"
+        return f"task {row['task_id']}: {chunk}, {lines}", f"it is dead ({row['reason']}) by: {words.visible(self._told)}"
 
-def _broken_lines(broken: Broken, batch: _Batch, n_before: int, path: str) -> list[str]:
-    places = [index - n_before for index in broken.indexes]
-    (line_no, byte_offset), data = batch.places[places[0]], batch.lines[places[0]]
-    first = _where(path, line_no, byte_offset, data)
-    if len(places) == 1:
-        return [first]
-    return [f"lines {line_no:,} to {batch.places[places[-1]][0]:,} together, of which none does it alone; the first: {first}"]
+    @property
+    def _told(self) -> str:
+        error_class, message = self.row["error_class"] or "", self.row["message"] or ""
+        return message if message.startswith(error_class) else f"{error_class}: {message}"
+
+    def _passes(self) -> Debugged:
+        n_lines = words.counted(int(self.row["n_lines"]), "line")
+        passes = f"its {n_lines} pass here: the cause was outside of pipeline {self.pipeline.name}'s code, or is mended"
+        return Debugged((*self._what(), passes), recorded=self.row["traceback"] or self._told)
+
+    def _lines(self, indexes: Sequence[int]) -> str:
+        """Lines of the chunk (from 0) in words; of several the first one is shown."""
+        n_before = 0
+        with self.reading() as batches:
+            for batch in batches:
+                if indexes[0] < n_before + len(batch.lines):
+                    at = indexes[0] - n_before
+                    first = _where(self.row["path"], *batch.places[at], batch.lines[at])
+                    if len(indexes) == 1:
+                        return first
+                    last_line = batch.places[indexes[-1] - n_before][0]
+                    return f"lines {batch.places[at][0]:,} to {last_line:,}, together or one of them; the first: {first}"
+                n_before += len(batch.lines)
+        raise InvariantError(f"chunk of task {self.row['task_id']} has {n_before} lines, and line {indexes[0]} of them failed")
 
 
 def _where(path: str, line_no: int, byte_offset: int, data: bytes) -> str:

@@ -26,7 +26,7 @@ from protheon_dask.run.handle import Run
 from protheon_dask.run.keys import make_key
 from tests.acceptance.conftest import Gate, World, write_numbers, write_pipeline
 
-SETTINGS = {"chunk_lines": 100, "dead_at_failures": 1, "reject_limit": "100%"}
+SETTINGS = {"chunk_lines": 100, "dead_at_failures": 1, "dead_at_crashes": 1, "reject_limit": "100%"}
 
 ORDERS = """
 from collections.abc import Iterator
@@ -345,6 +345,16 @@ def test_a_chunk_that_passes_here_says_so_with_what_was_recorded(world: World, g
     assert "MemoryError: no room" in repr(found)
     assert "Traceback (most recent call last)" in repr(found)
     assert "Traceback" in found._repr_html_()
+
+
+def test_a_chunk_that_killed_its_worker_kills_a_child_and_not_this_process(world: World) -> None:
+    run, letter = dying(world, "deadly", "n == 234 and not os.kill(os.getpid(), 11)")
+    assert letter["error_class"] == "WorkerDied"
+    found = run.debug(letter)
+    assert found.told[0] == f"line 235 of {world.directory}/deadly.txt, byte 826: 234"
+    assert found.told[1] == "there the pipeline killed the process by signal SIGSEGV, in a process of its own"
+    assert "Fatal Python error: Segmentation fault" in found.recorded
+    assert "in deadly" in found.recorded
 
 
 def test_a_batch_function_is_narrowed_to_its_line(world: World) -> None:

@@ -1,0 +1,84 @@
+"""A chunk that ends its process, in a child that dies in the place of the one in which a person works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import protheon_dask as protheon
+from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
+from protheon_dask.run.probe import Death, Lived, probe
+
+T = protheon.Table(name="public.n", columns=(protheon.Column("n", "bigint"),))
+CONTEXT = ChunkContext(1, 2, "numbers.txt")
+
+
+def of_lines(act: Callable[[], object]) -> Pipeline:
+    @protheon.pipeline(tables=[T])
+    def by_line(line: bytes) -> Any:
+        if line == b"77":
+            act()
+        return (int(line),)
+
+    return by_line
+
+
+def numbers(n_lines: int = 100, batch: int = 30) -> Iterator[tuple[list[bytes], range]]:
+    for start in range(0, n_lines, batch):
+        stop = min(start + batch, n_lines)
+        yield [b"%d" % n for n in range(start, stop)], range(start + 1, stop + 1)
+
+
+def dies(act: Callable[[], object], **options: Any) -> Death:
+    ended = probe(of_lines(act), CONTEXT, numbers(), **options)
+    assert isinstance(ended, Death)
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"), [(signal.SIGSEGV, "killed the process by signal SIGSEGV"), (signal.SIGKILL, "signal SIGKILL, as a system does")]
+)
+def test_a_signal_is_told_with_the_line_that_was_at_work(kind: signal.Signals, how: str) -> None:
+    number = int(kind)
+    death = dies(lambda: os.kill(os.getpid(), number))
+    assert (death.index, death.n_lines) == (77, 1)
+    assert how in death.how
+
+
+def test_the_line_of_the_code_is_in_what_a_crashing_child_said() -> None:
+    death = dies(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    assert "Fatal Python error: Segmentation fault" in death.said
+    assert "in by_line" in death.said
+
+
+def test_an_exit_of_the_code_and_a_hang_are_told() -> None:
+    assert dies(lambda: os._exit(9)).how == "ended the process with code 9"
+    hung = dies(lambda: time.sleep(600), hang_s=1.0)
+    assert "still at it after 1" in hung.how
+    assert (hung.index, "in by_line" in hung.said) == (77, True)
+
+
+def raise_value_error() -> None:
+    raise MemoryError("no room")
+
+
+@pytest.mark.parametrize(("act", "ended"), [(lambda: print("said"), "passed"), (raise_value_error, "raised")])
+def test_a_child_that_lives_says_whether_the_pipeline_raised(act: Callable[[], object], ended: Lived) -> None:
+    assert probe(of_lines(act), CONTEXT, numbers()) == ended
+
+
+def test_a_batch_function_is_told_with_all_lines_of_its_batch() -> None:
+    @protheon.pipeline(tables=[T])
+    def by_batch(lines: list[bytes]) -> Any:
+        if b"77" in lines:
+            os._exit(5)
+        return [(index, (int(line),)) for index, line in enumerate(lines)]
+
+    death = probe(by_batch, CONTEXT, numbers())
+    assert isinstance(death, Death)
+    assert (death.index, death.n_lines) == (60, 30)
