@@ -56,8 +56,8 @@ MINUTES ?= 5
 fuzz: $(VENV)/.made-fuzz ## damage archives and streams for MINUTES=; what it finds is kept in fuzz-found/
 	$(BIN)/python -m tests.fuzz --seconds $$(($(MINUTES) * 60))
 
-chaos: $(VENV)/.made-dev ## faults against a running cluster for MINUTES=, then a judge; SEED= has a campaign again, ONLY= some kinds of faults
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
+chaos: $(VENV)/.made-dev ## faults against a running cluster for MINUTES=, then a judge; SEED= has a campaign again, ONLY= some kinds of faults, DEFAULTS=1 the product's own leases
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(DEFAULTS),--defaults)
 
 wheels: $(VENV)/.made-dev ## every runtime dependency has a wheel for Windows and macOS; asks the package index, needs uv
 	$(BIN)/python tests/portability/wheels.py
