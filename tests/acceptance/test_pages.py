@@ -185,7 +185,8 @@ def test_every_number_moves_and_a_run_that_has_ended_can_be_chosen(dashboard: Da
     assert "Protheon" in watched.page.locator("#myTopnav").inner_text()
     assert first.count("run 2") >= 1
 
-    watched.page.locator("select").select_option("2")
+    label = watched.page.locator("select option", has_text="run 2").inner_text()
+    watched.page.locator("select").select_option(label=label)
     wait_told(watched, "submitted 2026-09-20", "of run 2's chunks", "in the mean", "40 attempts")
     whole(watched, screenshots / "protheon-ended-run-1600.png")
     watched.page.locator("input").last.fill("77")

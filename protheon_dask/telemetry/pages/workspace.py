@@ -74,6 +74,7 @@ class Workspace(Panel):
         self.set_head(
             markup.figure("look-ahead", words.count(picture.look_ahead_chunks), "chunks", markup.stroke(LOOK)),
             markup.figure("oldest ready chunk", oldest),
+            *([] if seen.run is None else ['<span class="unit">of the cluster, now</span>']),
         )
         quota = picture.workspace_quota_bytes
         filled = picture.workspace_bytes / quota if quota > 0 else 0.0
