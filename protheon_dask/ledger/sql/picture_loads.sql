@@ -12,25 +12,28 @@ WITH its AS MATERIALIZED (
        AND (%(since)s::timestamptz IS NULL OR load.finished_at > %(since)s::timestamptz
             OR (load.finished_at IS NULL AND (owner.ended_at IS NULL OR load.id = ANY (%(known)s::bigint[]))))
 )
-SELECT its.id, its.is_finished, its.is_open, tasks.*, tried.*, stored.rows
+SELECT its.id, its.is_finished, its.is_open, tasks.*
   FROM its
  CROSS JOIN LATERAL (
        SELECT count(*) FILTER (WHERE state = 'ready') AS ready, count(*) FILTER (WHERE state = 'running') AS running,
               count(*) FILTER (WHERE state = 'succeeded') AS succeeded, count(*) FILTER (WHERE state = 'dead') AS dead,
-              count(*) FILTER (WHERE state = 'cancelled') AS cancelled
-         FROM protheon.task WHERE task.load_id = its.id) AS tasks
- CROSS JOIN LATERAL (
-       SELECT coalesce(sum(attempt.lines) FILTER (WHERE outcome = 'succeeded'), 0)::bigint AS lines,
-              coalesce(sum(attempt.raw_bytes) FILTER (WHERE outcome = 'succeeded'), 0)::bigint AS raw_bytes,
-              coalesce(sum(attempt.rejected), 0)::bigint AS rejects,
-              count(*) FILTER (WHERE outcome = 'failed' AND attempt.attempt_no < task.attempt_no) AS after_failed,
-              count(*) FILTER (WHERE outcome = 'released' AND attempt.attempt_no < task.attempt_no) AS after_released,
-              count(*) FILTER (WHERE outcome = 'crashed' AND attempt.attempt_no < task.attempt_no) AS after_crashed,
-              count(*) FILTER (WHERE outcome = 'expired' AND attempt.attempt_no < task.attempt_no) AS after_expired,
-              count(*) FILTER (WHERE outcome = 'cancelled' AND attempt.attempt_no < task.attempt_no) AS after_cancelled
-         FROM protheon.task JOIN protheon.attempt ON attempt.task_id = task.id
-        WHERE task.load_id = its.id AND task.attempt_no > 0) AS tried
- CROSS JOIN LATERAL (
-       SELECT coalesce(sum(table_count.offered), 0)::bigint AS rows
-         FROM protheon.task JOIN protheon.table_count ON table_count.task_id = task.id
-        WHERE task.load_id = its.id AND task.state = 'succeeded') AS stored;
+              count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+              coalesce(sum(tried.lines), 0)::bigint AS lines, coalesce(sum(tried.raw_bytes), 0)::bigint AS raw_bytes,
+              coalesce(sum(tried.rejects), 0)::bigint AS rejects, coalesce(sum(stored.rows), 0)::bigint AS rows,
+              coalesce(sum(tried.after_failed), 0)::bigint AS after_failed, coalesce(sum(tried.after_released), 0)::bigint AS after_released,
+              coalesce(sum(tried.after_crashed), 0)::bigint AS after_crashed, coalesce(sum(tried.after_expired), 0)::bigint AS after_expired,
+              coalesce(sum(tried.after_cancelled), 0)::bigint AS after_cancelled
+         FROM protheon.task
+        CROSS JOIN LATERAL (  -- summed task by task: joined, the planner reads all attempts there ever were
+              SELECT sum(attempt.lines) FILTER (WHERE outcome = 'succeeded') AS lines,
+                     sum(attempt.raw_bytes) FILTER (WHERE outcome = 'succeeded') AS raw_bytes, sum(attempt.rejected) AS rejects,
+                     count(*) FILTER (WHERE outcome = 'failed' AND attempt.attempt_no < task.attempt_no) AS after_failed,
+                     count(*) FILTER (WHERE outcome = 'released' AND attempt.attempt_no < task.attempt_no) AS after_released,
+                     count(*) FILTER (WHERE outcome = 'crashed' AND attempt.attempt_no < task.attempt_no) AS after_crashed,
+                     count(*) FILTER (WHERE outcome = 'expired' AND attempt.attempt_no < task.attempt_no) AS after_expired,
+                     count(*) FILTER (WHERE outcome = 'cancelled' AND attempt.attempt_no < task.attempt_no) AS after_cancelled
+                FROM protheon.attempt WHERE attempt.task_id = task.id AND task.attempt_no > 0) AS tried
+        CROSS JOIN LATERAL (
+              SELECT sum(table_count.offered) AS rows
+                FROM protheon.table_count WHERE table_count.task_id = task.id AND task.state = 'succeeded') AS stored
+        WHERE task.load_id = its.id) AS tasks;

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,8 @@ from tests.fixtures.postgres import fresh_database
 N_TASKS = 200_000
 N_RUNNING = 64
 WORKER = Worker(uuid4(), "w", "h")
+JUST_NOW = datetime.now(UTC) + timedelta(hours=1)
+"""After the loads of the filled ledger were finished."""
 LARGE = {"task", "attempt", "chunk", "table_count"}
 """Tables with a row a chunk or more."""
 STORY = ("story_run", "story_bins", "story_stages", "story_spans")
@@ -108,6 +111,10 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         "count_lines": {"run_id": at.running_run},
         "run_statistics": {"run_id": at.running_run},
         **{name: {"run_id": at.running_run, **story} for name in STORY},
+        "picture_loads": {"known": [at.half_load], "since": JUST_NOW},
+        "picture_ledger": {},
+        "picture_tasks": {},
+        "picture_runs": {"newest": 20, "live": 50},
         "add_wire_bytes": {**one, "n_bytes": 1},
         "hand_over_loads": {"run_id": at.fresh_run},
         "pause_run": {**one, "run_id": at.running_run, "reason": "r"},
@@ -163,6 +170,12 @@ def test_loads_that_are_at_work_are_not_added_up_every_second(full: Full) -> Non
     """Two loads with 10,000 chunks each are at work: only one task of each is looked at."""
     plan = full.plan_of("finish_loads", {"now": None})
     assert max(map(int, re.findall(r"actual rows=(\d+)", plan))) < 100, plan
+
+
+def test_a_picture_adds_up_only_loads_that_are_at_work(full: Full) -> None:
+    """Two loads of 10,000 chunks are at work, seventeen are finished."""
+    plan = full.plan_of("picture_loads", {"known": [], "since": JUST_NOW})
+    assert max(int(rows) * int(loops) for rows, loops in re.findall(r"actual rows=(\d+)[.\d]* loops=(\d+)", plan)) < 25_000, plan
 
 
 def test_the_check_of_plans_sees_a_table_that_is_read(full: Full) -> None:
