@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any, Final, Protocol, Self, cast
 
+import msgspec
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
@@ -43,7 +43,7 @@ class Answer:
 
 def json_answer(code: int, value: Any) -> Answer:
     """value as JSON for people, too: indented, with a line end."""
-    return Answer(code, JSON, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+    return Answer(code, JSON, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
 class HttpPort(Protocol):
