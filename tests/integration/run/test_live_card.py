@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from tests.fixtures.kernel import Cell, run_cells
 
 ROOT: Final = Path(__file__).parents[3]
 WAIT_S: Final = 60
@@ -115,86 +116,55 @@ SCENES: Final = {
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Any]]]:
-    """The outputs of each cell, by scene, of a notebook that was executed as nbconvert does it. Nobody's settings are read."""
-    with pytest.MonkeyPatch.context() as patch:
-        directory = tmp_path_factory.mktemp("jupyter")
-        for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-            patch.setenv(name, str(directory / name.lower()))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        sources = [FEED]
-        for cells in SCENES.values():
-            sources += [RUN, *map(textwrap.dedent, cells)]
-        notebook = nbformat.from_dict(  # type: ignore[no-untyped-call]
-            {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [code(source, no) for no, source in enumerate(sources)]}
-        )
-        NotebookClient(notebook, timeout=WAIT_S, kernel_name="python3", allow_errors=True).execute()
-        outputs = iter([cell.outputs for cell in notebook.cells])
-        assert next(outputs) == []
-        found = {}
-        for name, cells in SCENES.items():
-            assert next(outputs) == []
-            found[name] = [next(outputs) for _ in cells]
-        yield found
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Cell]]:
+    """What came of each cell, by scene, of a notebook that was executed as nbconvert does it."""
+    sources = [FEED, *(source for cells in SCENES.values() for source in (RUN, *map(textwrap.dedent, cells)))]
+    done = iter(run_cells(sources, tmp_path_factory.mktemp("kernel"), {**os.environ, "PYTHONPATH": str(ROOT)})[1:])
+    return {name: [next(done) for _ in (RUN, *cells)][1:] for name, cells in SCENES.items()}
 
 
-def code(source: str, no: int) -> dict[str, Any]:
-    return {"cell_type": "code", "id": f"cell-{no}", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
-
-
-def html_of(outputs: list[Any]) -> str:
-    [output] = outputs
-    assert output.output_type == "display_data", output
-    return str(output.data["text/html"])
-
-
-def text_of(outputs: list[Any]) -> str:
-    [output] = outputs
-    assert output.output_type == "stream", output
-    return str(output.text)
-
-
-def test_an_executed_notebook_has_the_last_picture_in_every_cell_that_shows_the_run(scenes: dict[str, list[Any]]) -> None:
+def test_an_executed_notebook_has_the_last_picture_in_every_cell_that_shows_the_run(scenes: dict[str, list[Cell]]) -> None:
     shown, again, settled = scenes["settled"]
-    for outputs in (shown, again):
-        assert "✓ succeeded" in html_of(outputs)
-        assert "100 %" in outputs[0].data["text/plain"]
-        assert 'href="http://127.0.0.1:8787/protheon"' in html_of(outputs)
-    assert settled == []
+    for cell in (shown, again):
+        assert "✓ succeeded" in cell.shown["text/html"]
+        assert "100 %" in cell.text
+        assert 'href="http://127.0.0.1:8787/protheon"' in cell.shown["text/html"]
+        assert cell.n_outputs == 1
+    assert settled.n_outputs == 0
 
 
-def test_threads_draw_it_without_any_help_and_end_with_the_run(scenes: dict[str, list[Any]]) -> None:
+def test_threads_draw_it_without_any_help_and_end_with_the_run(scenes: dict[str, list[Cell]]) -> None:
     shown, waited = scenes["alone"]
-    assert "✓ succeeded" in html_of(shown)
-    assert text_of(waited) == "1\n"
+    assert "✓ succeeded" in shown.shown["text/html"]
+    assert waited.printed == "1\n"
 
 
-def test_an_outage_is_told_with_since_when_and_the_card_goes_on_after_it(scenes: dict[str, list[Any]]) -> None:
+def test_an_outage_is_told_with_since_when_and_the_card_goes_on_after_it(scenes: dict[str, list[Cell]]) -> None:
     shown, outage, after = scenes["outage"]
-    assert "UTC: 127.0.0.1:50051 does not answer" in text_of(outage)
-    assert "43 %" in text_of(outage), "what was committed stays"
-    assert text_of(after) == "2\n"
-    assert "✓ succeeded" in html_of(shown)
+    assert "UTC: 127.0.0.1:50051 does not answer" in outage.printed
+    assert "43 %" in outage.printed, "what was committed stays"
+    assert after.printed == "2\n"
+    assert "✓ succeeded" in shown.shown["text/html"]
 
 
-def test_a_card_that_can_never_go_on_says_why_and_one_without_a_picture_too(scenes: dict[str, list[Any]]) -> None:
+def test_a_card_that_can_never_go_on_says_why_and_one_without_a_picture_too(scenes: dict[str, list[Cell]]) -> None:
     shown, waited = scenes["closed"]
-    assert "run 3: this cluster is &lt;closed&gt;" in html_of(shown)
-    assert waited == []
+    assert "run 3: this cluster is &lt;closed&gt;" in shown.shown["text/html"]
+    assert waited.n_outputs == 0
 
 
-def test_a_paused_run_that_goes_on_is_drawn_again_where_it_is_shown(scenes: dict[str, list[Any]]) -> None:
+def test_a_paused_run_that_goes_on_is_drawn_again_where_it_is_shown(scenes: dict[str, list[Cell]]) -> None:
     shown, paused, resumed = scenes["resumed"]
-    assert "to go on: run.resume()" in text_of(paused)
-    assert resumed == []
-    assert "✓ succeeded" in html_of(shown)
+    assert "to go on: run.resume()" in paused.printed
+    assert resumed.n_outputs == 0
+    assert "✓ succeeded" in shown.shown["text/html"]
 
 
-def test_what_is_drawn_never_runs_backwards_when_an_estimate_grows(scenes: dict[str, list[Any]]) -> None:
+def test_what_is_drawn_never_runs_backwards_when_an_estimate_grows(scenes: dict[str, list[Cell]]) -> None:
     shown, grown = scenes["grown"]
-    assert "50 %" in text_of(grown)
-    assert "lines 10,100 of ~40,000" in text_of(grown)
-    assert "100 %" in html_of(shown)
+    assert "50 %" in grown.printed
+    assert "lines 10,100 of ~40,000" in grown.printed
+    assert "100 %" in shown.shown["text/html"]
 
 
 @pytest.fixture
