@@ -14,6 +14,7 @@ from protheon_dask.ledger import chunks, dead_letters, replays, reports, runs
 from protheon_dask.ledger.chunks import FoundChunk
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
+from protheon_dask.pipelines.batches import BatchForm
 from protheon_dask.pipelines.pack import PackedPipeline, unpack
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.pipelines.preview import Preview, Previewer
@@ -23,13 +24,14 @@ from protheon_dask.run.probe import Death, probe
 from protheon_dask.run.refetch import chunk_lines, whole_line
 from protheon_dask.run.submitting import pipeline_of
 from protheon_dask.telemetry.previewed import beginning, rows_html, rows_text
-from protheon_dask.workspace.cut import LF, LineBatch
+from protheon_dask.workspace.cut import CR, LF, LineBatch
 
 APPLICATION: Final = "protheon-debug"
 WHOLE: Final = ("id", "load_id", "path", "task_id", "line", "byte_offset", "part", "reason", "sqlstate", "raw", "raw_bytes")
 """Columns of a reject that are needed where there is no database to ask."""
 DEADLY: Final = ("WorkerDied", "Stalled")
 """Error classes of letters whose chunk may end, or hang, whatever process runs it: a child tries it first."""
+ALONE: Final = " (given to the batch function alone: a frame has then the columns of this line only)"
 LINE_CHARS: Final = 200
 """Of a line in a note: enough to know it by."""
 
@@ -322,7 +324,10 @@ def _as_in_source(batches: Iterator[LineBatch], numbers: Sequence[tuple[int, int
         if numbers is None:
             yield _Batch(batch.lines, [(line_no, batch.offset_of(at)) for at, line_no in enumerate(batch.line_nos)])
         else:
-            yield _Batch(batch.lines, numbers[n_before : n_before + batch.n_lines])
+            lines, places = batch.lines, numbers[n_before : n_before + batch.n_lines]
+            if batch.first_line_no == 1 and places[0][0] > 1:  # the mark at its beginning is its own: a BOM is line 1's alone
+                lines = [batch.raw_line(0).removesuffix(CR), *lines[1:]]
+            yield _Batch(lines, places)
         n_before += batch.n_lines
 
 
@@ -335,6 +340,8 @@ def _on_line(case: _Line, pdb: bool | None) -> Debugged:
     seen = retrace_line(case.pipeline, case.context, given, case.line_no, case.part)
     where = _where(case.path, case.line_no, case.byte_offset, case.data)
     recorded = f"{case.what} was recorded as: {words.visible(case.recorded)}" if case.recorded else ""
+    if isinstance(case.pipeline.form, BatchForm):
+        where += ALONE
     if seen.error is not None:
         return _stop_or_raise(seen.error, [where, *([recorded] if recorded else [])], pdb)
     previewer = Previewer(case.pipeline, case.path, lambda *_: ())

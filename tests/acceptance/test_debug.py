@@ -379,6 +379,28 @@ def test_a_batch_function_is_narrowed_to_its_line(world: World) -> None:
     assert "line 78 of" in notes_of(caught.value)
 
 
+def test_a_dead_chunk_of_a_replay_is_debugged_with_the_numbers_of_its_source(world: World) -> None:
+    source = world.directory / "mended.txt"
+    source.write_bytes(b"0\n1\n\xef\xbb\xbf2\n3\n")
+    first = run_of(world, world.load(write_pipeline(world.directory, "mended", "raise ValueError('not yet')"), source).run)
+    mended = write_pipeline(world.directory, "mended", "if n == 3:\n    raise MemoryError('no room')")
+    replay = first.replay_rejects(mended)
+    assert replay is not None
+    assert replay.wait().chunks_dead == 1
+    with pytest.raises(MemoryError, match="no room") as caught:
+        replay.debug(replay.dead_letters())
+    assert ", byte 9: 3" in notes_of(caught.value)
+    assert notes_of(caught.value).startswith("line 4 of ")
+
+
+def test_a_letter_of_the_general_queue_is_no_chunk(world: World) -> None:
+    run = run_of(world, world.load("jsonl", write_numbers(world.directory / "queue.txt", 1)).run)
+    task_id = world.cluster.client.submit_task("no_such_module:gone", max_failures=1).task_id
+    assert world.cluster.client.wait_task(task_id, 60.0).state == "dead"
+    with pytest.raises(ConfigError, match=f"task {task_id} is no chunk: it runs no_such_module:gone; call that function"):
+        run.debug(task=task_id)
+
+
 # --- the debugger ------------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +436,7 @@ class Kernel:
 
         def note(message: dict[str, Any]) -> None:
             content = message["content"]
-            told.append(content.get("text", "") or content.get("data", {}).get("text/plain", ""))
+            told.append(content.get("text", "") or content.get("data", {}).get("text/plain", "") or "\n".join(content.get("traceback", [])))
 
         def answer(_: dict[str, Any]) -> None:
             self.client.input(left.pop(0))
@@ -482,3 +504,17 @@ def test_another_kernel_needs_the_row_alone(kernel: Kernel, orders: tuple[Run, P
             print(error, *error.__notes__, sep="|")
     """
     assert kernel.run(code)[0].startswith("integer division or modulo by zero|line 302 of ")
+
+
+PAGE = (Path(__file__).parents[2] / "docs/debugging.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_on_debugging_shows_what_a_kernel_shows(kernel: Kernel, world: World) -> None:
+    kernel.run(f"import os; os.chdir({str(world.directory)!r})")
+    kernel.run(f"import protheon_dask as protheon; cluster = {connecting(world)}")
+    assert [language for language, _ in BLOCKS] == ["json", *["python", "text"] * 4]
+    (world.directory / "readings.jsonl").write_text(BLOCKS[0][1])
+    for (_, code), (_, text) in zip(BLOCKS[1::2], BLOCKS[2::2], strict=True):
+        told = ANSI.sub("", kernel.run(code)[0])
+        assert [line for line in text.splitlines() if line not in told] == [], told
