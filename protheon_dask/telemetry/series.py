@@ -103,9 +103,17 @@ class Series:
 class Told(Protocol):
     """What pages ask of the scheduler's plugin ``protheon``."""
 
-    latest: ClusterPicture | None
-    series: Series
-    stories: Mapping[int, RunStory]
+    @property
+    def latest(self) -> ClusterPicture | None:
+        """The picture that came last."""
+
+    @property
+    def series(self) -> Series:
+        """What came before it."""
+
+    @property
+    def stories(self) -> Mapping[int, RunStory]:
+        """Those that were asked for, and have come."""
 
     def want(self, run: int) -> None:
         """Ask the broker for the run's story, anew if it is there: it is in stories within seconds. Cheap, and safe to repeat."""

@@ -102,7 +102,7 @@ def _asked_run(doc: Document) -> int | None:
     request = getattr(doc.session_context, "request", None)  # none where a document was made without a browser
     for value in request.arguments.get("run", ()) if request else ():
         text = value.decode("ascii", "replace")
-        if text.isdecimal() and 0 < len(text) <= 18:
+        if text.isdecimal() and len(text) <= 18 and int(text):
             return int(text)
     return None
 

@@ -49,7 +49,7 @@ code {{ background: {LIGHT.panel}; padding: 1px 5px; border-radius: 3px; white-s
 def text(value: object) -> str:
     """Escaped, for a text and for an attribute in double quotes; what is not seen is made visible, but for ends of lines."""
     told = str(value)
-    if not (told.isascii() and told.isprintable()):
+    if not told.isprintable():  # which nearly all are, and is cheap to ask
         told = "\n".join(map(visible, told.split("\n")))
     return escape(told)
 

@@ -56,8 +56,9 @@ class Panel:
         self.source = ColumnDataSource()
         self._head = self.words(markup.head(self.title))
         self._told_failure: str | None = None
+        self._stale = self.words()
         self.root: UIElement = Column(
-            children=[self._head, *self._make()],
+            children=[self._head, *([self._stale] if alone else []), *self._make()],
             sizing_mode="stretch_both" if alone else "stretch_width",
             styles=CARD | ({} if alone else {"margin": "0"}),
             css_classes=["protheon-panel", f"protheon-{type(self).__name__.lower()}"],
@@ -65,6 +66,8 @@ class Panel:
 
     def update(self) -> None:
         """Draw what the view sees."""
+        if self.alone:  # else the page's first lines say it
+            self.set_words(self._stale, markup.note(self.view.seen.stale or "", "bad") if self.view.seen.stale else "")
         try:
             self._draw()
             self._told_failure = None

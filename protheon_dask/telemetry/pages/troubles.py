@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -14,7 +13,7 @@ from bokeh.models.ui import UIElement
 from protheon_dask import words
 from protheon_dask.model import Outcome
 from protheon_dask.telemetry.pages import markup
-from protheon_dask.telemetry.pages.panel import HATCH, WINDOW_S, Panel, hover, set_range, show_height, show_story_window
+from protheon_dask.telemetry.pages.panel import HATCH, LEAST_WINDOW_S, WINDOW_S, Panel, hover, set_range, show_height, show_story_window
 from protheon_dask.telemetry.palette import OUTCOMES, TROUBLES
 from protheon_dask.telemetry.series import Sample, Series
 from protheon_dask.telemetry.story import RunStory
@@ -37,7 +36,7 @@ class Troubles(Panel):
 
     def _make(self) -> Sequence[UIElement]:
         self.source.data = {**_empty()}
-        self._rows = _empty()
+        self._rows, self._bins = _empty(), _Bins()
         self._time = Range1d(start=0, end=1)
         self._drawn: object = None
         self._heights = (Range1d(start=0, end=LEAST), Range1d(start=0, end=LEAST))
@@ -80,11 +79,11 @@ class Troubles(Panel):
         if at is None:
             self.set_head()
             return
-        samples = list(series)
-        rows = _of_samples([sample for sample in samples if sample.at > at - WINDOW_S])
+        rows = self._bins.rows(series, at)
         self._set(series, rows)
         last_at = BIN_S * (at // BIN_S + 1)
-        seconds = min(WINDOW_S, max(120.0, BIN_S * ((at - samples[0].at) // BIN_S + 2))) if samples else WINDOW_S
+        first = next(iter(series), None)
+        seconds = min(WINDOW_S, max(LEAST_WINDOW_S, BIN_S * ((at - first.at) // BIN_S + 2))) if first else WINDOW_S
         set_range(self._time, 1e3 * (last_at - seconds), 1e3 * last_at)
         self._tell(rows)
 
@@ -111,21 +110,32 @@ def _empty() -> Rows:
     return {name: [] for name in ("at", "width", "rejects", *STACKED)}
 
 
-def _of_samples(samples: Sequence[Sample]) -> Rows:
-    """What came in each piece of time that has anything: at most sixty-one rows."""
-    found: dict[float, dict[str, float]] = {}
-    for before, after in pairwise(samples):
+class _Bins:
+    """What came in each piece of the last minutes that has anything: at most sixty-one. Looks at each sample once."""
+
+    def __init__(self) -> None:
+        self._last: Sample | None = None
+        self._bins: dict[float, dict[str, float]] = {}
+
+    def rows(self, series: Series, at: float) -> Rows:
+        for sample in series.since(self._last.at if self._last else 0.0):
+            if self._last is not None:
+                self._add(self._last, sample)
+            self._last = sample
+        self._bins = {start: bin_ for start, bin_ in self._bins.items() if start > at - WINDOW_S - BIN_S}
+        rows = _empty()
+        for start, bin_ in self._bins.items():
+            _add(rows, start, BIN_S, bin_)
+        return rows
+
+    def _add(self, before: Sample, after: Sample) -> None:
         rises = {str(cause): n - before.retries_by_cause.get(cause, 0) for cause, n in after.retries_by_cause.items()}
         rises[DEAD] = after.dead_letters - before.dead_letters
         rises["rejects"] = after.rejects - before.rejects
         if any(n > 0 for n in rises.values()):
-            bin_ = found.setdefault(BIN_S * (after.at // BIN_S), {})
+            bin_ = self._bins.setdefault(BIN_S * (after.at // BIN_S), {})
             for name, n in rises.items():
                 bin_[name] = bin_.get(name, 0) + max(0, n)
-    rows = _empty()
-    for start, bin_ in found.items():
-        _add(rows, start, BIN_S, bin_)
-    return rows
 
 
 def _of_story(story: RunStory) -> Rows:
