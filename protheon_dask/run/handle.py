@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import ROWS, report_frame
 from protheon_dask.run.link import Link
 from protheon_dask.run.live import LiveCard
+from protheon_dask.run.report import check_target, page_of, write_page
+from protheon_dask.run.reporting import STORY
 from protheon_dask.run.statistics import was_interrupted
 from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
 from protheon_dask.run.verify import Verification
 from protheon_dask.telemetry import card
 from protheon_dask.telemetry.pace import Pace, Rates
 from protheon_dask.telemetry.statistics import RunStatistics
+from protheon_dask.telemetry.story import RunStory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,6 +191,22 @@ class Run:
         from protheon_dask.run.verify import verify
 
         return verify(self._link.url, self._id, deep=deep)
+
+    def story(self) -> RunStory:
+        """The run from its submission to its end, or to now: its attempts one by one and over time; a frozen value of bounded size."""
+        [told] = self._link.report(STORY, self._id, None)
+        return RunStory.from_json(told)
+
+    def report(self, path: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Path:
+        """Write the run's story as one HTML file, which any browser shows with nothing else, and return where it is.
+
+        path:   left out, ``run-3.html`` in the working directory.
+        Raises: ConfigError: there is such a file, and overwrite is false; or it cannot be written.
+        """
+        target = Path(path if path is not None else f"run-{self._id}.html")
+        check_target(target, overwrite=overwrite)
+        write_page(page_of(self.story()), target, overwrite=overwrite)
+        return target
 
     def debug(
         self,

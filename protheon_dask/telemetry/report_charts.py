@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, DataRange1d, FixedTicker, NoOverlap, NumeralTickFormatter, Range1d
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    CustomJSTickFormatter,
+    DataRange1d,
+    FixedTicker,
+    NoOverlap,
+    NumeralTickFormatter,
+    Range1d,
+)
 from bokeh.models.annotations import BoxAnnotation
 from bokeh.plotting import figure
 
@@ -255,8 +264,14 @@ def rates(story: RunStory, clock: Clock, names: Sequence[str], y_label: str) -> 
         made.line("at", name, source=source, line_color=palette.FLOWS[name].light, line_width=2, line_dash=palette.FLOWS[name].dash)
         for name in names
     ]
-    hover(made, [(palette.FLOWS[name].label, f"@{name}{{0,0.[0]}}") for name in names], mode="vline", renderers=lines[:1])
+    made.yaxis.formatter = NumeralTickFormatter(format=_digits(max(columns[name].max(initial=0.0) for name in names)))
+    hover(made, [(palette.FLOWS[name].label, f"@{name}{{0,0.[000]}}") for name in names], mode="vline", renderers=lines[:1])
     return Drawing(made, tuple(palette.FLOWS[name] for name in names), as_lines=True)
+
+
+def _digits(most: float) -> str:
+    """As many as neighbouring ticks need to differ."""
+    return "0,0.[0]" if most >= 2 else "0,0.[00]" if most >= 0.2 else "0,0.[00000]"
 
 
 FLOW_FIELDS: Final[Mapping[str, tuple[str, float]]] = {
@@ -279,13 +294,19 @@ def troubles(story: RunStory, clock: Clock) -> Drawing | None:
     values = {name: [float(piece.retries_by_cause.get(name, 0)) for piece in story.bins] for name in outcomes}
     values["dead_letters"] = [float(piece.dead_letters) for piece in story.bins]
     looks = {**outcomes, "dead_letters": palette.TROUBLES["dead_letters"]}
-    return _stacked(story, clock, values, looks, "attempts that ended so") if any(map(any, values.values())) else None
+    return _counted(_stacked(story, clock, values, looks, "attempts")) if any(map(any, values.values())) else None
 
 
 def rejects(story: RunStory, clock: Clock) -> Drawing | None:
     """Lines, and parts of lines, that were refused, over time; None: there were none."""
     values = {"rejects": [float(piece.rejects) for piece in story.bins]}
-    return _stacked(story, clock, values, palette.TROUBLES, "refused") if any(values["rejects"]) else None
+    return _counted(_stacked(story, clock, values, palette.TROUBLES, "refused")) if any(values["rejects"]) else None
+
+
+def _counted(drawing: Drawing) -> Drawing:
+    """With an axis of whole numbers."""
+    drawing.figure.yaxis.ticker = BasicTicker(min_interval=1, desired_num_ticks=4, num_minor_ticks=0)
+    return drawing
 
 
 def _stacked(story: RunStory, clock: Clock, values: Mapping[str, Sequence[float]], looks: Mapping[str, Look], y_label: str) -> Drawing:

@@ -73,7 +73,8 @@ def test_the_page_runs_from_its_first_cell_to_its_last(world: World) -> None:
 
     assert "2 workers" in shown("cluster = protheon.local(workers=2)")
     assert re.search(r"'http://127.0.0.1:\d+/protheon', 2, True", shown("cluster.dashboard_link,"))
-    assert "run 1" in shown('run = cluster.load("readings.jsonl", table="lab.raw")')
+    [card] = [cell.shown["text/html"] for code, cell in by_code.items() if 'cluster.load("readings.jsonl", table="lab.raw")' in code]
+    assert re.search(r"run 1\b.*succeeded.*/protheon", card, re.DOTALL)  # drawn anew by what came after
     assert shown("done.state, done.lines") == "(<RunState.SUCCEEDED: 'succeeded'>, 3, 3)"
     assert shown("list(run.pictures())[-1].state").startswith("(<RunState.SUCCEEDED: 'succeeded'>")
     assert shown("run.wait().rejected") == "2"
@@ -232,7 +233,9 @@ def test_what_is_closed_of_rejects_is_shown_on_demand(near: Cluster, refused: in
 
 def test_a_report_that_there_is_not_names_those_there_are(near: Cluster, far: Cluster, refused: int) -> None:
     for link in (near._link, far._link):
-        with pytest.raises(ConfigError, match="there is no report 'lines': there are attempts, chunks, dead_letters, files, rejects, runs"):
+        with pytest.raises(
+            ConfigError, match="there is no report 'lines': there are attempts, chunks, dead_letters, files, rejects, runs, story"
+        ):
             link.report("lines", refused)
         with pytest.raises(NotFound, match="999"):
             link.report("files", 999)
