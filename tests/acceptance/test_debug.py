@@ -347,6 +347,7 @@ def test_a_chunk_that_passes_here_says_so_with_what_was_recorded(world: World, g
     assert "Traceback" in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_chunk_that_killed_its_worker_kills_a_child_and_not_this_process(world: World) -> None:
     run, letter = dying(world, "deadly", "n == 234 and not os.kill(os.getpid(), 11)")
     assert letter["error_class"] == "WorkerDied"
