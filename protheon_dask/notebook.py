@@ -49,11 +49,11 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     place = (effective.settings.home, database.url or str(database.embedded_dir))
     with _lock:
         known = _open.get(place)
-        if known is None or known.is_closed:
+        if known is not None and not known.is_closed and known.has_failed:
+            known.close(wait_others=False)
+        is_new = known is None or known.is_closed
+        if known is None or is_new:
             known = _open[place] = _Shared(Link.started(start, say=_say))
-            is_new = True
-        else:
-            is_new = False
         known.n_users += 1
     if workers is not None and not (is_new and known.is_ours):
         _say("workers= is left aside: the cluster that runs already has workers of its own")
@@ -78,6 +78,11 @@ class _Shared(Cluster):
     """The cluster of this process over one database: of several blocks and names that share it the last one ends it."""
 
     n_users = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """As Link.has_failed: the cell that made it makes another one."""
+        return self._link.has_failed
 
     def __exit__(self, kind: Any, value: BaseException | None, where: Any) -> None:
         self.n_users -= 1

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from protheon_dask.errors import ConfigError, TransientError
+from protheon_dask.errors import ConfigError, ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened
 from protheon_dask.run import reporting
 from protheon_dask.run.frames import ROWS
@@ -87,6 +87,16 @@ class Link:
     def is_ours(self) -> bool:
         """Did this object start the cluster, which then ends with it?"""
         return self._local is not None and self._local.is_ours
+
+    @property
+    def has_failed(self) -> bool:
+        """Has a part of a cluster of ours ended for good? Nothing goes on in it then, until it is closed and another one is made."""
+        try:
+            if self._local is not None:
+                self._local.check()
+        except ProtheonError:
+            return True
+        return False
 
     def dashboard_link(self) -> str:
         """The page that shows the cluster at work: ours where its scheduler has it, else Dask's own."""

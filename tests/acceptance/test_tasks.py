@@ -24,6 +24,8 @@ from protheon_dask.broker._pb import task_pb2
 from protheon_dask.broker.wire import TaskView
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound
+from protheon_dask.run.cluster import Cluster
+from protheon_dask.run.link import Link
 from protheon_dask.run.master import Master
 from tests.acceptance.conftest import Type, World, new_world, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
@@ -209,6 +211,14 @@ def test_a_delayed_task_is_not_run_before_its_time(queue: Master, world: World) 
         "SELECT extract(epoch FROM started_at - %s)::float FROM protheon.attempt WHERE task_id = %s", task.submitted_at, task.task_id
     )
     assert 1.5 <= waited < 10
+
+
+def test_the_clusters_object_gives_what_its_master_gives(queue: Master, world: World) -> None:
+    cluster = Cluster(Link(queue, world.url, say=pytest.fail))
+    task = cluster.submit_task("queue_tasks:add", [20, 22], priority=3, max_failures=2, request_id="by the cluster")
+    assert cluster.wait_task(task.task_id, 60).result_json == '{"sum": 42}'
+    assert cluster.task(task.task_id) == cluster.cancel_task(task.task_id) == queue.task(task.task_id)
+    assert world.ask("SELECT priority, max_failures FROM protheon.task WHERE id = %s", task.task_id) == [(3, 2)]
 
 
 # --- what dies, hangs or is cancelled ---------------------------------------------------------------------------------------------
