@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from protheon_dask.errors import NotFound
 from protheon_dask.run.cluster import Cluster
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
+from tests.fixtures.kernel import run_cells
 from tests.fixtures.postgres import fresh_database
 
 N_LINES = 4_000
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -71,9 +74,15 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def slowly(line: bytes) -> int:
-    time.sleep(0.001)
-    return int(json.loads(line)["n"])
+# Functions that go to the scheduler and the workers are made in others: pickled by value, they do not have this module imported there.
+
+
+def slowly() -> Callable[[bytes], int]:
+    def number(line: bytes) -> int:
+        time.sleep(0.001)
+        return int(json.loads(line)["n"])
+
+    return number
 
 
 def test_a_bag_of_the_lines_is_computed_on_the_workers(bench: Bench, source: Path) -> None:
@@ -85,7 +94,7 @@ def test_a_bag_of_the_lines_is_computed_on_the_workers(bench: Bench, source: Pat
 
 
 def test_a_worker_that_is_killed_in_the_midst_of_a_bag_changes_nothing_of_its_result(bench: Bench, source: Path) -> None:
-    bag = dask.bag.from_delayed(bench.cluster.chunks(source, chunk_lines=500)).map(slowly)
+    bag = dask.bag.from_delayed(bench.cluster.chunks(source, chunk_lines=500)).map(slowly())
     with ThreadPoolExecutor() as pool:
         result = pool.submit(bag.sum().compute, scheduler=bench.cluster.client)
         wait_until(lambda: any(bench.cluster.client.processing().values()))
@@ -93,14 +102,12 @@ def test_a_worker_that_is_killed_in_the_midst_of_a_bag_changes_nothing_of_its_re
         assert result.result(timeout=60) == sum(range(N_LINES))
 
 
-def suicide(lines: list[bytes]) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return len(lines)
-
-
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_ends_after_its_lives(bench: Bench, source: Path) -> None:
     from distributed.scheduler import KilledWorker
+
+    def suicide(lines: list[bytes]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     [chunk] = bench.cluster.chunks(source, limit=1)
     with pytest.raises(KilledWorker):
@@ -133,15 +140,26 @@ def _pid_of(bench: Bench, keys: set[Any]) -> int:
     return int(client.run(os.getpid, workers=[address])[address])
 
 
-def test_chunks_of_runs_go_before_those_of_people(bench: Bench, source: Path, tmp_path: Path) -> None:
-    """A long bag is there first; the run that comes then does not wait for its end."""
-    bag = dask.bag.from_delayed(bench.cluster.chunks(source, chunk_lines=100)).map(slowly)
-    future = bench.cluster.client.compute(bag.sum())
-    wait_until(lambda: any(bench.cluster.client.processing().values()))
-    run = bench.cluster.load(write_numbers(tmp_path / "n.txt", 100), write_pipeline(tmp_path, "first"), chunk_lines=10)
+def test_chunks_of_runs_go_before_those_of_people_unless_these_say_otherwise(
+    bench: Bench, source: Path, tmp_path: Path, gate: Gate
+) -> None:
+    """Dask gives the lowest number first."""
+
+    def priorities(dask_scheduler: Any) -> dict[str, tuple[float, ...]]:
+        return {str(key): task.priority for key, task in dask_scheduler.tasks.items()}
+
+    client, pipeline = bench.cluster.client, write_pipeline(tmp_path, "first", gate.body(passes=0, chunk_lines=10))
+    run = bench.cluster.load(write_numbers(tmp_path / "n.txt", 100), pipeline, chunk_lines=10)
+    wait_until(lambda: len(run.attempts()) == 2)  # both workers are at work and wait, so that all that follows does
+    [one, other] = bench.cluster.chunks(source, chunk_lines=2_000)
+    late, early = client.compute(one), client.compute(other, priority=101)
+    wait_until(lambda: {late.key, early.key} <= set(client.run_on_scheduler(priorities)))
+    found = client.run_on_scheduler(priorities)
+    chunks = [value for key, value in found.items() if key.startswith("chunk-")]
+    assert found[early.key] < min(chunks) <= max(chunks) < found[late.key]
+    gate.open()
     run.wait(timeout=60)
-    assert not future.done(), "nothing was there to go before"
-    assert future.result(timeout=60) == sum(range(N_LINES))
+    assert [len(lines) for lines in client.gather([late, early])] == [2_000, 2_000]
 
 
 def test_a_broker_that_is_killed_while_sources_are_cut_is_gone_on_with(bench: Bench, tmp_path: Path) -> None:
@@ -162,7 +180,7 @@ def test_a_broker_that_is_killed_while_sources_are_cut_is_gone_on_with(bench: Be
 
 @pytest.mark.slow
 def test_a_broker_that_is_killed_while_chunks_are_read_is_waited_for(bench: Bench, source: Path) -> None:
-    bag = dask.bag.from_delayed(bench.cluster.chunks(source, chunk_lines=100)).map(slowly)
+    bag = dask.bag.from_delayed(bench.cluster.chunks(source, chunk_lines=100)).map(slowly())
     future = bench.cluster.client.compute(bag.sum())
     wait_until(lambda: any(bench.cluster.client.processing().values()))
     os.kill(bench.broker_pid(), signal.SIGKILL)
@@ -176,7 +194,27 @@ def test_a_task_whose_chunks_are_gone_says_so(bench: Bench, source: Path) -> Non
         chunks[0].compute()
 
 
+@pytest.mark.slow
+def test_the_page_runs_from_its_first_cell_to_its_last(bench: Bench, tmp_path: Path) -> None:
+    lines = b"".join(b'{"n": %d, "kind": "%s"}\n' % (n, b"odd" if n % 2 else b"even") for n in range(N_LINES))
+    (tmp_path / "events.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
+    cells = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "chunks.md").read_text(), re.MULTILINE | re.DOTALL)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+    env = {**kept, "PROTHEON_HOME": str(bench.directory / "home"), "PROTHEON_DATABASE_URL": bench.url, "PYTHONPATH": str(ROOT)}
+    made, bag, frame, function, closed = run_cells(cells, tmp_path, env)
+    assert made.text == f"4 chunks: 4,000 lines, {len(lines) / 1000:.1f} kB, of 1 file"
+    assert bag.text == "[('even', 2000), ('odd', 2000)]"
+    assert frame.text.split()[:5] == ["kind", "even", "1999.0", "odd", "2000.0"]
+    assert function.text == str(max(map(len, lines.splitlines())))
+    assert closed.text == ""
+
+
 def test_in_this_process_it_works_without_a_worker_as_well(bench: Bench, source: Path) -> None:
     [chunk] = bench.cluster.chunks(source, limit=1, chunk_lines=3)
     assert chunk.compute(scheduler="threads") == [b'{"n": 0}', b'{"n": 1}', b'{"n": 2}']
+
+
+@pytest.mark.slow
+def test_in_processes_of_its_own_it_works_as_well(bench: Bench, source: Path) -> None:
+    [chunk] = bench.cluster.chunks(source, limit=1, chunk_lines=3)
     assert chunk.compute(scheduler="processes") == [b'{"n": 0}', b'{"n": 1}', b'{"n": 2}']
