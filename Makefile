@@ -29,7 +29,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger clean help
+.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-merge: $(VENV)/.made-dev ## the merge's share of a chunk's time with 1, 2,
 
 bench-ledger: $(VENV)/.made-dev ## claims and renewals with a million tasks in the ledger; BENCH_TASKS= and BENCH_SECONDS= for less
 	$(BIN)/python -m benchmarks.ledger_load
+
+bench-telemetry: $(VENV)/.made-dev ## CPU of telemetry: a scheduler with 500 workers, and a run; BENCH_WORKERS=, BENCH_SECONDS= and BENCH_LINES= for less
+	$(BIN)/python -m benchmarks.telemetry_cost
 
 clean: ## remove the environment and all caches; data directories stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench

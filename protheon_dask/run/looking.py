@@ -32,6 +32,8 @@ NEWEST, LIVE = 20, 50
 """Runs that a picture shows: the newest, and so many that are at work or paused."""
 LIVE_S, PAUSED_S, ENDED_S = 1.0, 5.0, 60.0
 """How old the statistics of a run may be. Of an ended one little changes: others go on with its files, its rejects are replayed."""
+IDLE_S: Final = 5.0
+"""How old totals may become while no run is at work, the sums of tasks without a run while none of them is, and who is set aside."""
 RECOUNT_S: Final = 900.0
 """Everything is counted anew that often at most: a load that was taken up again and finished between two looks is found then."""
 MARGIN: Final = timedelta(seconds=10)
@@ -120,7 +122,10 @@ class LedgerLook:
         self._for_totals, self._for_runs = Allowance(SHARE, now_s), Allowance(SHARE, now_s)
         self._sums = _Sums()
         self._general = TaskSums()
-        self._general_due_s = 0.0
+        self._general_due_s = self._aside_due_s = self._count_began_s = -math.inf
+        self._has_general = False  # a task without a run is ready or running
+        self._shown: list[pictures.ShownRun] = []
+        self._aside: tuple[HostAside, ...] = ()
         self._totals = Totals()
         self._counted_at: float | None = None
         self._has_looked = False
@@ -134,38 +139,44 @@ class LedgerLook:
         The first look brings runs alone: to count everything takes some 10 s where there are a million tasks.
         """
         began_s = self._now_s()
+        shown = pictures.shown_runs(conn, newest=NEWEST, live=LIVE)
+        is_idle = not self._sums.open and not any(item.is_live for item in shown) and not self._has_general
         if not self._has_looked:
             self._has_looked = True
         elif self._sums.since is None or began_s >= self._sums.recount_s:
             self._count(conn, _Sums())
             self._sums.recount_s = began_s + max(RECOUNT_S, (self._now_s() - began_s) / SELDOM)
-        elif self._for_totals.is_left:
+        elif self._for_totals.is_left and (not is_idle or shown != self._shown or began_s - self._count_began_s >= IDLE_S):
             try:
                 self._count(conn, self._sums)
             finally:
                 self._for_totals.spend(began_s)
-        runs = self._look_at_runs(conn)
-        aside = tuple(HostAside(item.host, item.reason, item.until_at.timestamp()) for item in hosts_aside(conn))
-        return LedgerView(self._counted_at, self._totals, runs, self._oldest_ready_s, self._look_ahead, aside)
+        self._shown = shown
+        runs = self._look_at_runs(conn, shown)
+        if began_s >= self._aside_due_s:
+            self._aside = tuple(HostAside(item.host, item.reason, item.until_at.timestamp()) for item in hosts_aside(conn))
+            self._aside_due_s = began_s + IDLE_S
+        return LedgerView(self._counted_at, self._totals, runs, self._oldest_ready_s, self._look_ahead, self._aside)
 
     def _count(self, conn: Connection, sums: _Sums) -> None:
         """Bring these sums up to date; those that are empty count everything."""
-        now_at = self._now_at()
+        self._count_began_s, now_at = self._now_s(), self._now_at()
         ledger = pictures.ledger_sums(conn)
         sums.take(pictures.load_sums(conn, list(sums.open), None if sums.since is None else sums.since - MARGIN))
         sums.since = ledger.at
         self._sums = sums
         began_s = self._now_s()
-        if began_s >= self._general_due_s:
+        had_general, self._has_general = self._has_general, ledger.general_ready + ledger.general_running > 0
+        if began_s >= self._general_due_s or self._has_general != had_general:
             self._general = pictures.general_sums(conn)
-            self._general_due_s = began_s + (self._now_s() - began_s) / SHARE
+            took_s = self._now_s() - began_s
+            self._general_due_s = began_s + max(took_s / SHARE, LIVE_S if self._has_general else IDLE_S)
         self._counted_at, self._totals = now_at, _totals_of(sums.total().plus(self._general), ledger)
         self._oldest_ready_s = None if ledger.oldest_ready_s is None else max(0.0, ledger.oldest_ready_s)
         self._look_ahead = sum(load.ready for load in sums.open.values())
 
-    def _look_at_runs(self, conn: Connection) -> tuple[RunStatistics, ...]:
+    def _look_at_runs(self, conn: Connection, shown: list[pictures.ShownRun]) -> tuple[RunStatistics, ...]:
         """The runs to be shown; those whose statistics are due are asked for as far as the allowance goes, runs at work first."""
-        shown = pictures.shown_runs(conn, newest=NEWEST, live=LIVE)
         self._runs = {item.run_id: self._runs[item.run_id] for item in shown if item.run_id in self._runs}
         now_s = self._now_s()
         due = []
