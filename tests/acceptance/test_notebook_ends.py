@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeli
 from tests.fixtures.cluster import ask, wait_until
 
 N_LINES, CHUNK_LINES = 100, 20
+WAIT_S = 200  # a cluster starts, and five brokers in vain, on a busy machine
 BEGIN = "import sys; import protheon_dask as protheon; cluster = protheon.local(workers=1)"
 LOAD = "run = cluster.load(sys.argv[1], pipeline=sys.argv[2], chunk_lines=20); print('run', run.id, flush=True)"
 
@@ -26,8 +28,9 @@ class Script:
     """A process of Python, and what it has printed and said (stderr) so far."""
 
     def __init__(self, code: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-c", code, *arguments]
+        self.process = subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
         self.printed, self.said = list[str](), list[str]()
         self._readers = [
             threading.Thread(target=kept.extend, args=[stream])
@@ -38,7 +41,7 @@ class Script:
 
     def wait_told(self, words: str) -> None:
         """Wait until it has printed or said these words."""
-        wait_until(lambda: words in self.told or self.process.poll() is not None, 100)
+        wait_until(lambda: words in self.told or self.process.poll() is not None, WAIT_S)
         assert words in self.told, f"code {self.process.poll()}: {self.told}"
 
     @property
@@ -52,7 +55,7 @@ class Script:
 
     def wait_end(self) -> int:
         self.let_end()
-        return self.process.wait(100)
+        return self.process.wait(WAIT_S)
 
     def close(self) -> None:
         self.process.kill()
@@ -99,9 +102,19 @@ def scripts(database: str, tmp_path: Path, gate: Gate) -> Iterator[Scripts]:
 
 
 def test_a_script_that_ends_without_a_word_interrupts_its_run_and_the_next_goes_on_with_it(scripts: Scripts, gate: Gate) -> None:
-    first = scripts.start(BEGIN, LOAD, "sys.stdin.read()")
+    first = scripts.start(
+        BEGIN,
+        LOAD,
+        "try:",
+        "    run.wait()",
+        "except KeyboardInterrupt:",
+        "    print(run.progress().state, flush=True)",
+        "sys.stdin.read()",
+    )
     first.wait_told("run 1\n")
     scripts.wait_two_chunks()
+    os.killpg(first.process.pid, signal.SIGINT)  # as a notebook's stop button does: to all of the kernel's group
+    first.wait_told("running\n")
     children = psutil.Process(first.process.pid).children(recursive=True)
     assert (first.wait_end(), first.said) == (0, [])
     assert not psutil.wait_procs(children, timeout=10)[1]
@@ -165,3 +178,42 @@ def test_a_cluster_that_is_closed_waits_for_the_runs_of_others_and_interrupts_it
     assert "run 1," not in owner.told
     assert scripts.run_state(1)[1] == "interrupted: its command ended; type the same again to go on"
     own_gate.open()
+
+
+FAIL = """
+import socket, time
+import psutil
+[broker] = [child for child in psutil.Process().children(recursive=True) if child.cmdline()[1:3] == ["-m", "protheon_dask.run.broker"]]
+host, port = cluster.address.split(":")
+with socket.socket() as taken:
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    broker.kill()
+    while True:
+        try:
+            taken.bind((host, int(port)))
+            break
+        except OSError:
+            pass
+    taken.listen()
+    while not cluster.has_failed:
+        time.sleep(0.1)
+try:
+    run.wait()
+except protheon.ProtheonError as error:
+    print(error)
+again = protheon.local(workers=1)
+print(again is cluster, cluster.is_closed, again.is_ours, flush=True)
+cluster = again
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cluster_that_has_failed_says_so_and_the_same_cell_makes_another_one(scripts: Scripts, gate: Gate) -> None:
+    gate.open()
+    script = scripts.start(BEGIN, LOAD, FAIL, LOAD, "print(run.wait(100).state)")
+    assert script.wait_end() == 0, script.told
+    assert "it was started 5 times in vain" in script.told
+    assert "False True True\n" in script.printed
+    assert script.printed[-1] == "succeeded\n"
+    assert numbers(scripts.url, "kept") == list(range(N_LINES))
