@@ -19,6 +19,7 @@ HTML_CHARS: Final = 200
 REASON_CHARS: Final = 500
 """As many as a reason has at most (verdict.REASON_CHARACTERS): it is why one looks."""
 NULL: Final = "NULL"
+CELL: Final = "vertical-align: top; white-space: pre-wrap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,12 @@ def rows_html(preview: Preview) -> str:
         parts.append(f"<p>{escape(drawn.title)}</p>")
         if drawn.rows:
             parts.append('<div style="overflow-x: auto"><table border="1" class="dataframe"><thead><tr>')
-            parts += [f"<th>{escape(column)}</th>" for column in drawn.columns]
+            heads = zip(drawn.columns, drawn.right, strict=True)
+            parts += [f'<th style="text-align: {"right" if right else "left"}">{escape(column)}</th>' for column, right in heads]
             parts.append("</tr></thead><tbody>")
             for row in drawn.rows:
                 cells = (
-                    f'<td style="text-align: {"right" if right else "left"}; white-space: pre-wrap"><bdi>{escape(cell)}</bdi></td>'
+                    f'<td style="text-align: {"right" if right else "left"}; {CELL}"><bdi>{escape(cell)}</bdi></td>'
                     for cell, right in zip(row, drawn.right, strict=True)
                 )
                 parts.append(f"<tr>{''.join(cells)}</tr>")
@@ -168,7 +170,8 @@ def beginning(line: bytes, n_bytes: int, most: int) -> str:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+    some = [value for value in values if value is not None]
+    return bool(some) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in some)
 
 
 def _aligned(drawn: Drawn) -> list[str]:

@@ -101,6 +101,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
         "enqueue": {**lead, **manifest, "load_id": at.half_load, "state": "ready", "chunk_no": 10**6, "first_line": 10**12},
         "restored": {**lead, **manifest, "load_id": at.half_load, "first_line": 1},
         "locate_chunk": one,
+        "find_chunk": {"task_id": None, "load_id": at.half_load, "line": 1},
         "known_chunks": {"task_ids": all_running},
         "stored_chunks": {"load_id": None},
         "pending_loads": {},
@@ -132,7 +133,7 @@ def params_of(full: Full) -> dict[str, dict[str, Any]]:
 INDEXES = {
     "claim": "task_pkey", "expire": "task_running", "stuck": "task_running", "pick_ready": "task_ready", "renew": "task_",
     "cancel": "task_load", "finish_loads": "task_load", "open_runs": "task_load", "stored_chunks": "task_load", "count_lines": "task_load",
-    "complete": "task_", **dict.fromkeys(STORY, "attempt_run"),
+    "complete": "task_", "find_chunk": "chunk_load_id_first_line_key", **dict.fromkeys(STORY, "attempt_run"),
     "ephemeral_attempts": "attempt_open", "report_tasks": "task_pkey", "task_of_request": "task_request", "cancel_task": "task_pkey",
 }  # fmt: skip
 
