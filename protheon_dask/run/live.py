@@ -115,13 +115,13 @@ class LiveCard:
 
     def _read(self, generation: int) -> None:
         """Take pictures until the run has come to rest, or is never to be seen again."""
-        pause_s = RETRY_S
+        retry_s = RETRY_S
         while self._is_of(generation):
             try:
                 if self._link is None:
                     self._link = self._ask_link()
                 for picture in self._pictures():
-                    pause_s = RETRY_S
+                    retry_s = RETRY_S
                     if not self._take(picture, generation):
                         return
                 if self._latest is not None and _is_at_rest(self._latest):
@@ -132,8 +132,8 @@ class LiveCard:
                 self._tell(str(exc), generation)
                 break
             with self._changed:
-                self._changed.wait_for(lambda: not self._is_of(generation), pause_s)
-            pause_s = min(MOST_RETRY_S, 2 * pause_s)
+                self._changed.wait_for(lambda: not self._is_of(generation), retry_s)
+            retry_s = min(MOST_RETRY_S, 2 * retry_s)
         if self._is_of(generation):
             self._draw()
             with self._changed:
@@ -179,10 +179,10 @@ class LiveCard:
         while True:
             if (n := _n_cells()) != n_cells:
                 looked_at_s, n_cells = time.monotonic(), n
-            pause_s = max(DRAW_S, (time.monotonic() - looked_at_s) / DRAWINGS)
             time.sleep(DRAW_S)  # never more often, whatever is urgent
             with self._changed:
-                self._changed.wait_for(lambda: self._is_urgent or not self._is_of(generation), pause_s - DRAW_S)
+                wait_s = pause_s(time.monotonic() - looked_at_s) - DRAW_S
+                self._changed.wait_for(lambda: self._is_urgent or not self._is_of(generation), wait_s)
                 if not self._is_of(generation):
                     return
             self._draw()
@@ -208,6 +208,11 @@ class LiveCard:
                 "text/plain": run_text(self._latest, rates, least_fraction=self._least),
                 "text/html": run_html(self._latest, rates, self._link, least_fraction=self._least),
             }
+
+
+def pause_s(unwatched_s: float) -> float:
+    """Between two drawings, so long after the last cell was run. A change of state, an outage and the end are drawn at once."""
+    return max(DRAW_S, unwatched_s / DRAWINGS)
 
 
 def _is_at_rest(picture: RunStatistics) -> bool:

@@ -147,12 +147,12 @@ def ways_on(s: RunStatistics) -> list[tuple[str, str]]:
 def _calls(way: WayOn, run: int, s: RunStatistics) -> list[tuple[str, str]]:
     match way:
         case WayOn.SEE_REJECTS:
-            mended = ("with a pipeline that takes them", "run.replay_rejects(pipeline=..)")
-            return [("see what was refused", "run.rejects()"), *([mended] if s.state.is_final else [])]
+            found = [("see what was refused", "run.rejects()"), ("see why, line by line", "run.debug(run.rejects().iloc[0])")]
+            return [*found, *([("with a pipeline that takes them", "run.replay_rejects(pipeline=..)")] if s.state.is_final else [])]
         case WayOn.REPLAY_REJECTS:
             return [(f"lines of run {run} are still refused", f"cluster.run({run}).replay_rejects(pipeline=..)")]
         case WayOn.SEE_DEAD_LETTERS:
-            return [("see what failed", "run.dead_letters()")]
+            return [("see what failed", "run.dead_letters()"), ("see where", "run.debug(run.dead_letters().iloc[0])")]
         case WayOn.SEE_ALL_DEAD_LETTERS:
             return [("see what failed, and was given up", "run.dead_letters(everything=True)")]
         case WayOn.SEE_FILES:

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protheon_dask.model import RunState, TableCount
+from protheon_dask.run.cluster import Cluster
+from protheon_dask.run.handle import Run
 from protheon_dask.run.verify import TableCheck, Verdict, Verification
 from protheon_dask.telemetry.card import (
     NOTICES,
@@ -26,6 +28,7 @@ from protheon_dask.telemetry.card import (
     told_html,
     verification_html,
     verification_text,
+    ways_on,
 )
 from protheon_dask.telemetry.markup import link
 from protheon_dask.telemetry.pace import Rates
@@ -151,7 +154,9 @@ def test_failures_are_told_in_plain_words_with_what_to_do() -> None:
         "2 chunks failed 5 times: MemoryError: no room for it",
         "see what was refused: run.rejects()",
         "with a pipeline that takes them: run.replay_rejects(pipeline=..)",
+        "see why, line by line: run.debug(run.rejects().iloc[0])",
         "see what failed: run.dead_letters()",
+        "see where: run.debug(run.dead_letters().iloc[0])",
         "with mended code: cluster.load(.., pipeline=..)",
         "once a cause outside of the code is mended: run.replay_dead_letters()",
     ):
@@ -295,3 +300,12 @@ def test_a_verdict_claims_no_more_than_was_looked_at() -> None:
 
 def test_before_the_first_picture_a_card_says_what_it_waits_for() -> None:
     assert "run 3: <asking>" in Page(told_html("run 3: <asking>")).text
+
+
+def test_every_call_that_a_card_names_is_one_that_runs_and_clusters_have() -> None:
+    over = picture_of(state=RunState.INCOMPLETE, reason="over the reject limit of 50 %: 9 of 10", rejected=9)
+    runs = [*(scene(name) for name in STATES), over, replace(scene("incomplete"), dead_letters=0), picture_of(state=RunState.PAUSED)]
+    calls = {found for s in runs for _, call in ways_on(s) for found in re.findall(r"\b(run|cluster)\.(\w+)\(", call)}
+    assert {name for kind, name in calls if kind == "run"} >= {"rejects", "debug", "resume", "replay_rejects", "dead_letters"}
+    kinds = {"run": Run, "cluster": Cluster}
+    assert not [f"{kind}.{name}" for kind, name in calls if not callable(getattr(kinds[kind], name, None))]
