@@ -77,8 +77,12 @@ class PinCutting(Protocol):
         """The next one, or None after the last; one call at a time. Raises: any ProtheonError; nothing comes after it."""
         ...
 
+    def stop(self) -> None:
+        """Cut no more, also in the midst of next(), which then soon returns None. Does not block."""
+        ...
+
     def close(self) -> None:
-        """Cut no more, also in the midst of next(), which then returns None. Idempotent."""
+        """As stop(), and wait for it. Always called, and last. Idempotent."""
         ...
 
 
@@ -336,12 +340,13 @@ class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
 
     async def Pin(self, request: chunk_pb2.PinRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
         pins = await self._pinning(context)
-        cutting = await _answer(context, self._find_pool, pins.pin, pin_wire.pin_from_message(request))
+        cutting = await _answer(context, self._pin_pool, pins.pin, pin_wire.pin_from_message(request))
         try:
             while (chunk := await _answer(context, self._pin_pool, cutting.next)) is not None:
                 await context.write(pin_wire.pinned_to_message(chunk))
         finally:  # also when the client went away
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._find_pool, cutting.close))
+            cutting.stop()
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._pin_pool, cutting.close))
 
     async def RenewPin(self, request: chunk_pb2.RenewPinRequest, context: Context) -> chunk_pb2.RenewPinResponse:
         pins = await self._pinning(context)

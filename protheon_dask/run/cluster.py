@@ -185,7 +185,14 @@ class Cluster:
         """
         from protheon_dask.run.collections import pin_chunks
 
-        chunks = pin_chunks(self.master, tuple(places_of(paths)), chunk_lines=chunk_lines, limit=limit, ttl_s=ttl_s)
+        chunks = pin_chunks(
+            self.master,
+            tuple(places_of(paths)),
+            chunk_lines=chunk_lines,
+            limit=limit,
+            ttl_s=ttl_s,
+            say=lambda told: self._link.tell([told]),
+        )
         self._link.tell(chunks.notices)
         _ = self.client  # from now on Dask computes on this cluster, and not in this process
         return chunks

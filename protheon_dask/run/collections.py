@@ -42,6 +42,8 @@ RENEWALS: Final = 4
 """Renewals within a pin's time: three may be lost."""
 RENEW_S: Final = 5.0
 """Deadline of one renewal, and the pause after one that failed."""
+SAY_S: Final = 10.0
+"""Period of telling how far the cutting is."""
 CLOSE_S: Final = 2.0
 """Deadline of letting a pin go at the end of the interpreter: what cannot be said runs out by itself."""
 
@@ -203,14 +205,20 @@ def _broker_of(held: HeldChunk) -> BrokerClient:
     """The broker of the list, in its own process; of a worker, in one of ours; else, in any other, the one that the list was made at."""
     if held.hold is not None:
         return held.hold.client
-    from protheon_dask.broker.client import BrokerClient
     from protheon_dask.run.worker import current_process
 
     try:
         return current_process().broker
     except InvariantError:
-        with _brokers_lock:
-            return _brokers.setdefault(held.address, BrokerClient(held.address))
+        return _client_of(held.address)
+
+
+def _client_of(address: str) -> BrokerClient:
+    """One of this process for each broker; never closed, since chunks may be read after their cluster's object was closed."""
+    from protheon_dask.broker.client import BrokerClient
+
+    with _brokers_lock:
+        return _brokers.setdefault(address, BrokerClient(address))
 
 
 class Chunks(list[Delayed], DaskMethodsMixin):  # type: ignore[misc]  # dask is not typed here
@@ -273,16 +281,33 @@ def _delayed(held: HeldChunk) -> Delayed:
 
 
 def pin_chunks(
-    master: Master, paths: tuple[str, ...], *, chunk_lines: int | None = None, limit: int | None = None, ttl_s: float = 3_600.0
+    master: Master,
+    paths: tuple[str, ...],
+    *,
+    chunk_lines: int | None = None,
+    limit: int | None = None,
+    ttl_s: float = 3_600.0,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Chunks:
-    """Have sources cut and kept, and return their chunks once all are cut. See Cluster.chunks()."""
-    from protheon_dask.broker.client import BrokerClient
+    """Have sources cut and kept, and return their chunks once all are cut. See Cluster.chunks().
+
+    say: told every SAY_S how far it is.
+    """
     from protheon_dask.broker.pin_wire import PinRequest
 
     request = PinRequest(uuid4().hex, paths, ttl_s, chunk_lines or 0, limit or 0)
-    hold = Hold(BrokerClient(master.address), request.pin_id, ttl_s)  # of its own: chunks may be read after the cluster was closed
+    hold = Hold(_client_of(master.address), request.pin_id, ttl_s)
+    next_s = time.monotonic() + SAY_S
+
+    def tell(so_far: list[PinnedChunk]) -> None:
+        nonlocal next_s
+        if time.monotonic() >= next_s:
+            next_s = time.monotonic() + SAY_S
+            n_chunks, n_lines = sum(chunk.chunk_no > 0 for chunk in so_far), sum(chunk.n_lines for chunk in so_far)
+            say(f"cut so far: {counted(n_chunks, 'chunk')}, {counted(n_lines, 'line')}")
+
     try:
-        chunks = Chunks(hold, master.pin(request))
+        chunks = Chunks(hold, master.pin(request, tell))
     except (ProtheonError, KeyboardInterrupt):
         with suppress(ProtheonError):
             hold.close(CLOSE_S)

@@ -188,10 +188,10 @@ class Master:
         """Delete the rows of a load and return how many went, by table. Raises ConfigError: why not. Asked again, it goes on."""
         return self._client.undo(load_id).deleted_rows
 
-    def pin(self, request: PinRequest) -> list[PinnedChunk]:
+    def pin(self, request: PinRequest, on_chunk: Callable[[list[PinnedChunk]], object] = lambda _: None) -> list[PinnedChunk]:
         """Have sources cut for those who read them, and return the chunks, and notices, once all are cut.
 
-        A broker that is away in the midst of it is waited for; the next one goes on where it was.
+        A broker that is away in the midst of it is waited for; the next one goes on where it was. on_chunk: called with those so far.
         Raises: as submit(); WorkspaceFull; BrokerUnavailable: away for AWAY_S, and not known to come back.
         """
         heard_at: float | None = None
@@ -201,6 +201,7 @@ class Master:
                 for chunk in self._client.pin(request):
                     chunks.append(chunk)
                     heard_at = time.monotonic()
+                    on_chunk(chunks)
                 return chunks
             except (BrokerUnavailable, ChunkUnavailable):
                 self._check()

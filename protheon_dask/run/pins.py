@@ -115,12 +115,15 @@ class PinDesk:
         self.store.renew(pin_id, ttl_s, time.monotonic())
 
     def unpin(self, pin_id: str) -> None:
-        """Delete a pin; what cuts it is ended. Idempotent."""
+        """Delete a pin; what cuts it is ended first, without waiting for that here. Idempotent."""
         with self._lock:
             cutting = self._cuttings.get(pin_id)
-        if cutting is not None:
-            cutting.close()
-        self.store.delete(pin_id)
+            if cutting is not None:
+                cutting.is_unwanted = True
+        if cutting is None:
+            self.store.delete(pin_id)
+        else:
+            cutting.stop()
 
     def locate(self, pin_id: str, chunk_no: int, generation: int) -> StoredChunk:
         """Find a pinned chunk; generation above 1: its bytes were wrong at the reader, and the file is looked at.
@@ -137,11 +140,14 @@ class PinDesk:
         with self._lock:
             if self._cuttings.get(cutting.pin.pin_id) is cutting:
                 del self._cuttings[cutting.pin.pin_id]
+            is_unwanted = cutting.is_unwanted
+        if is_unwanted:
+            self.store.delete(cutting.pin.pin_id)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_S):
             if over := self.store.sweep(time.monotonic()):
-                logger.info("pin.expire", extra={"pins": over})
+                logger.info("pin.expire", extra={"pins": len(over)})
             known = set(self.store.pin_ids())
             with self._lock:
                 self._lost = {key: lost for key, lost in self._lost.items() if key[0] in known}
@@ -211,6 +217,7 @@ class Cutting:
 
     def __init__(self, desk: PinDesk, request: PinRequest, pin: Pin) -> None:
         self.pin = pin
+        self.is_unwanted = False  # to be deleted at its end; under the desk's lock
         self._desk, self._request = desk, request
         self._lock = threading.Lock()  # of the steps, held while one is made
         self._closed = threading.Event()
@@ -224,10 +231,14 @@ class Cutting:
         with self._lock:
             return next(self._steps, None)
 
-    def close(self) -> None:
-        """Cut no more. What was cut stays for a while, so that the same call goes on with it. Idempotent."""
+    def stop(self) -> None:
+        """Cut no more: next() soon returns None. Does not block."""
         self._closed.set()
         self._events.put(None)
+
+    def close(self) -> None:
+        """Cut no more, and wait for that. What was cut stays for a while, so that the same call goes on with it. Idempotent."""
+        self.stop()
         with self._lock:
             self._steps.close()
             self._end(is_whole=False)
@@ -235,8 +246,8 @@ class Cutting:
     def _end(self, *, is_whole: bool) -> None:
         if not self._is_ended:
             self._is_ended = True
-            self._desk.ended(self)
             self._desk.store.end(self.pin, self._request.ttl_s, time.monotonic(), is_whole=is_whole)
+            self._desk.ended(self)
 
     def _pin(self) -> Generator[PinnedChunk]:
         """Yield what the pin has or gets, source by source."""

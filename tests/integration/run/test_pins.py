@@ -28,6 +28,7 @@ from protheon_dask.broker.pin_wire import PinRequest
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound, SourceChanged, WorkspaceFull
+from protheon_dask.run import collections
 from protheon_dask.run.collections import Chunks, pin_chunks
 from protheon_dask.run.master import Master
 from protheon_dask.run.pins import PinDesk
@@ -93,7 +94,13 @@ def lines_of(chunks: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "pack", [bytes, gzip.compress, bz2.compress, zstandard.ZstdCompressor().compress], ids=["plain", "gzip", "bzip2", "zstd"]
+    "pack",
+    [
+        pytest.param(bytes, id="plain"),
+        pytest.param(zstandard.ZstdCompressor().compress, id="zstd"),
+        pytest.param(gzip.compress, id="gzip", marks=pytest.mark.slow),
+        pytest.param(bz2.compress, id="bzip2", marks=pytest.mark.slow),
+    ],
 )
 def test_every_line_of_a_source_comes_once_and_in_its_order(bench: Bench, pack: Callable[[bytes], bytes]) -> None:
     chunks = bench.chunks(bench.source(pack(MANY)))
@@ -313,7 +320,7 @@ def test_a_source_that_became_another_since_is_cut_anew_under_the_same_name(benc
     assert bench.store.stored_bytes == used_bytes
 
 
-@pytest.mark.parametrize("damage", ["bit", "short", "gone"])
+@pytest.mark.parametrize("damage", ["bit", pytest.param("short", marks=pytest.mark.slow), "gone"])
 def test_a_file_that_was_damaged_on_disk_is_cut_again(bench: Bench, damage: str) -> None:
     chunks = bench.chunks(bench.source(gzip.compress(MANY)))
     path = bench.files()[7]
@@ -349,6 +356,22 @@ def test_a_client_that_goes_away_ends_the_cutting_and_another_does_not_wait_for_
         call.close()
     assert len(list(bench.pin(path))) == 20
     wait_until(lambda: not any(pin.is_cut for pin in bench.store._pins.values()))
+
+
+def test_a_person_who_interrupts_the_cutting_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told every moment how far it is, until Ctrl-C."""
+    monkeypatch.setattr(collections, "SAY_S", 0.0)
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pin_chunks(bench.master, (bench.source(MANY * 10),), chunk_lines=1_000, say=say)
+    assert told[:2] == ["cut so far: 1 chunk, 1,000 lines", "cut so far: 2 chunks, 2,000 lines"]
+    wait_until(lambda: list(bench.store.directory.iterdir()) == [] and not bench.desk._cuttings)
 
 
 def test_two_clients_read_their_own_lists_side_by_side(bench: Bench) -> None:
