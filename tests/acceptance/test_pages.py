@@ -21,7 +21,7 @@ from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.picture import ClusterPicture
 from protheon_dask.telemetry.story import RunStory
 from tests.fixtures import scenes
-from tests.fixtures.browser import OpenPage, Watched
+from tests.fixtures.browser import OpenPage
 from tests.fixtures.cluster import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -32,22 +32,6 @@ LONG_HISTORY: Final = 600
 PAUSE_S: Final = 900.0  # between two scenes: all that a chart shows
 NARROW, WIDE = 800, 1600
 
-TOLD: Final = """
-    const told = (root) => [...root.childNodes].map((one) => {
-        if (one.nodeType === Node.TEXT_NODE) return one.textContent;
-        if (one.tagName === 'STYLE' || one.tagName === 'SCRIPT') return '';
-        return (one.shadowRoot ? told(one.shadowRoot) : '') + told(one);
-    }).join(' ').replace(/\\s+/g, ' ');
-"""
-TEXT: Final = f"() => {{{TOLD} return told(document.body); }}"
-PANEL_TEXT: Final = f"""(name) => {{{TOLD}
-    const find = (root) => {{ for (const one of root.querySelectorAll('*')) {{
-        if (one.classList.contains('protheon-' + name)) return one;
-        const inner = one.shadowRoot && find(one.shadowRoot);
-        if (inner) return inner;
-    }} }};
-    return told(find(document).shadowRoot);
-}}"""
 SCENES: Final[dict[str, Callable[[float], ClusterPicture]]] = {
     "at-work": scenes.at_work,
     "empty": scenes.nothing_loaded,
@@ -140,58 +124,27 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def told(watched: Watched) -> str:
-    """All words of the page, those in shadow roots too."""
-    return str(watched.page.evaluate(TEXT))
-
-
-def wait_told(watched: Watched, *parts: str) -> str:
-    return str(wait_until(lambda: all(part in (text := told(watched)) for part in parts) and text, timeout_s=60))
-
-
-def panel_text(watched: Watched, panel: str) -> str:
-    """The words of one panel of the page."""
-    return str(watched.page.evaluate(PANEL_TEXT, panel))
-
-
-def moves(watched: Watched, panel: str) -> bool:
-    """Does what the panel says change, with numbers in it?"""
-    begin = panel_text(watched, panel)
-    assert any(character.isdigit() for character in begin), f"{panel} has no numbers: {begin}"
-
-    def changed() -> bool:
-        return panel_text(watched, panel) != begin
-
-    return bool(wait_until(changed, timeout_s=60))
-
-
-def whole(watched: Watched, path: Path) -> None:
-    """A screenshot of the page from top to end, with nothing under the bar that stays at the top."""
-    height = watched.page.evaluate(
-        "Math.ceil(document.querySelector('.content, body').getBoundingClientRect().top + document.body.scrollHeight)"
-    )
-    watched.page.set_viewport_size({"width": watched.page.viewport_size["width"], "height": min(6_000, max(600, int(height)))})
-    watched.page.wait_for_timeout(700)
-    watched.page.screenshot(path=str(path))
+def panel_of(name: str) -> str:
+    return f".protheon-{name}"
 
 
 def test_every_number_moves_and_a_run_that_has_ended_can_be_chosen(dashboard: Dashboard, open_page: OpenPage, screenshots: Path) -> None:
     dashboard.stories[2] = scenes.story_of(2)
     dashboard.play(scenes.at_work)
     watched = open_page(f"{dashboard.url}/protheon")
-    first = wait_told(watched, "bound by COPY", "lines loaded so far", "nothing: work can flow", "run 3")
+    first = watched.wait_words("bound by COPY", "lines loaded so far", "nothing: work can flow", "run 3")
     for panel in PANELS:
-        assert moves(watched, panel)
+        watched.wait_other_words(panel_of(panel))
     assert "Protheon" in watched.page.locator("#myTopnav").inner_text()
     assert first.count("run 2") >= 1
 
     label = watched.page.locator("select option", has_text="run 2").inner_text()
     watched.page.locator("select").select_option(label=label)
-    wait_told(watched, "submitted 2026-09-20", "of run 2's chunks", "in the mean", "40 attempts")
-    whole(watched, screenshots / "protheon-ended-run-1600.png")
+    watched.wait_words("submitted 2026-09-20", "of run 2's chunks", "in the mean", "40 attempts")
+    watched.shoot_whole(screenshots / "protheon-ended-run-1600.png")
     watched.page.locator("input").last.fill("77")
     watched.page.locator("input").last.press("Enter")
-    wait_told(watched, "There is no run 77: protheon runs list shows those that there are.")
+    watched.wait_words("There is no run 77: protheon runs list shows those that there are.")
     assert watched.errors == []
 
 
@@ -200,10 +153,10 @@ def test_a_page_that_is_opened_for_a_run_shows_it_while_it_goes_on(dashboard: Da
     dashboard.stories[9] = scenes.story_of(9, ended=False)
     dashboard.play(scenes.at_work)
     watched = open_page(f"{dashboard.url}/protheon?run=9", NARROW)
-    wait_told(watched, "of run 9's chunks")
-    whole(watched, screenshots / "protheon-run-that-goes-on-800.png")
+    watched.wait_words("of run 9's chunks")
+    watched.shoot_whole(screenshots / "protheon-run-that-goes-on-800.png")
     dashboard.stories[9] = scenes.story_of(9, bound="bound by cutting")
-    wait_told(watched, "bound by cutting")
+    watched.wait_words("bound by cutting")
     assert watched.errors == []
 
 
@@ -217,7 +170,7 @@ def test_each_panel_fills_a_page_of_its_own(dashboard: Dashboard, open_page: Ope
         assert listed[f"Individual Protheon {panel.title()}"] == f"/individual-protheon-{panel}"
         watched = open_page(f"{dashboard.url}/individual-protheon-{panel}", width, height)
         watched.page.wait_for_selector(".head")
-        assert moves(watched, panel)
+        watched.wait_other_words(panel_of(panel))
         watched.page.screenshot(path=str(screenshots / f"panel-{panel}-{width}.png"))
         assert watched.clipped(".figure, .facts span, .state, .tile, .worker, .row > *", ".protheon-panel") == []
         assert watched.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), panel
@@ -230,8 +183,7 @@ def test_what_a_reader_scrolled_to_stays_where_it_is(dashboard: Dashboard, open_
     watched = open_page(f"{dashboard.url}/protheon", NARROW, 700)
     watched.page.wait_for_selector(".worker")
     watched.page.evaluate("window.scrollTo(0, 2200)")
-    seen = panel_text(watched, "workers")
-    wait_until(lambda: panel_text(watched, "workers") != seen, timeout_s=60)
+    watched.wait_other_words(panel_of("workers"))
     assert watched.page.evaluate("window.scrollY") == 2200
 
 
@@ -239,11 +191,11 @@ def test_what_a_reader_scrolled_to_stays_where_it_is(dashboard: Dashboard, open_
 def test_a_broker_that_falls_silent_is_told_of(dashboard: Dashboard, open_page: OpenPage) -> None:
     dashboard.play(scenes.at_work)
     watched = open_page(f"{dashboard.url}/protheon")
-    wait_told(watched, "nothing: work can flow")
+    watched.wait_words("nothing: work can flow")
     dashboard.play(None)
-    wait_told(watched, "Nothing was heard of the broker for")
+    watched.wait_words("Nothing was heard of the broker for")
     dashboard.play(scenes.at_work)
-    wait_told(watched, "nothing: work can flow")
+    watched.wait_words("nothing: work can flow")
     assert watched.errors == []
 
 
@@ -257,7 +209,7 @@ def test_nothing_lies_over_another_or_beside_the_page(
     watched = open_page(f"{dashboard.url}/protheon", width)
     watched.page.wait_for_selector(".worker" if scene != "empty" else "code")
     watched.page.wait_for_timeout(1_500)
-    whole(watched, screenshots / f"protheon-{scene}-{width}.png")
+    watched.shoot_whole(screenshots / f"protheon-{scene}-{width}.png")
     assert watched.overlaps(".protheon-panel, .head, .tile, .worker, .bk-Figure, .bk-input") == []
     assert watched.clipped(".figure, .facts span, .state, .tile, .worker, .row > *, .bk-input", ".protheon-panel") == []
     assert watched.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

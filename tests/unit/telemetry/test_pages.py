@@ -347,10 +347,8 @@ def test_a_hatch_is_drawn_in_html_as_in_the_charts() -> None:
 
 
 def test_an_update_of_the_whole_page_takes_less_than_five_milliseconds(desk: Desk) -> None:
-    workers = scenes.workers_of(500, 0.0)
-
     def five_hundred(t: float) -> ClusterPicture:
-        return replace(scenes.million_chunks(t), workers=workers)
+        return replace(scenes.million_chunks(t), workers=scenes.workers_of(500, t))
 
     desk.show(scenes.million_chunks, KEPT)
     doc = Document()
