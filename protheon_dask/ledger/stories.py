@@ -47,6 +47,11 @@ def spans(conn: psycopg.Connection, run_id: int, limit: int) -> list[dict[str, A
     return list(rows(conn, "story_spans", {"run_id": run_id, "limit": limit}))
 
 
+def processes(conn: psycopg.Connection, run_id: int, limit: int) -> list[dict[str, Any]]:
+    """From when to when each worker process was at the run, and for how much of that it had one of its chunks."""
+    return list(rows(conn, "story_processes", {"run_id": run_id, "limit": limit}))
+
+
 def files(conn: psycopg.Connection, run_id: int, limit: int) -> list[dict[str, Any]]:
     """The run's files, those first that need a person."""
     return list(rows(conn, "story_files", {"run_id": run_id, "limit": limit}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from protheon_dask import words
@@ -20,8 +21,12 @@ from protheon_dask.telemetry.story import BINS, LEAST_BIN_S, MAX_FILES, MAX_SPAN
 
 CAUSES: Final = (Outcome.FAILED, Outcome.RELEASED, Outcome.CRASHED, Outcome.EXPIRED)
 """How an attempt can end that is followed by another."""
-MOST_BUSY: Final = 0.95
-"""Share of the pieces of time in which not more attempts were at work."""
+MAX_PROCESSES: Final = 5_000
+"""Worker processes that are asked about; of more, those with most attempts."""
+PAUSE_S: Final = 10.0
+"""Without an attempt for so long, a run is taken to have been paused, or its cluster to have been away."""
+SPARE: Final = 0.25
+"""Of a worker, in the mean: one that was there for less is not counted."""
 MOSTLY: Final = 0.8
 """Share of the time of its attempts up to which a run's files were cut, if cutting is what they waited for."""
 
@@ -42,6 +47,7 @@ def story_of(conn: Connection, run_id: int) -> RunStory:
         bin_s = max(LEAST_BIN_S, statistics.seconds / n_bins)
         pieces = stories.pieces(conn, run_id, bin_s, n_bins)
         spans = stories.spans(conn, run_id, MAX_SPANS)
+        processes = stories.processes(conn, run_id, MAX_PROCESSES)
         files = stories.files(conn, run_id, MAX_FILES)
     bins = tuple(_bin(no * bin_s, pieces.get(no, {})) for no in range(n_bins))
     return RunStory(
@@ -53,7 +59,7 @@ def story_of(conn: Connection, run_id: int) -> RunStory:
         spans=tuple(_span(row) for row in spans),
         n_attempts=facts["n_attempts"],
         reasons=tuple(RejectReason(refusal.reason, refusal.n) for refusal in statistics.refusals),
-        bound=_bound(statistics, bins, bin_s, facts),
+        bound=_bound(statistics, bins, bin_s, processes, facts["cut_s"]),
         settings=_settings(facts),
         files=tuple(StoryFile(**row) for row in files),
         n_workers=facts["n_workers"],
@@ -61,25 +67,35 @@ def story_of(conn: Connection, run_id: int) -> RunStory:
     )
 
 
-def _bound(statistics: RunStatistics, bins: Sequence[Bin], bin_s: float, facts: Mapping[str, Any]) -> str | None:
-    """What bounded the run, from where its attempts' seconds went and how many were at work side by side.
+def _bound(
+    statistics: RunStatistics, bins: Sequence[Bin], bin_s: float, processes: Sequence[Mapping[str, float]], cut_s: float | None
+) -> str | None:
+    """What bounded the run, from where its attempts' seconds went, and for how much of its time a process had none.
 
-    How many workers there were at a time nobody has written down: as many as were at work for a twentieth of the time. Pieces of time
-    without any attempt are left out (a pause is no lack of work), as are the first one and the last, which are parts.
+    Times of PAUSE_S and more in which no process had any are left out: a pause is no lack of work.
     """
-    at_work = [sum(piece.stage_seconds.values()) / bin_s for piece in bins if piece.stage_seconds]
-    at_work = at_work[1:-1] or at_work
-    if not at_work:
+    at_work: list[bool] = []
+    for is_busy, stretch in groupby(bool(piece.stage_seconds) for piece in bins):
+        n = len(list(stretch))
+        at_work += [is_busy or n * bin_s < PAUSE_S] * n
+    there_s = sum(_within(one["first_s"], one["last_s"], at_work, bin_s) for one in processes)
+    if not there_s or not any(at_work):
         return None
-    busy = sorted(at_work)[int(len(at_work) * MOST_BUSY)]
-    n_workers = max(1, min(facts["n_workers"], round(busy)))
-    last_s = max(piece.start_s for piece in bins if piece.stage_seconds)
+    mean_workers = there_s / (sum(at_work) * bin_s)
+    last_s = max(one["last_s"] for one in processes)
     return bound_of(
         statistics.stage_seconds,
-        n_workers,
-        utilization=sum(at_work) / len(at_work) / n_workers,
-        is_cutting=facts["cut_s"] is not None and facts["cut_s"] > MOSTLY * last_s,
+        max(1, math.ceil(mean_workers - SPARE)),
+        utilization=sum(one["busy_s"] for one in processes) / there_s,
+        is_cutting=cut_s is not None and cut_s > MOSTLY * last_s,
     )
+
+
+def _within(first_s: float, last_s: float, at_work: Sequence[bool], bin_s: float) -> float:
+    """Seconds between these two in pieces of time in which anybody was at work; what ends after the last piece belongs to it."""
+    first, last = (min(len(at_work) - 1, int(at_s / bin_s)) for at_s in (max(0.0, first_s), max(0.0, last_s)))
+    idle_s = sum(bin_s for no in range(first + 1, last) if not at_work[no])
+    return max(0.0, last_s - first_s - idle_s)
 
 
 def _bin(start_s: float, row: Mapping[str, Any]) -> Bin:

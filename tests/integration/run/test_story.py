@@ -18,7 +18,7 @@ from tests.integration.run.conftest import Bench
 TEN = "".join(f"{n}\n" for n in range(10))
 MADE_ATTEMPTS = """
 INSERT INTO protheon.attempt (task_id, attempt_no, token, run_id, process_uuid, worker, host, started_at, ended_at, outcome, cost, copy_s)
-SELECT %(task_id)s, no, gen_random_uuid(), run.id, gen_random_uuid(), 'w', 'h', run.submitted_at + make_interval(secs => no),
+SELECT %(task_id)s, no, gen_random_uuid(), run.id, %(process)s, 'w', 'h', run.submitted_at + make_interval(secs => no),
        CASE WHEN %(outcome)s <> 'open' THEN run.submitted_at + make_interval(secs => no + %(took_s)s) END, nullif(%(outcome)s, 'open'),
        CASE WHEN %(outcome)s <> 'open' THEN 'nothing' END, %(took_s)s
   FROM protheon.run, generate_series(%(first_no)s::integer, %(first_no)s + %(n)s - 1) AS no
@@ -26,9 +26,12 @@ SELECT %(task_id)s, no, gen_random_uuid(), run.id, gen_random_uuid(), 'w', 'h', 
 """
 
 
-def made_attempts(bench: Bench, outcome: str, first_no: int, n: int, took_s: float = 1.0) -> None:
-    """Attempts of the run, one begun each second, from second first_no on."""
-    values = {"run_id": bench.run_id, "task_id": bench.task_ids[0], "outcome": outcome, "first_no": first_no, "n": n, "took_s": took_s}
+def made_attempts(bench: Bench, outcome: str, first_no: int, n: int, took_s: float = 1.0, task: int = 0) -> None:
+    """Attempts of the run by a process of their own, one begun each second, from second first_no on."""
+    values = {
+        "run_id": bench.run_id, "task_id": bench.task_ids[task], "outcome": outcome, "first_no": first_no, "n": n, "took_s": took_s,
+        "process": uuid4(),
+    }  # fmt: skip
     bench.conn.execute(MADE_ATTEMPTS, values)
 
 
@@ -166,6 +169,39 @@ def test_the_seconds_of_an_attempt_are_spread_over_the_time_that_it_took(bench: 
     assert [round(pieces[no]["copy_s"], 3) for no in range(3)] == [5.0, 13.0, 5.0]
     ends_in_the_last = stories.pieces(bench.conn, bench.run_id, 10.0, 2)
     assert [round(ends_in_the_last[no]["copy_s"], 3) for no in range(2)] == [5.0, 18.0], "what ends after the last piece belongs to it"
+
+
+@pytest.mark.parametrize(
+    ("second_from", "took_s", "told"),
+    [
+        (1, 1.0, "bound by COPY on the database"),
+        (31, 1.0, "bound by COPY on the database"),  # its process was gone until then: nobody waited
+        (1, 0.3, "bound by what there is to do: workers wait 69 % of the time"),
+    ],
+)
+def test_what_bounded_a_run_is_told_and_a_process_that_was_gone_is_no_waiting(
+    bench: Bench, second_from: int, took_s: float, told: str
+) -> None:
+    bench.submit(TEN + "10\n")
+    bench.conn.execute("UPDATE protheon.run SET submitted_at = submitted_at - interval '60 s' WHERE id = %s", (bench.run_id,))
+    made_attempts(bench, "succeeded", 1, 50, took_s, task=0)
+    made_attempts(bench, "succeeded", second_from, 51 - second_from, took_s, task=1)
+    bench.conn.execute("UPDATE protheon.task SET state = 'succeeded', attempt_no = 50, created_at = created_at - interval '60 s'")
+    bench.conn.execute("UPDATE protheon.attempt SET copy_s = 50 WHERE attempt_no = 50")
+    bound = story_of(bench.conn, bench.run_id).bound
+    assert bound is not None
+    assert bound.startswith(told)
+
+
+def test_a_pause_is_no_lack_of_work(bench: Bench) -> None:
+    bench.submit(TEN)
+    bench.conn.execute("UPDATE protheon.run SET submitted_at = submitted_at - interval '900 s' WHERE id = %s", (bench.run_id,))
+    made_attempts(bench, "succeeded", 1, 50)
+    made_attempts(bench, "succeeded", 800, 50)
+    bench.conn.execute("UPDATE protheon.attempt SET process_uuid = %s", (uuid4(),))
+    bench.conn.execute("UPDATE protheon.task SET state = 'succeeded', attempt_no = 849, created_at = created_at - interval '900 s'")
+    bench.conn.execute("UPDATE protheon.attempt SET copy_s = 50 WHERE attempt_no = 849")
+    assert "bound by COPY on the database" in str(story_of(bench.conn, bench.run_id).bound)
 
 
 def test_a_task_that_was_given_back_by_its_worker_is_a_retry_by_that_cause(bench: Bench) -> None:
