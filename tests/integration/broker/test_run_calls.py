@@ -33,7 +33,8 @@ def sample(cls: type[ProtheonError]) -> ProtheonError:
     if cls is ProtheonError:
         return cls("something")
     parameters = inspect.signature(cls).parameters.values()
-    return cls(*(7 if parameter.annotation == "int" else f"the {parameter.name} \u2713" for parameter in parameters))
+    numbers = {"int": 7, "float": 1.5}
+    return cls(*(numbers.get(parameter.annotation, f"the {parameter.name} \u2713") for parameter in parameters))
 
 
 ERRORS = [sample(cls) for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, ProtheonError)]
