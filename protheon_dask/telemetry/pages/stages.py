@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bokeh.core.properties import value
-from bokeh.models import FactorRange, Range1d
+from bokeh.models import FactorRange, FixedTicker, Range1d
 from bokeh.models.ui import UIElement
 from bokeh.plotting import figure
 
@@ -20,6 +20,8 @@ ORDER = (*NAMES[1:], NAMES[0])
 """As the work goes; waiting last."""
 ROW_PX = 24
 ROOM = 1.45  # of the axis, beside the longest bar, for its words
+TICKS = [0, 20, 40, 60, 80, 100]
+LEAST = 45.0  # end of the axis: two of its marks are always seen
 
 
 class Stages(Panel):
@@ -65,6 +67,7 @@ class Stages(Panel):
         dress(made)
         made.ygrid.visible = False
         made.yaxis.major_label_text_color = LIGHT.text
+        made.xaxis.ticker = FixedTicker(ticks=TICKS)  # beyond 100 % is room for words, and nothing else
         return [made]
 
     def _draw(self) -> None:
@@ -84,7 +87,7 @@ class Stages(Panel):
         if texts != self._shown:
             self._shown = texts
             self.source.data = {**self._fixed, "share": shares, "words": texts}
-            set_range(self._x, 0, min(100.0, max(shares)) * ROOM or 100.0)
+            set_range(self._x, 0, max(LEAST, min(100.0, max(shares)) * ROOM))
         if not total:
             self.set_head(markup.figure("", "no chunk is worked on" if whose else "", ""))
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from bokeh.models import Range1d
@@ -10,11 +12,12 @@ from bokeh.models.ui import UIElement
 from bokeh.plotting import figure
 
 from protheon_dask import words
+from protheon_dask.telemetry.pace import WINDOW_STEPS
 from protheon_dask.telemetry.pages import markup
 from protheon_dask.telemetry.pages.panel import Panel, Stream, hover, show_height, show_live_window, show_story_window, whole_bins
 from protheon_dask.telemetry.palette import FLOWS, LIGHT
 from protheon_dask.telemetry.series import KEPT, Sample
-from protheon_dask.telemetry.story import RunStory
+from protheon_dask.telemetry.story import Bin, RunStory
 
 COLUMNS: Final = ("at", "lines_per_s", "rows_per_s", "raw_mb_per_s", "wire_mb_per_s")
 LOOKS: Final = dict(
@@ -22,6 +25,7 @@ LOOKS: Final = dict(
 )
 PAIRS: Final = (COLUMNS[1:3], COLUMNS[3:5])
 """What shares a chart."""
+LEAST_POINTS: Final = 8  # of a line, however few chunks it is of
 LEAST: Final = (10.0, 1.0)  # a second and MB/s: heights of charts with nothing in them
 
 
@@ -69,13 +73,14 @@ class Throughput(Panel):
 
     def _draw_story(self, story: RunStory) -> None:
         run = story.statistics
-        bins = whole_bins(story)
         if not self._stream.shows(story):
-            scale = 1.0 / story.bin_s if story.bin_s > 0 else 0.0
+            bins, n = coarser(whole_bins(story), run.chunks_done)
+            seconds = n * story.bin_s
+            scale = 1.0 / seconds if seconds > 0 else 0.0
             self._stream.replace(
                 story,
                 {
-                    "at": [1e3 * (story.submitted_at + one.start_s + story.bin_s / 2) for one in bins],
+                    "at": [1e3 * (story.submitted_at + one.start_s + seconds / 2) for one in bins],
                     "lines_per_s": [one.lines * scale for one in bins],
                     "rows_per_s": [one.rows * scale for one in bins],
                     "raw_mb_per_s": [one.raw_bytes * scale / 1e6 for one in bins],
@@ -83,8 +88,8 @@ class Throughput(Panel):
                 },
             )
             show_story_window(self._time, story)
-        seconds = run.seconds or 1.0
-        self._tell(run.lines_per_s, run.rows_per_s, run.raw_mb_per_s, run.wire_bytes / 1e6 / seconds, "in the mean")
+        wire_mb_per_s = run.wire_bytes / 1e6 / run.seconds if run.seconds > 0 else 0.0
+        self._tell(run.lines_per_s, run.rows_per_s, run.raw_mb_per_s, wire_mb_per_s, "in the mean")
 
     def _show_none(self) -> None:
         self._stream.begin(None)
@@ -98,6 +103,20 @@ class Throughput(Panel):
         for pair, height, least in zip(PAIRS, self._heights, LEAST, strict=True):
             show_height(height, self._stream.highest(pair, self._time), least)
         self.set_head(*pieces, f'<span style="color:{LIGHT.muted}">{more}</span>' if more else "")
+
+
+def coarser(bins: Sequence[Bin], chunks: int) -> tuple[list[Bin], int]:
+    """Bins of several each, and of how many: a chunk is committed at once, and a bin between two commits would look like a standstill.
+
+    Each has the commits of four chunks in the mean, as rates of a run at work do; at least eight stay, and a rest at the end is left out.
+    """
+    n = max(1, min(math.ceil(WINDOW_STEPS * len(bins) / max(1, chunks)), len(bins) // LEAST_POINTS))
+    wide = []
+    for first in range(0, len(bins) - n + 1, n):
+        part = bins[first : first + n]
+        sums = {name: sum(getattr(one, name) for one in part) for name in ("lines", "rows", "raw_bytes", "wire_bytes")}
+        wide.append(replace(part[0], **sums))
+    return wide, n
 
 
 def columns_of(samples: Sequence[Sample]) -> dict[str, list[float]]:

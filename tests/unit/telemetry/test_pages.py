@@ -25,7 +25,7 @@ from protheon_dask.telemetry.pages.headline import Headline
 from protheon_dask.telemetry.pages.panel import Panel
 from protheon_dask.telemetry.pages.progress import Progress
 from protheon_dask.telemetry.pages.stages import Stages
-from protheon_dask.telemetry.pages.throughput import Throughput
+from protheon_dask.telemetry.pages.throughput import Throughput, coarser
 from protheon_dask.telemetry.pages.troubles import Troubles
 from protheon_dask.telemetry.pages.view import LONGEST_CHOICE, View
 from protheon_dask.telemetry.pages.workers import MOST_SHOWN, Workers
@@ -261,7 +261,7 @@ def test_an_ended_run_is_asked_for_and_drawn_from_its_story(desk: Desk) -> None:
     html = "".join(map(drawn, panels))
     for part in ("run 7", "! incomplete", "1 chunk is dead", "40 attempts", "16,562", "of run 7", "crashed <b>1</b>", "submitted 2026-"):
         assert part in html, part
-    assert len(column(panels[2], "at")) == 120
+    assert len(column(panels[2], "at")) == 30  # of 120: a point has four commits in the mean
     view.choose(None)
     assert "16,562" not in "".join(map(drawn, panels))
 
@@ -280,7 +280,17 @@ def test_the_last_piece_of_a_run_that_goes_on_is_not_drawn_before_it_is_full(des
     desk.board.take_story(9, scenes.story_of(9, ended=False))
     throughput = Throughput(desk.view(run=9))
     drawn(throughput)
-    assert len(column(throughput, "at")) == 119
+    assert len(column(throughput, "at")) == 39  # of 119, three a point
+
+
+def test_a_run_of_few_chunks_has_wide_points_and_loses_no_line_but_a_rest() -> None:
+    bins = scenes.story_of().bins
+    few, n = coarser(bins, 6)
+    assert (len(few), n) == (8, 15)
+    assert sum(one.lines for one in few) == sum(one.lines for one in bins)
+    many, n = coarser(bins, 100_000)
+    assert (list(many), n) == (list(bins), 1)
+    assert coarser((), 0) == ([], 1)
 
 
 def test_the_choice_names_every_run_and_the_one_that_was_asked_for(desk: Desk) -> None:
