@@ -49,7 +49,7 @@ def plain(line: bytes) -> bytes:
         ({"paths": "a", "reject_limit": 1.5}, "reject limit 1.5: a share is within 0.0 and 1.0; a number of lines is an int"),
         ({"paths": "a", "reject_limit": -1}, "reject limit '-1': give a number of lines"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_meant_is_refused_with_what_to_give(arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
