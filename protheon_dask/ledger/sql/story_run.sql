@@ -4,7 +4,7 @@
 --          Python and libraries where its pipeline travelled by value (JSON), who made its own attempts, and how long after it was submitted
 --          the last chunk was cut (below 0: before)
 -- A splitter gives birth to the attempt of an oversized line: it is no worker.
--- Index: run_pkey, pipeline_pkey, run_load_pkey, task_load, attempt_run.
+-- Index: run_pkey, pipeline_pkey, run_load_pkey, chunk_load_id_chunk_no_key, task_pkey, attempt_run.
 WITH own AS (
     SELECT host, worker, count(*) AS n FROM protheon.attempt WHERE run_id = %(run_id)s GROUP BY host, worker
 )
@@ -15,7 +15,9 @@ SELECT extract(epoch FROM run.submitted_at)::double precision AS submitted_at, e
        (SELECT max(load.chunk_lines) FROM protheon.run_load JOIN protheon.load ON load.id = run_load.load_id
          WHERE run_load.run_id = run.id) AS most_chunk_lines,
        (SELECT extract(epoch FROM max(task.created_at) - run.submitted_at)::double precision
-          FROM protheon.run_load JOIN protheon.task ON task.load_id = run_load.load_id
+          FROM protheon.run_load
+         CROSS JOIN LATERAL (SELECT task_id FROM protheon.chunk WHERE chunk.load_id = run_load.load_id ORDER BY chunk_no DESC LIMIT 1) AS latest
+          JOIN protheon.task ON task.id = latest.task_id
          WHERE run_load.run_id = run.id) AS cut_s,
        (SELECT coalesce(sum(n), 0)::bigint FROM own) AS n_attempts,
        (SELECT count(*) FROM own WHERE worker <> 'splitter') AS n_workers,
