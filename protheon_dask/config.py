@@ -123,6 +123,7 @@ class Settings:
         problems: list[str] = []
         known = {item.name: item for item in fields(cls)}
         problems += [f"the file names an unknown setting {name!r}" for name in file if name not in known]
+        problems += [f"there is no setting {name!r}" for name in given if name not in known]
         for name, item in known.items():
             variable = f"PROTHEON_{name.upper()}"
             for origin, source, key in (("file", file, name), (variable, env, variable), ("flag", given, name)):

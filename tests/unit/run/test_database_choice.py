@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import protheon_dask as protheon
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
+from protheon_dask.run.cluster import Cluster
 
 URL = "postgresql://me:secret@db/x"
 
@@ -64,15 +66,13 @@ def test_a_direct_url_that_is_given_with_into_is_taken(env: pytest.MonkeyPatch) 
     assert api.resolve_database(effective(direct_url="postgresql://direct/x"), URL).direct_url == "postgresql://direct/x"
 
 
-def test_a_script_chooses_as_the_commands_do_and_says_how_many_workers(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", [protheon.local, lambda **given: protheon.connect("127.0.0.1:1", **given)], ids=["local", "connect"])
+def test_a_script_that_names_no_database_or_no_setting_is_refused_before_anything_is_made(
+    env: pytest.MonkeyPatch, tmp_path: Path, call: Callable[..., Cluster]
+) -> None:
     env.setenv("PROTHEON_HOME", str(tmp_path))
-    env.setenv("PROTHEON_DATABASE_URL", "postgresql://settings/x")
-    assert [protheon.local(into).url for into in (None, "postgresql://given/x", "embedded")] == [
-        "postgresql://settings/x",
-        "postgresql://given/x",
-        "",
-    ]
-    assert protheon.local(workers=3).n_workers == 3
     with pytest.raises(ConfigError, match="is not a PostgreSQL URL"):
-        protheon.local("mysql://db/x")
+        call(into="mysql://db/x")
+    with pytest.raises(ConfigError, match="there is no setting 'lease_seconds'"):
+        call(lease_seconds=30)
     assert list(tmp_path.iterdir()) == []
