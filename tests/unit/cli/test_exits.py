@@ -129,7 +129,7 @@ def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be
         (["load", "/no/such/file.jsonl", "--table", "a.b"], "/no/such/file.jsonl: no such file"),
         (["load", "/no/such/file.jsonl", "--pipeline", "nope"], "no pipeline is called 'nope'"),
         (["load", "/no/such/file.jsonl", "--pipeline", "pgcr", "--table", "a.b"], "a table is for jsonl"),
-        (["runs", "shwo"], "no verb 'shwo'; there are: cancel, list, pause, resume, show, verify, watch"),
+        (["runs", "shwo"], "no verb 'shwo'; there are: cancel, list, pause, report, resume, show, verify, watch"),
         (["runs", "show", "x"], "is not the number of a run"),
         (["rejects", "0"], "is not the number of a run"),
         (["sql", " ; "], "the query is empty"),
