@@ -29,7 +29,7 @@ JUST_NOW = datetime.now(UTC) + timedelta(hours=1)
 LARGE = {"task", "attempt", "chunk", "table_count"}
 """Tables with a row a chunk or more."""
 STORY = ("story_run", "story_bins", "story_stages", "story_spans", "story_processes")
-"""Without story_rows and story_files, which sum over all tasks of a run: where that is a good part of the ledger, reading it all is right."""
+"""Without story_rows and story_files, which sum over all tasks of a run: where these are many of the ledger's, reading all is right."""
 
 
 class Full:

@@ -141,8 +141,8 @@ NOTHING = story_of(
 SKIPPED = replace(
     NOTHING,
     statistics=picture_of(
-        state=RunState.SUCCEEDED, seconds=0.4, skipped_files=1, files_done=1, chunks_ready=0, chunks_running=0, chunks_done=16, lines=20_000,
-        loaded=19_990, rejected=5, blank=5, own_lines=0, own_raw_bytes=0, retries=0, stage_seconds={},
+        state=RunState.SUCCEEDED, seconds=0.4, skipped_files=1, files_done=1, chunks_ready=0, chunks_running=0, chunks_done=16,
+        lines=20_000, loaded=19_990, rejected=5, blank=5, own_lines=0, own_raw_bytes=0, retries=0, stage_seconds={},
         notices=("/data/reports.jsonl.zst: loaded already by run 1: skipped",),
     ),
     files=(StoryFile("/data/reports.jsonl.zst", "skipped", "complete", None, 3_000_000, True, False, 16, 16, 0, 20_000, 5),),
