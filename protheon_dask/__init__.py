@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from protheon_dask.pipelines.function import TaskContext, task
     from protheon_dask.pipelines.pipeline import FILTERED
     from protheon_dask.pipelines.row import Row
+    from protheon_dask.pipelines.sample import write_sample
     from protheon_dask.pipelines.table import Column, ForeignKey, Table
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "pipeline",
     "preview",
     "task",
+    "write_sample",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "Column": "protheon_dask.pipelines.table",
     "ForeignKey": "protheon_dask.pipelines.table",
     "Table": "protheon_dask.pipelines.table",
+    "write_sample": "protheon_dask.pipelines.sample",
 }
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from protheon_dask import words
 from protheon_dask.cli import output
 from protheon_dask.cli.verbs import json_option
 
@@ -50,5 +49,4 @@ def sample(out: Path, lines: int, seed: int, shape: Shape, bad: int, as_json: bo
             }
         )
         return
-    sizes = f"{words.size(report.raw_bytes)} of JSON in {words.size(report.stored_bytes)}"
-    output.emit(f"{report.path}: {words.counted(report.n_lines, 'line')}, {len(report.bad)} of them bad; {sizes}")
+    output.emit(str(report))

@@ -14,6 +14,7 @@ from typing import IO, Any, Final, Literal
 import msgspec
 import zstandard
 
+from protheon_dask import words
 from protheon_dask.errors import ConfigError
 from protheon_dask.pipelines.jsonl import COMPRESSION_SUFFIXES
 
@@ -52,6 +53,10 @@ class SampleReport:
     n_entries: int
     n_weapons: int
     bad: tuple[BadLine, ...]
+
+    def __str__(self) -> str:
+        sizes = f"{words.size(self.raw_bytes)} of JSON in {words.size(self.stored_bytes)}"
+        return f"{self.path}: {words.counted(self.n_lines, 'line')}, {len(self.bad)} of them bad; {sizes}"
 
 
 def write_sample(out_path: str | Path, n_lines: int, seed: int = 1, shape: Shape = "dump", n_bad: int = 0) -> SampleReport:

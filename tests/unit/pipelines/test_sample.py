@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
+import protheon_dask as protheon
 from protheon_dask.errors import ConfigError
 from protheon_dask.pipelines.pgcr import pgcr
 from protheon_dask.pipelines.pipeline import ChunkContext
 from protheon_dask.pipelines.sample import BAD_KINDS, Shape, sample_lines, write_sample
+from protheon_dask.words import size
 
 
 def raw(path: Path) -> bytes:
@@ -63,3 +65,8 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, name: str, n_lines: int,
     with pytest.raises(ConfigError):
         write_sample(tmp_path / name, n_lines, n_bad=n_bad)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_reads_as_the_command_tells_it_and_is_there_by_the_public_name(tmp_path: Path) -> None:
+    report = protheon.write_sample(tmp_path / "s.jsonl", 20, n_bad=2)
+    assert str(report) == f"{report.path}: 20 lines, 2 of them bad; {size(report.raw_bytes)} of JSON in {size(report.stored_bytes)}"
