@@ -132,6 +132,8 @@ class Taker:
                 continue
             try:
                 answer = self._led.dask.call(TAKE_PICTURE, SEND_S, told=to_bytes(picture))
+                if answer is None:  # Dask's answer on a connection that was used before, where there is no such handler
+                    raise OSError("nobody there takes pictures")
                 if self._plugin_lost_at is not None:
                     self._plugin_lost_at = None
                     logger.info("dashboard.told")

@@ -147,6 +147,7 @@ def test_a_scheduler_that_stands_still_holds_up_no_run_and_gets_pictures_again(w
     assert sorted(numbers(world.url, "still")) == list(range(4 * CHUNK_LINES))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_was_killed_has_pictures_of_ended_runs_again_and_their_stories(world: World, shown: Shown) -> None:
     lines = write_numbers(world.directory / "e.txt", 2 * CHUNK_LINES)
     run = world.load(write_pipeline(world.directory, "ended"), lines, chunk_lines=CHUNK_LINES).run

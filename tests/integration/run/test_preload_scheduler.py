@@ -1,0 +1,142 @@
+"""Schedulers with and without our preload: by hand, by the shim, and one that is not ours."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from protheon_dask.run.dask_link import DaskLink
+from protheon_dask.run.taking import Taker
+from protheon_dask.workspace.chunkfile import ChunkStore
+from tests.fixtures.cluster import wait_until
+from tests.fixtures.pictures import Shown
+
+SHIM = Path(__file__).parents[3] / "scheduler" / "preload.py"
+
+
+@dataclass
+class Scheduler:
+    """A scheduler that was started by hand."""
+
+    address: str
+    dashboard: str
+
+    def page(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.dashboard}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
+
+
+@contextmanager
+def scheduler(*options: str) -> Iterator[Scheduler]:
+    command = [*(sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0"), "--dashboard-address", "127.0.0.1:0"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process, ExitStack() as stack:
+        stack.callback(process.terminate)
+        assert process.stderr is not None
+        found: dict[str, str] = {}
+        for line in process.stderr:
+            for name, pattern in (("address", r"Scheduler at:\s+(tcp://\S+)"), ("dashboard", r"dashboard at:\s+http://([^/\s]+)")):
+                if match := re.search(pattern, line):
+                    found[name] = match[1]
+            if len(found) == 2:
+                break
+        reader = threading.Thread(target=process.stderr.read)  # an unread pipe would fill
+        reader.start()
+        stack.callback(reader.join)
+        stack.callback(process.terminate)  # first: the reader ends with it
+        yield Scheduler(**found)
+
+
+class Led:
+    """A coordinator with which all is well."""
+
+    ledger_lost_at: float | None = None
+    waiting_for: str | None = None
+
+    def __init__(self, dask: DaskLink) -> None:
+        self.dask = dask
+
+    @property
+    def round_at(self) -> float:
+        return time.time()
+
+
+@contextmanager
+def taker(url: str, address: str, directory: Path, *, owns_scheduler: bool) -> Iterator[Taker]:
+    with ExitStack() as stack:
+        link = DaskLink(address, lambda _: None)
+        stack.callback(link.close)
+
+        def is_asked() -> bool:
+            """The link has reached the scheduler: a coordinator asks for its workers at every round."""
+            try:
+                link.workers()
+            except OSError:
+                return False
+            return True
+
+        wait_until(is_asked)
+        yield stack.enter_context(Taker(url, Led(link), ChunkStore(directory, 1 << 20), owns_scheduler=owns_scheduler))
+
+
+def test_a_scheduler_started_by_hand_with_the_shim_has_the_pages_and_takes_pictures(ledger_database: str, tmp_path: Path) -> None:
+    with scheduler("--preload", str(SHIM)) as ours, taker(ledger_database, ours.address, tmp_path, owns_scheduler=True) as taking:
+        shown = Shown(ours.address)
+        wait_until(lambda: shown.latest())
+        latest = wait_until(lambda: (now := taking.latest()) is not None and now.counted_at is not None and now)
+        assert (latest.missing, latest.workers, latest.runs) == ((), (), ())
+        assert "protheon" in ours.page("/protheon").lower()
+        plots = json.loads(ours.page("/individual-plots.json"))
+        assert [path for path in plots.values() if path.startswith("/individual-protheon")]
+
+
+def test_a_scheduler_without_the_preload_is_missed_only_where_it_is_ours(
+    ledger_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protheon_dask.run.taking.STALE_S", 1.0)
+    with scheduler() as theirs, ExitStack() as stack:
+        ours, not_ours = (
+            stack.enter_context(taker(ledger_database, theirs.address, tmp_path, owns_scheduler=is_ours)) for is_ours in (True, False)
+        )
+
+        def missed() -> tuple[str, ...]:
+            """It says that the preload is not there, after some seconds."""
+            latest = ours.latest()
+            return () if latest is None else latest.missing
+
+        [told] = wait_until(missed, 60)
+        assert re.match(r"since \d\d:\d\d:\d\d UTC: the dashboard's preload is not with the Dask scheduler: ", told)
+        latest = not_ours.latest()
+        assert latest is not None
+        assert latest.missing == ()
+
+
+def test_without_postgresql_pictures_go_on_and_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protheon_dask.run.taking.STALE_S", 1.0)
+    nobody = "postgresql://nobody@127.0.0.1:1/nothing"
+    link = DaskLink("tcp://127.0.0.1:1", lambda _: None)
+    with Taker(nobody, Led(link), ChunkStore(tmp_path, 1 << 20), owns_scheduler=True) as taking:
+
+        def told() -> tuple[str, ...]:
+            """Both are missed."""
+            latest = taking.latest()
+            return latest.missing if latest is not None and len(latest.missing) == 2 else ()
+
+        ledger, dask = wait_until(told)
+        first = taking.latest()
+        assert first is not None
+        assert "PostgreSQL does not answer" in ledger
+        assert "the Dask scheduler does not answer" in dask
+        assert (first.counted_at, first.runs) == (None, ())
+        wait_until(lambda: (now := taking.latest()) is not None and now.at > first.at)
+    link.close()
