@@ -63,12 +63,15 @@ def test_a_picture_moves_while_a_run_is_at_work_and_has_the_stages_of_its_worker
     assert first.oldest_ready_s is not None
     assert first.oldest_ready_s > 0
     assert first.workspace_bytes > 0
-    assert first.bound is None or first.bound.startswith("bound by ")
 
     def later() -> ClusterPicture | None:
-        """Both have been in that stage for longer, of which the picture counts the seconds."""
+        """Both have been in that stage for longer, of which the picture counts the seconds, and what was before is out of its window."""
         now = picture(shown)
-        return now if now is not None and now.at > first.at + 3 else None
+        return (
+            now
+            if now is not None and now.at > first.at + 3 and (now.bound or "").startswith("bound by the workers' CPU (transform)")
+            else None
+        )
 
     second = wait_until(later)
     assert second.stage_seconds["transform"] > first.stage_seconds["transform"]
