@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final, assert_never
+from typing import Final, assert_never, overload
 
 from protheon_dask import words
 from protheon_dask.model import YOUR_PIPELINE, RunState
@@ -36,7 +36,19 @@ TEXT_WIDTH: Final = 78
 AGAIN: Final = "again=True"
 DASHBOARD: Final = "dashboard"
 
-_REPLAY_COMMAND = re.compile(rf"protheon rejects replay (\d+) {YOUR_PIPELINE}")
+_CALLS: Final = tuple(
+    (re.compile(rf"protheon {command}(?![\w-])"), call)
+    for command, call in (
+        (rf"rejects replay (\d+) {YOUR_PIPELINE}", "replay_rejects(pipeline=..)"),
+        (r"rejects show (\d+)", "rejects()"),
+        (r"dlq list (\d+) --all", "dead_letters(everything=True)"),
+        (r"dlq list (\d+)", "dead_letters()"),
+        (r"runs resume (\d+)", "resume()"),
+        (r"runs cancel (\d+)", "cancel()"),
+        (r"runs watch (\d+)", "watch()"),
+    )
+)
+"""What the ledger's reasons and notices tell a person to type, and the call of a run that does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,7 @@ def run_html(s: RunStatistics, rates: Rates, dashboard_link: str | None = None, 
         parts.append(line(map(text, [*amounts(s), *speeds(rates)])))
         if trouble := troubles(s):
             parts.append(line(map(text, trouble), "p-warning"))
-        if wait := waits_for(s):
+        if wait := _called(waits_for(s), s):
             parts.append(line([foreign(wait, TOLD_CHARACTERS)], "p-warning" if words.says_since(wait) else "p-muted"))
     told = _notices(s)
     parts.append(listed((foreign(notice, TOLD_CHARACTERS) for notice in told), "p-muted"))
@@ -92,7 +104,7 @@ def told_html(told: str) -> str:
 
 
 def _settled_html(s: RunStatistics) -> Iterator[str]:
-    if reason := why(s):
+    if reason := _called(why(s), s):
         yield line([foreign(reason, TOLD_CHARACTERS)], "p-warning")
     yield listed(f"<b>{foreign(told, TOLD_CHARACTERS)}</b>" for told in ended.loaded_before(s, AGAIN))
     if not s.state.is_final:
@@ -116,7 +128,7 @@ def run_text(s: RunStatistics, rates: Rates, *, least_fraction: float = 0.0, wid
     light = min(cells - solid, max(1, round(in_flight_fraction(s) * cells))) if s.chunks_running else 0
     lines.append(f"{'━' * solid}{'╍' * light}{'─' * (cells - solid - light)} {words.percent(fraction)}")
     if _is_settled(s):
-        lines += [words.visible(told, TOLD_CHARACTERS) for told in (why(s), *ended.loaded_before(s, AGAIN)) if told]
+        lines += [words.visible(told, TOLD_CHARACTERS) for told in (_called(why(s), s), *ended.loaded_before(s, AGAIN)) if told]
         if not s.state.is_final:
             lines += pack(amounts(s), width)
         lines += ended.facts(s, AGAIN)
@@ -128,7 +140,7 @@ def run_text(s: RunStatistics, rates: Rates, *, least_fraction: float = 0.0, wid
     else:
         lines += pack([*amounts(s), *speeds(rates)], width)
         lines += pack(troubles(s), width)
-        if wait := waits_for(s):
+        if wait := _called(waits_for(s), s):
             lines.append(words.visible(wait, TOLD_CHARACTERS))
     return "\n".join([*lines, *(f"note: {words.visible(notice, TOLD_CHARACTERS)}" for notice in _notices(s))])
 
@@ -174,9 +186,22 @@ def _calls(way: WayOn, run: int, s: RunStatistics) -> list[tuple[str, str]]:
 
 
 def _notices(s: RunStatistics) -> list[str]:
-    told = [_REPLAY_COMMAND.sub(r"cluster.run(\1).replay_rejects(pipeline=..)", notice) for notice in s.notices[:NOTICES]]
+    told = [_called(notice, s) for notice in s.notices[:NOTICES]]
     rest = len(s.notices) - len(told)
     return told + ([f"{words.counted(rest, 'more note')}: run.progress().notices"] if rest else [])
+
+
+@overload
+def _called(told: str, s: RunStatistics) -> str: ...
+@overload
+def _called(told: str | None, s: RunStatistics) -> str | None: ...
+def _called(told: str | None, s: RunStatistics) -> str | None:
+    """The same with calls for a terminal's commands: of this run as ``run``, of another one by its number."""
+    if told is None:
+        return None
+    for command, call in _CALLS:
+        told = command.sub(rf"cluster.run(\1).{call}", told)
+    return told.replace(f"cluster.run({s.run}).", "run.")
 
 
 def _state(state: RunState) -> str:

@@ -196,6 +196,23 @@ def test_each_way_on_is_told_where_it_is_open() -> None:
     assert "again=True loads once more" in page(skipped).text
 
 
+@pytest.mark.parametrize(
+    ("told", "call"),
+    [
+        ("1 chunk is dead: protheon dlq list 4", "1 chunk is dead: run.dead_letters()"),
+        ("2 dead chunks were purged: protheon dlq list 4 --all; 1 chunk is dead", "purged: run.dead_letters(everything=True); 1 chunk"),
+        ("60 % of 10,000 lines; see why: protheon rejects show 4", "see why: run.rejects()"),
+        ("run 41 is paused: what is ready waits until it goes on: protheon runs resume 41", "goes on: cluster.run(41).resume()"),
+    ],
+)
+@pytest.mark.parametrize("state", [RunState.INCOMPLETE, RunState.PAUSED, RunState.RUNNING])
+def test_what_a_terminal_would_type_is_a_call_on_a_card(told: str, call: str, state: RunState) -> None:
+    for s in (picture_of(run=4, state=state, reason=told), picture_of(run=4, state=state, notices=(told,))):
+        for said in (page(s).text, run_text(s, RATES)):
+            assert call in said
+            assert "protheon " not in said
+
+
 def test_an_ended_card_tells_rows_by_table_lines_and_speed() -> None:
     said = page(scene("succeeded")).text
     for part in ("pgcr.destiny_player 30,000 1,000 8,000", "pgcr.instance 8,747 0 0", "20,000 lines: 8,747 loaded", "100 %"):
