@@ -104,7 +104,7 @@ def serve(
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
-    taker = Taker(settings.database_url, coordinator, store, owns_scheduler=owns_scheduler)
+    taker = Taker(url, coordinator, store, owns_scheduler=owns_scheduler)
     with taker, HttpThread(HttpDesk(taker.latest), LOOPBACK, http_port) as http:
         place = Place(scheduler_address, dashboard_link, str(broker_uuid), http.address)
         runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)

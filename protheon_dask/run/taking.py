@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from protheon_dask import __version__
-from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
+from protheon_dask.errors import NotFound, ProtheonError
 from protheon_dask.ledger.connect import Connection, connect, translated
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.run.looking import LedgerLook, LedgerView
@@ -36,6 +36,8 @@ NO_PRELOAD_S: Final = 10.0
 """A scheduler without our plugin is offered a picture that seldom: it writes a line into its log each time."""
 STALE_S: Final = 10.0
 """Without an answer for so long the ledger is missing, or the plugin; and so is the lead, without a round of the coordinator's."""
+PREPARED_AFTER: Final = 3
+"""Executions after which a statement is prepared: planning the same ones each second was most of what the looks cost the database."""
 APPLICATION: Final = "protheon-telemetry"
 
 
@@ -57,7 +59,7 @@ class Led(Protocol):
 class Taker:
     """A context manager. latest() is thread-safe, and waits for nothing.
 
-    url:            of the ledger; poolers in transaction mode too.
+    url:            of the ledger, past any pooler: statements are prepared in the session.
     owns_scheduler: the scheduler is ours, so that a missing plugin is a fault.
     """
 
@@ -101,17 +103,19 @@ class Taker:
         conn: Connection | None = None
         while not self._stopping.is_set():
             try:
-                conn = conn or connect(self._url, application=APPLICATION)
+                if conn is None:
+                    conn = connect(self._url, application=APPLICATION)
+                    conn.prepare_threshold = PREPARED_AFTER
                 with translated(self._url):
                     self._view = look.look(conn)
                 self._viewed_at, self._ledger_trouble = time.time(), None
-            except (LedgerUnavailable, ConfigError) as exc:
-                _close(conn)
-                conn = None
-                self._ledger_trouble = str(exc)
             except NotFound:  # a run that was there a moment ago: another database
                 _close(conn)
                 conn, look = None, LedgerLook(time.monotonic)
+            except ProtheonError as exc:  # an outage, a refusal, a table that was altered under a prepared statement: asked again
+                _close(conn)
+                conn = None
+                self._ledger_trouble = str(exc)
             self._stopping.wait(PERIOD_S)
         _close(conn)
 
@@ -160,7 +164,7 @@ class Taker:
                 try:
                     conn = conn or connect(self._url, application=APPLICATION)
                     self._bring_story(conn, run)
-                except (LedgerUnavailable, ConfigError, OSError) as exc:
+                except Exception as exc:  # noqa: BLE001  # as above: the page asks again
                     _close(conn)
                     conn = None
                     logger.warning("story.failed", extra={"run_id": run, "error": str(exc)})
