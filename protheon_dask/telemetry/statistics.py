@@ -122,3 +122,14 @@ class RunStatistics:
         values["refusals"] = tuple(Refusal(**refusal) for refusal in values.get("refusals", ()))
         values["deaths"] = tuple(Death(**death) for death in values.get("deaths", ()))
         return cls(**values)
+
+    def _repr_html_(self) -> str:
+        """At the end of a cell: the run in a row. Its fields are for programs, and too many to be looked at."""
+        from protheon_dask.telemetry.card import runs_html
+
+        return runs_html((self,))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002  # IPython's signature; the value holds no cycle
+        from protheon_dask.telemetry.card import runs_text
+
+        printer.text(runs_text((self,)))

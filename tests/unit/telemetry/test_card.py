@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 
 from protheon_dask.model import RunState, TableCount
 from protheon_dask.run.cluster import Cluster
@@ -211,6 +212,13 @@ def test_what_a_terminal_would_type_is_a_call_on_a_card(told: str, call: str, st
         for said in (page(s).text, run_text(s, RATES)):
             assert call in said
             assert "protheon " not in said
+
+
+def test_a_picture_at_the_end_of_a_cell_is_a_row_and_not_forty_fields() -> None:
+    s = scene("paused")
+    shown, _ = DisplayFormatter().format(s)  # type: ignore[no-untyped-call]
+    assert shown["text/plain"] == runs_text([s])
+    assert shown["text/html"] == runs_html([s])
 
 
 def test_an_ended_card_tells_rows_by_table_lines_and_speed() -> None:
