@@ -29,13 +29,16 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry clean help
+.PHONY: demo lab lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.made-demo ## a whole cluster on this machine loads a sample, loses a worker on purpose, and loses no row
 	@$(BIN)/protheon demo
+
+lab: $(VENV)/.made-lab ## JupyterLab with copies of the notebooks, and a cluster that they use; Ctrl-C ends it; LAB_DIR= for another place of the copies
+	@$(BIN)/protheon lab $(if $(LAB_DIR),--dir "$(LAB_DIR)")
 
 lint: $(VENV)/.made-dev
 	$(BIN)/ruff check .
@@ -83,6 +86,9 @@ clean: ## remove the environment and all caches; data directories stay
 
 $(VENV)/.made-demo: pyproject.toml constraints.txt
 	$(call install,embedded)
+
+$(VENV)/.made-lab: pyproject.toml constraints.txt
+	$(call install,embedded$(comma)lab)
 
 $(VENV)/.made-dev: pyproject.toml constraints.txt
 	$(call install,dev)

@@ -19,6 +19,7 @@ from protheon_dask.cli import exits, output
 from protheon_dask.cli.database import config, db, sql
 from protheon_dask.cli.demo import demo
 from protheon_dask.cli.dlq import dlq
+from protheon_dask.cli.lab import lab
 from protheon_dask.cli.load import load
 from protheon_dask.cli.preview import preview
 from protheon_dask.cli.rejects import rejects
@@ -57,7 +58,7 @@ def protheon(ctx: click.Context, config_file: Path | None) -> None:
     ctx.obj = config_file
 
 
-for command in (load, preview, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, undo, sql, db, config):
+for command in (load, preview, lab, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, undo, sql, db, config):
     protheon.add_command(command)
 
 

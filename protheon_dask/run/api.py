@@ -27,8 +27,11 @@ from protheon_dask.run.dead_letters import (
     show_dead_letters,
     task_states,
 )
+from protheon_dask.run.lab import Lab, LabServer, check_lab
+from protheon_dask.run.link import page_of as dashboard_page
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
+from protheon_dask.run.notebooks import Copies, copy_notebooks
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
 from protheon_dask.run.report import check_target, page_of, told_story, write_page
 from protheon_dask.run.settings import read_settings
@@ -45,9 +48,11 @@ SERVED_LOOK_S = 0.5
 """Period of the look whether the server that is served still runs."""
 
 __all__ = [
+    "Copies",
     "Database",
     "DeadLetters",
     "Exported",
+    "Lab",
     "Loading",
     "LocalCluster",
     "Master",
@@ -57,8 +62,11 @@ __all__ = [
     "UndonePlan",
     "Verdict",
     "Verification",
+    "check_lab",
     "check_target",
+    "copy_notebooks",
     "count_dead_letters",
+    "dashboard_page",
     "export",
     "list_dead_letters",
     "loading",
@@ -163,6 +171,22 @@ def local(
     takes_over: the one that was used has ended just now, and may still hold the lead: it is waited for.
     """
     return LocalCluster(effective, database, workers=workers, force_own=force_own, takes_over=takes_over, on_event=on_event)
+
+
+def lab(
+    cluster: LocalCluster,
+    database: Database,
+    directory: Path,
+    *,
+    first: str | None = None,
+    port: int | None = None,
+    opens_browser: bool = False,
+) -> Lab:
+    """A JupyterLab in this directory whose notebooks find the cluster, and whose Dask panel shows it.
+
+    database: the one that the cluster was made for. first: the notebook that is opened at first.
+    """
+    return Lab(LabServer(cluster.settings, database.url, cluster.dashboard_link, directory, port, opens_browser, first))
 
 
 def running_master(effective: Effective, url: str) -> Master | None:

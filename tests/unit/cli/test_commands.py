@@ -41,7 +41,7 @@ def test_the_help_of_verify_says_which_run_it_takes() -> None:
 def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
     found = {names for names, command in every_command() if not isinstance(command, click.Group)}
     assert found == {
-        *((name,) for name in ("load", "preview", "demo", "sample", "scaffold", "undo", "sql", "config")),
+        *((name,) for name in ("load", "preview", "lab", "demo", "sample", "scaffold", "undo", "sql", "config")),
         *(("runs", verb) for verb in ("list", "show", "watch", "verify", "report", "pause", "resume", "cancel")),
         *((noun, "list") for noun in ("files", "chunks", "attempts", "rejects", "dlq")),
         *((noun, "show") for noun in ("rejects", "dlq")),
@@ -60,6 +60,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
         ),
         ("preview", "--pipeline --table -n --json"),
         ("demo", "--lines --workers --json"),
+        ("lab", "--dir --port --no-browser --workers --into"),
         ("sample", "--lines --seed --shape --bad --json"),
         ("scaffold", "--table --name --key --lines"),
     ],
