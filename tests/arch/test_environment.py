@@ -10,7 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-CONDA_NAMES = {"dask": "dask-core", "xxhash": "python-xxhash", "prometheus-client": "prometheus_client"}  # where conda-forge calls a package otherwise
+# where conda-forge calls a package otherwise
+CONDA_NAMES = {"dask": "dask-core", "xxhash": "python-xxhash", "prometheus-client": "prometheus_client"}
 EXTRAS = ("embedded", "lab", "test")  # dev is for make, which needs no conda
 ONLY_CONDA = {"python", "pip"}
 
