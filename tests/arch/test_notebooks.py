@@ -24,6 +24,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 MOST_LINES = 40  # of a cell: a screen
+MOST_CHARACTERS = 110  # of a line of code: a cell is scrolled to the side for more
 BEGINNING = ("**What you will see.**", "**What you need.**")
 
 Notebook = dict[str, Any]
@@ -42,6 +43,7 @@ def faults(notebook: Notebook) -> list[str]:
     found += [f"cell {cell['id']} has an execution count" for cell in code if cell["execution_count"] is not None]
     found += [f"cell {cell['id']} has metadata" for cell in cells if cell["metadata"]]
     found += [f"cell {cell['id']} is longer than a screen" for cell in cells if len(cell["source"]) > MOST_LINES]
+    found += [f"cell {cell['id']} has a long line" for cell in code if max(map(len, cell["source"])) > MOST_CHARACTERS]
     if notebook["metadata"] != METADATA:
         found.append("its metadata are not those of every notebook")
     if not all(words in "".join(cells[0]["source"]) for words in BEGINNING):
@@ -105,6 +107,7 @@ BROKEN: dict[str, Callable[[Notebook], object]] = {
     "has metadata": lambda notebook: notebook["cells"][0]["metadata"].update(collapsed=True),
     "its metadata are not": lambda notebook: notebook["metadata"]["language_info"].update(version="3.11.7"),
     "longer than a screen": lambda notebook: _code(notebook)["source"].extend(["1\n"] * MOST_LINES),
+    "has a long line": lambda notebook: _code(notebook)["source"].append("#" * (MOST_CHARACTERS + 1)),
     "it does not begin": lambda notebook: notebook["cells"].pop(0),
     "it does not end": lambda notebook: notebook["cells"].append({**_code(notebook), "source": ["1"]}),
     "protheon.undo is no public name": lambda notebook: _code(notebook).update(source=["protheon.undo(3)"]),
