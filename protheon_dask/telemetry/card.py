@@ -290,7 +290,7 @@ def verification_html(found: Verified) -> str:
     items = []
     for drawn in verdict.lines(found):
         below = listed((foreign(finding, TOLD_CHARACTERS) for finding in drawn.findings), "p-bad")
-        items.append(f'<span class="{styles[drawn.word]}">{drawn.word}</span> {foreign(drawn.text, TOLD_CHARACTERS)}{below}')
+        items.append(f'<span class="{styles[drawn.word]}">{drawn.word}</span> {foreign(_in_python(drawn.text), TOLD_CHARACTERS)}{below}')
     parts.append(listed(items))
     if what_to_do := verdict.what_to_do(found):
         parts.append(line([escape(what_to_do)], "p-muted"))
@@ -301,6 +301,11 @@ def verification_text(found: Verified) -> str:
     """The same for a console."""
     lines = [f"run {found.run_id}: {verdict.verdict(found)}{words.visible(verdict.reach(found))}"]
     for drawn in verdict.lines(found):
-        lines.append(f"  {drawn.word:<7}  {words.visible(drawn.text, TOLD_CHARACTERS)}")
+        lines.append(f"  {drawn.word:<7}  {words.visible(_in_python(drawn.text), TOLD_CHARACTERS)}")
         lines += [f"           {words.visible(finding, TOLD_CHARACTERS)}" for finding in drawn.findings]
     return "\n".join([*lines, *filter(None, [verdict.what_to_do(found)])])
+
+
+def _in_python(told: str) -> str:
+    """The options of a terminal's load as those of Cluster.load()."""
+    return told.replace("--checksum", "checksum=True")

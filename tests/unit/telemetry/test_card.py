@@ -311,6 +311,9 @@ def test_a_verdict_claims_no_more_than_was_looked_at() -> None:
     odd = TableCheck("public.<i>", True, Verdict.DIFFERS, ("table public.<i>: 1 is missing",), n_rows=9, n_chunks=2, n_summed=2)
     good = Verification(3, (), ("each chunk has one attempt",), ("load 1: undone",), (bare,))
     bad = Verification(3, odd.findings, ("rows that are in the tables",), (), (odd,), {"rows that are in the tables": odd.findings})
+    noted = replace(good, notes=("values not compared: the load was made without --checksum",))
+    for said in (Page(verification_html(noted)).text, verification_text(noted)):
+        assert "the load was made without checksum=True" in said, "in a notebook nobody types --checksum"
     assert "✓ verified by the ledger; 1 table was not looked at" in Page(verification_html(good)).text
     assert "declare their tables with provenance=True" in Page(verification_html(good)).text
     assert Page(verification_html(bad)).text.count("1 is missing") == 1
