@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from protheon_dask.run.api import Copies
 
 DIRECTORY: Final = "protheon-notebooks"
-GONE: Final = "the command that ran the cluster has ended: notebooks start one of their own, the Dask panel shows the one that is gone"
+GONE: Final = "the command that ran the cluster has ended: notebooks start one of their own, the Dask panel has the old one's address"
 
 
 @click.command()
@@ -57,9 +57,6 @@ def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None
             started = stack.enter_context(
                 api.lab(cluster, database, copies.directory, first=next(iter(copies.names), None), port=port, opens_browser=not no_browser)
             )
-        output.messages().print(f"dashboard: {api.dashboard_page(cluster.dashboard_link)}", markup=False, soft_wrap=True)
-        output.messages().print("JupyterLab, until Ctrl-C ends it and the cluster:", markup=False)
-        output.emit(started.url)
         was_told = False
 
         def check() -> None:
@@ -69,7 +66,11 @@ def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None
                 was_told = True
                 progress.note(GONE)
 
+        page = api.dashboard_page(cluster.dashboard_link)
         with suppress(KeyboardInterrupt):
+            output.messages().print(f"dashboard: {page}", markup=False, soft_wrap=True)
+            output.messages().print("JupyterLab, until Ctrl-C ends it and the cluster:", markup=False)
+            output.emit(started.url)
             started.wait_ended(check)
             cluster.wait_others(progress.note)
 

@@ -175,7 +175,7 @@ def _write_config(state: Path, server: LabServer) -> None:
     dask = {"defaultURL": f"{parts.scheme}://{parts.netloc}", "hideClusterManager": True, "defaultLayout": LAYOUT}
     kernel = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": "Python 3 (Protheon)",
+        "display_name": "Python 3 (ipykernel)",
         "language": "python",
         "metadata": {"debugger": True},
     }

@@ -308,7 +308,9 @@ class LocalCluster:
             "workers",
             [
                 *f"-m dask worker {scheduler} --nworkers {self.n_workers} --nthreads 1 --name local --host {LOOPBACK}".split(),
-                *("--no-dashboard", "--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
+                # without pages it has a web server none the less, which listens everywhere unless it is told where
+                *("--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
+                *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
             ],
             {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
             needs=port_probe(LOOPBACK, scheduler_port),  # else one of them that gives up on it would end all others with itself
