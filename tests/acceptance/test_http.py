@@ -17,6 +17,7 @@ import pytest
 from protheon_dask.model import STAGES, RunState
 from protheon_dask.telemetry import prometheus
 from tests.acceptance.conftest import Gate, Type, World, write_numbers, write_pipeline
+from tests.fixtures.broker_http import address, get, told
 from tests.fixtures.cluster import wait_until
 from tests.unit.telemetry.test_metrics import samples_of
 
@@ -24,28 +25,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 CHUNK_LINES = 100
 BAD_LINES = ("if n % 100 == 7:", "    raise protheon.Reject('seven')")
-
-
-def address(world: World) -> tuple[str, int]:
-    host, _, port = world.cluster.client.info().http_address.rpartition(":")
-    return host, int(port)
-
-
-def get(world: World, path: str, accept: str = "*/*") -> tuple[int, str, bytes]:
-    """Code, content type and body."""
-    client = http.client.HTTPConnection(*address(world), timeout=30)
-    try:
-        client.request("GET", path, headers={"Accept": accept})
-        response = client.getresponse()
-        return response.status, response.headers["Content-Type"], response.read()
-    finally:
-        client.close()
-
-
-def told(world: World, path: str) -> Any:
-    """The JSON of a path; None while it answers something else than 200."""
-    code, _, body = get(world, path)
-    return json.loads(body) if code == 200 else None
 
 
 def pid_of(world: World, part: str, command: list[str]) -> int:
@@ -65,12 +44,12 @@ def broker_pid(world: World) -> int:
 def test_the_numbers_move_with_a_run_and_end_as_its_report_says(world: World, type_: Type, gate: Gate) -> None:
     lines = write_numbers(world.directory / "n.txt", 10 * CHUNK_LINES)
     body = "\n".join((gate.body(3, CHUNK_LINES), *BAD_LINES))
-    before = wait_until(lambda: told(world, "/metrics"))
+    before = wait_until(lambda: told(world.cluster, "/metrics"))
     run = world.submit(write_pipeline(world.directory, "moving", body), lines, chunk_lines=CHUNK_LINES).run_id
 
     def held() -> dict[str, Any] | None:
         """Three chunks are in, and both workers are held up in the pipeline."""
-        now, workers = told(world, "/metrics"), told(world, "/workers")
+        now, workers = told(world.cluster, "/metrics"), told(world.cluster, "/workers")
         stages = [worker["current"] and worker["current"]["stage"] for worker in workers.values()]
         is_held = now["lines_total"] - before["lines_total"] == 3 * CHUNK_LINES and stages == ["transform"] * 2
         return now if is_held and (now["in_progress_tasks"], now["busy_workers"]) == (2, 2) else None
@@ -80,14 +59,14 @@ def test_the_numbers_move_with_a_run_and_end_as_its_report_says(world: World, ty
     assert (now["running_runs"], now["pending_tasks"], now["ready"]) == (1, 5, 1)
     assert now["counted_at"] is not None
     assert now["workspace_bytes"] > 0
-    workers = told(world, "/workers")
+    workers = told(world.cluster, "/workers")
     for worker in workers.values():
         assert worker["status"] == "busy"
         assert worker["current"]["run"] == run
         assert worker["current"]["stage"] in STAGES
         assert worker["last_heartbeat_s"] < 30
     assert len({worker["current"]["task_id"] for worker in workers.values()}) == 2
-    assert get(world, "/healthz")[0] == 200
+    assert get(world.cluster, "/healthz")[0] == 200
 
     gate.open()
     assert world.finish(run).state is RunState.SUCCEEDED
@@ -96,7 +75,7 @@ def test_the_numbers_move_with_a_run_and_end_as_its_report_says(world: World, ty
 
     def over() -> dict[str, Any] | None:
         """All of it was counted."""
-        now = told(world, "/metrics")
+        now = told(world.cluster, "/metrics")
         return now if now["files_completed"] > before["files_completed"] and now["idle_workers"] == 2 else None
 
     end = wait_until(over)
@@ -116,13 +95,13 @@ def test_the_numbers_move_with_a_run_and_end_as_its_report_says(world: World, ty
     }
     assert end["total_retries"] - before["total_retries"] == report["retries"]
     assert end["lines_per_second"] > 0
-    wait_until(lambda: sum(worker["tasks_completed"] for worker in told(world, "/workers").values()) >= 10)
+    wait_until(lambda: sum(worker["tasks_completed"] for worker in told(world.cluster, "/workers").values()) >= 10)
 
 
 @pytest.mark.parametrize("form", [prometheus.OPENMETRICS, prometheus.TEXT])
 def test_prometheus_reads_it(world: World, form: str) -> None:
-    wait_until(lambda: told(world, "/metrics"))
-    code, content_type, body = get(world, "/metrics", form)
+    wait_until(lambda: told(world.cluster, "/metrics"))
+    code, content_type, body = get(world.cluster, "/metrics", form)
     assert (code, content_type) == (200, prometheus.CONTENT_TYPES[form])
     samples = samples_of(body, form)
     assert samples["protheon_ready"] == 1
@@ -135,37 +114,37 @@ def test_stalled_readers_and_half_open_connections_beside_a_run_cost_nobody_anyt
     with ExitStack() as stack:
         run = world.submit(write_pipeline(world.directory, "stalled", body), lines, chunk_lines=CHUNK_LINES).run_id
         for n in range(200):
-            client = stack.enter_context(socket.create_connection(address(world), timeout=30))
+            client = stack.enter_context(socket.create_connection(address(world.cluster), timeout=30))
             with suppress(ConnectionError):  # the oldest have gone by then
                 client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + (b"\r\n" if n % 2 else b""))
         world.wait_chunks_done(run, 2)
-        assert get(world, "/healthz")[0] == 200
+        assert get(world.cluster, "/healthz")[0] == 200
         gate.open()
         assert world.finish(run).state is RunState.SUCCEEDED
         assert world.findings(run) == ()
-        assert get(world, "/healthz")[0] == 200
+        assert get(world.cluster, "/healthz")[0] == 200
 
 
 def test_health_names_what_is_missing_and_since_when_until_it_is_back(world: World) -> None:
-    wait_until(lambda: get(world, "/healthz")[0] == 200)
+    wait_until(lambda: get(world.cluster, "/healthz")[0] == 200)
     pid = scheduler_pid(world)
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: get(world, "/healthz")[0] == 503, 60)
-        answer = json.loads(get(world, "/healthz")[2])
+        wait_until(lambda: get(world.cluster, "/healthz")[0] == 503, 60)
+        answer = json.loads(get(world.cluster, "/healthz")[2])
         assert not answer["healthy"]
         assert answer["missing"][0].startswith("since ")
         assert "the Dask scheduler does not answer" in answer["missing"][0]
-        assert told(world, "/metrics")["ready"] == 0
+        assert told(world.cluster, "/metrics")["ready"] == 0
     finally:
         with suppress(ProcessLookupError):  # a frozen scheduler is killed and started anew
             os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: get(world, "/healthz")[0] == 200, 60)
+    wait_until(lambda: get(world.cluster, "/healthz")[0] == 200, 60)
 
 
 @pytest.mark.slow
 def test_a_broker_that_is_started_again_answers_where_it_did_and_its_totals_go_on(world: World) -> None:
-    before, where = wait_until(lambda: told(world, "/metrics")), address(world)
+    before, where = wait_until(lambda: told(world.cluster, "/metrics")), address(world.cluster)
     os.kill(broker_pid(world), signal.SIGKILL)
     seen: list[int] = []
 
@@ -183,4 +162,4 @@ def test_a_broker_that_is_started_again_answers_where_it_did_and_its_totals_go_o
 
     wait_until(is_back, 60)
     assert min(seen) >= before["lines_total"] > 0
-    wait_until(lambda: get(world, "/healthz")[0] == 200, 60)
+    wait_until(lambda: get(world.cluster, "/healthz")[0] == 200, 60)

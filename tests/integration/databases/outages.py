@@ -14,6 +14,7 @@ from pathlib import Path
 from protheon_dask.errors import ConfigError, LedgerUnavailable
 from protheon_dask.telemetry.statistics import RunStatistics
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
+from tests.fixtures.broker_http import code_of, get, told
 from tests.fixtures.cluster import wait_until
 
 N_LINES = 3_000
@@ -41,6 +42,19 @@ def wait_reason(world: World, run_id: int, words: str) -> str:
     assert told.startswith("since ")
     assert "s3cr3t" not in told
     return str(told)
+
+
+def assert_http_tells(world: World) -> None:
+    """While PostgreSQL is away: ill health with its name and since when, and the totals as they were counted last."""
+    wait_until(lambda: code_of(world.cluster, "/healthz") == 503)
+    [missing] = json.loads(get(world.cluster, "/healthz")[2])["missing"]
+    assert re.match(r"since \d\d:\d\d:\d\d UTC: PostgreSQL is away: .+", missing), missing
+    assert "s3cr3t" not in missing
+    first = told(world.cluster, "/metrics")
+    later = wait_until(lambda: (now := told(world.cluster, "/metrics"))["taken_at"] > first["taken_at"] and now)
+    assert (later["ready"], later["lines_total"], later["counted_at"]) == (0, first["lines_total"], first["counted_at"])
+    assert later["lines_total"] >= 1_000
+    assert later["connected_workers"] == 2
 
 
 def protheon(world: World, *words: str) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,10 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import Gate, World
-from tests.fixtures.cluster import local_cluster
+from tests.fixtures.broker_http import code_of, told
+from tests.fixtures.cluster import local_cluster, wait_until
 from tests.fixtures.own_postgres import MAY_MOUNT, PASSWORD, OwnServer, small_disk
-from tests.integration.databases.outages import assert_reports_tell, assert_whole, begin, kill_at_work, wait_reason
+from tests.integration.databases.outages import assert_http_tells, assert_reports_tell, assert_whole, begin, kill_at_work, wait_reason
 
 WITH_CRASH = pytest.mark.parametrize("with_crash", [False, pytest.param(True, marks=pytest.mark.slow)])
 """Alone, and at the same time as a worker that dies in the middle of a chunk."""
@@ -50,13 +51,16 @@ def test_a_server_that_goes_and_comes_back_is_waited_for(
     run_id = begin(served, name, gate, tmp_path)
     if with_crash:
         kill_at_work(served, run_id)
+    wait_until(lambda: (now := told(served.cluster, "/metrics")) and now["lines_total"] >= 1_000)
     own_server.signal(how)
     gate.open()
     wait_reason(served, run_id, "does not answer")
     if how is signal.SIGINT and not with_crash:
         assert_reports_tell(served, run_id, "does not answer")
+        assert_http_tells(served)
     own_server.start()
     assert_whole(served, served.finish(run_id), name, n_crashes=int(with_crash))
+    wait_until(lambda: code_of(served.cluster, "/healthz") == 200)
 
 
 @pytest.mark.slow
