@@ -36,11 +36,11 @@ OTHER_DATABASES: Final = ("DATABASE_URL", "PGHOST", "PGSERVICE", "PGDATABASE")
 STATE: Final = "lab"
 """Directory in home, with a directory for each lab that runs, named by its command's process: it is deleted with it."""
 LAYOUT: Final = {
-    "individual-protheon-progress": {"mode": "split-right", "ref": None},
-    "individual-protheon-throughput": {"mode": "split-bottom", "ref": "individual-protheon-progress"},
-    "individual-protheon-workers": {"mode": "split-bottom", "ref": "individual-protheon-throughput"},
+    "individual-protheon-throughput": {"mode": "tab-after", "ref": "individual-task-stream"},
+    "individual-protheon-progress": {"mode": "tab-after", "ref": "individual-workers-memory"},
+    "individual-protheon-workers": {"mode": "tab-after", "ref": "individual-progress"},
 }
-"""What the Dask extension's command for all panels at once opens, and where."""
+"""What the Dask extension's command for a layout opens besides its own three panels (it merges the two): in front of each, one of ours."""
 
 
 def check_lab() -> None:

@@ -21,7 +21,9 @@ from protheon_dask.run.master import Master
 APPLICATION: Final = "protheon-notebook"
 PAGE: Final = "/protheon"
 """Where our page is in Dask's dashboard, if the scheduler has it."""
-PAGE_LOOK_S: Final = 2.0
+PANELS: Final = "/individual-plots.json", b'"/individual-protheon-'
+"""Dask's list of panels, and what is in it where our pages are. The page itself would be made for each look: seconds on a busy machine."""
+PAGE_LOOK_S: Final = 5.0
 TAKE_OVERS: Final = 5
 """Starts of a cluster in the place of one that has ended, until what keeps them from it is an error."""
 TAKE_OVER_PAUSE_S: Final = 0.5
@@ -170,9 +172,10 @@ class Link:
 def page_of(dashboard_link: str) -> str:
     """Our page of the dashboard that this link is of, where the scheduler has it; else the link itself."""
     parts = urlsplit(dashboard_link)
-    page = f"{parts.scheme}://{parts.netloc}{PAGE}"
+    dashboard = f"{parts.scheme}://{parts.netloc}"
     try:
-        with urllib.request.urlopen(page, timeout=PAGE_LOOK_S):
-            return page
-    except (OSError, ValueError):  # no such page, no answer, or no link at all
-        return dashboard_link
+        with urllib.request.urlopen(dashboard + PANELS[0], timeout=PAGE_LOOK_S) as answer:
+            has_page = PANELS[1] in answer.read()
+    except (OSError, ValueError):  # no such list, no answer, or no link at all
+        has_page = False
+    return dashboard + PAGE if has_page else dashboard_link
