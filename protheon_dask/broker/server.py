@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NoReturn, ParamSpec, Protocol, TypeVar
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -43,6 +43,8 @@ WATCH_PERIOD_S = 0.5
 """How often a watched run is looked at."""
 TASK_PERIOD_S = 0.25
 """How often the tasks that somebody waits for are looked at, all in one question."""
+TURN_PERIOD_S = 0.2
+"""How often who waits to have sources cut asks whether it is his turn."""
 MAX_TASK_WAIT_S = 60.0
 """Longest WaitTask, and the one that is asked for without a time."""
 POOL_THREADS = 8
@@ -73,8 +75,11 @@ class ChunkPort(Protocol):
 class PinCutting(Protocol):
     """The chunks of one pin, as they are cut. Blocking, and called in threads."""
 
-    def next(self) -> PinnedChunk | None:
-        """The next one, or None after the last; one call at a time. Raises: any ProtheonError; nothing comes after it."""
+    def next(self) -> PinnedChunk | Literal["later"] | None:
+        """The next one; "later": ask again in a moment; None after the last. One call at a time.
+
+        Raises: any ProtheonError; nothing comes after it.
+        """
         ...
 
     def stop(self) -> None:
@@ -343,7 +348,10 @@ class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
         cutting = await _answer(context, self._pin_pool, pins.pin, pin_wire.pin_from_message(request))
         try:
             while (chunk := await _answer(context, self._pin_pool, cutting.next)) is not None:
-                await context.write(pin_wire.pinned_to_message(chunk))
+                if chunk == "later":
+                    await asyncio.sleep(TURN_PERIOD_S)  # not in a thread: all of them waiting, who has the turn would find none
+                else:
+                    await context.write(pin_wire.pinned_to_message(chunk))
         finally:  # also when the client went away
             cutting.stop()
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._pin_pool, cutting.close))

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import psutil
 import xxhash
@@ -226,8 +226,12 @@ class Cutting:
         self._is_ended = False
         self._steps = self._pin()
 
-    def next(self) -> PinnedChunk | None:
-        """The next chunk or notice; None: there is none, or it was closed. Raises what stands in the way; nothing comes after that."""
+    def next(self) -> PinnedChunk | Literal["later"] | None:
+        """The next chunk or notice; "later": others are being cut; None: there is none, or it was closed.
+
+        Raises what stands in the way; nothing comes after that.
+        Guarantee: a turn is not waited for here. The threads that call this are few, and those who have the turns need one, too.
+        """
         with self._lock:
             return next(self._steps, None)
 
@@ -249,7 +253,7 @@ class Cutting:
             self._desk.store.end(self.pin, self._request.ttl_s, time.monotonic(), is_whole=is_whole)
             self._desk.ended(self)
 
-    def _pin(self) -> Generator[PinnedChunk]:
+    def _pin(self) -> Generator[PinnedChunk | Literal["later"]]:
         """Yield what the pin has or gets, source by source."""
         limit = self._request.limit or sys.maxsize
         try:
@@ -288,12 +292,14 @@ class Cutting:
         for told in list(part.notices):
             yield PinnedChunk(self.pin.pin_id, 0, part.source.path, notice=told)
 
-    def _cut(self, source_no: int, part: Part, limit: int) -> Generator[PinnedChunk]:
+    def _cut(self, source_no: int, part: Part, limit: int) -> Generator[PinnedChunk | Literal["later"]]:
         """Cut on after the last chunk that the pin has, one ahead of what was given and no more: with a limit nothing is cut in vain."""
         desk, store = self._desk, self._desk.store
-        with self._turn() as is_mine:
-            if not is_mine:
+        while not desk.turns.acquire(blocking=False):
+            if self._closed.is_set():
                 return
+            yield "later"
+        try:
             store.check_room(self.pin, time.monotonic())
             splitter = start_splitter(desk.settings, self.pin, source_no, part, self._events.put)
             try:
@@ -320,6 +326,8 @@ class Cutting:
                 self._events = queue.Queue()  # what came meanwhile is the ended splitter's
                 if self._closed.is_set():
                     self._events.put(None)
+        finally:
+            desk.turns.release()
 
     def _ended(self, source_no: int, part: Part, event: SplitEnded) -> Generator[PinnedChunk]:
         told = [event.message] if event.damaged_at is not None else [event.notice] if event.notice else []
@@ -351,19 +359,6 @@ class Cutting:
             stored_xxh3=manifest.stored_xxh3,
             raw_xxh3=manifest.raw_xxh3,
         )
-
-    @contextlib.contextmanager
-    def _turn(self) -> Generator[bool]:
-        """Wait for one of the few places; False: this was closed meanwhile."""
-        turns = self._desk.turns
-        while not self._closed.is_set():
-            if turns.acquire(timeout=0.2):
-                try:
-                    yield True
-                finally:
-                    turns.release()
-                return
-        yield False
 
 
 def start_splitter(

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ import zstandard
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.pin_wire import PinRequest
+from protheon_dask.broker.server import POOL_THREADS
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound, SourceChanged, WorkspaceFull
 from protheon_dask.run import collections
 from protheon_dask.run.collections import Chunks, pin_chunks
 from protheon_dask.run.master import Master
-from protheon_dask.run.pins import PinDesk
+from protheon_dask.run.pins import CUTTERS, PinDesk
 from protheon_dask.workspace.pins import GRACE_S, UNREAD_S, PinStore
 from tests.fixtures.cluster import wait_until
 
@@ -356,6 +358,17 @@ def test_a_client_that_goes_away_ends_the_cutting_and_another_does_not_wait_for_
         call.close()
     assert len(list(bench.pin(path))) == 20
     wait_until(lambda: not any(pin.is_cut for pin in bench.store._pins.values()))
+
+
+def test_more_who_wait_for_their_turn_than_there_are_threads_get_their_lists(bench: Bench) -> None:
+    path = bench.source()
+    calls = [bench.pin(path, chunk_lines=10_000) for _ in range(POOL_THREADS + CUTTERS)]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        found = [pool.submit(list, call) for call in calls]
+        try:
+            assert [len(each.result(timeout=60)) for each in found] == [2] * len(calls)
+        finally:
+            bench.block.close()  # nobody waits for a list that does not come
 
 
 def test_a_person_who_interrupts_the_cutting_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
