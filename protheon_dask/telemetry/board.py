@@ -20,6 +20,8 @@ WANTED_S: Final = 15.0
 """A page that is open asks again every second: what nobody has asked for since then is fetched no more."""
 REFRESH_S: Final = 5.0
 """How old the story of a run that is still at work becomes, and how long it is waited until an unknown run is looked for again."""
+MAX_RUN: Final = 2**53 - 1
+"""A greater number is none of a run: a browser does not know it exactly, and what is beyond 64 bits does not travel to the broker."""
 TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
 """Handlers of the scheduler's by which the broker fills the board."""
 
@@ -46,10 +48,12 @@ class Board:
 
     def is_unknown(self, run: int) -> bool:
         """Was the run asked for, and is there none of this number?"""
-        return run in self._stories and self._stories[run] is None
+        return not _can_be(run) or (run in self._stories and self._stories[run] is None)
 
     def want(self, run: int) -> None:
         """Have the story of a run fetched, and kept fresh while the run is at work. Cheap, to be repeated while a page shows it."""
+        if not _can_be(run):
+            return
         self._asked_s[run] = self._now_s()
         if len(self._asked_s) > 2 * MAX_STORIES:
             del self._asked_s[min(self._asked_s, key=self._asked_s.__getitem__)]
@@ -87,6 +91,10 @@ class Board:
         """Does the latest picture say so? A replay of dead letters opens a run again that had ended."""
         runs = () if self.latest is None else self.latest.runs
         return any(it.run == run and not it.state.is_final for it in runs)
+
+
+def _can_be(run: int) -> bool:
+    return 0 < run <= MAX_RUN
 
 
 def to_bytes(told: ClusterPicture | RunStory) -> bytes:

@@ -11,6 +11,7 @@ from bokeh.models.widgets import NumericInput, Select
 
 from protheon_dask import words
 from protheon_dask.telemetry import told
+from protheon_dask.telemetry.board import MAX_RUN
 from protheon_dask.telemetry.pages import markup
 from protheon_dask.telemetry.pages.panel import Panel
 from protheon_dask.telemetry.pages.view import View
@@ -39,7 +40,9 @@ class Headline(Panel):
     def _make(self) -> Sequence[UIElement]:
         self._body = self.words()
         self._select = Select(title="Show", options=self.view.choices(), value=self._value(), width=CHOICE_PX, margin=0, name="choice")
-        self._number = NumericInput(title="or an older run, by number", low=1, width=170, margin=0, name="run_number", placeholder="7")
+        self._number = NumericInput(
+            title="or an older run, by number", low=1, high=MAX_RUN, width=170, margin=0, name="run_number", placeholder="7"
+        )
         self._select.on_change("value", lambda _attr, _old, new: self._choose(int(new) if new else None))
         self._number.on_change("value", lambda _attr, _old, new: self._choose(int(new)) if new else None)
         return [self._body, Row(children=[self._select, self._number], styles={"gap": "10px", "flex-wrap": "wrap"}, margin=0)]

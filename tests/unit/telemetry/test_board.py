@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protheon_dask.model import RunState
-from protheon_dask.telemetry.board import MAX_STORIES, REFRESH_S, WANTED_S, Board, picture_from, story_from, to_bytes
+from protheon_dask.telemetry.board import MAX_RUN, MAX_STORIES, REFRESH_S, WANTED_S, Board, picture_from, story_from, to_bytes
 from protheon_dask.telemetry.picture import BUSY, ClusterPicture, Flow, HostAside, Totals, WorkerPicture
 from protheon_dask.telemetry.story import RunStory
 from tests.unit.telemetry.stories import FAULTY
@@ -92,6 +92,16 @@ def test_a_number_of_no_run_is_known_as_that_and_looked_for_again_later() -> Non
     assert (board.is_unknown(99), board.stories, board.wanted()) == (True, {}, [])
     time.now_s += REFRESH_S
     assert board.wanted() == [99]
+
+
+@pytest.mark.parametrize("run", [0, -1, MAX_RUN + 1, 2**63, 10**20])
+def test_a_number_that_no_run_can_have_is_unknown_at_once_and_nobody_is_asked(run: int) -> None:
+    """In the answer to a picture a number beyond 64 bits would break the connection, at every picture."""
+    board = Board(Time())
+    board.want(run)
+    assert (board.is_unknown(run), board.wanted()) == (True, [])
+    board.want(MAX_RUN)
+    assert (board.is_unknown(MAX_RUN), board.wanted()) == (False, [MAX_RUN])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["want", "bring", "ask", "wait"]), st.integers(1, 40)), max_size=200))

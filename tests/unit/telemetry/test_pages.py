@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.model import Model
-from bokeh.models.widgets import Div
+from bokeh.models.widgets import Div, NumericInput
 
 from protheon_dask.model import Outcome
 from protheon_dask.telemetry import pages
@@ -274,6 +274,18 @@ def test_a_run_that_is_not_there_is_said_not_to_be(desk: Desk) -> None:
     assert "the broker has not answered" in drawn(progress)
     desk.board.take_story(77, None)
     assert "There is no run 77: protheon runs list" in drawn(progress)
+
+
+def test_a_number_beyond_all_runs_that_is_typed_in_is_said_to_be_none_and_not_asked_for(desk: Desk) -> None:
+    desk.show(scenes.at_work)
+    view = desk.view()
+    headline = Headline(view, on_choice=lambda: None)
+    typed = headline.root.select_one({"name": "run_number"})
+    assert isinstance(typed, NumericInput)
+    typed.value = 1e20
+    assert view.seen.run == 10**20
+    assert "There is no run 100000000000000000000" in drawn(headline)
+    assert desk.board.wanted() == []
 
 
 def test_the_last_piece_of_a_run_that_goes_on_is_not_drawn_before_it_is_full(desk: Desk) -> None:
