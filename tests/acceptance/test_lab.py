@@ -29,6 +29,7 @@ from tests.fixtures.postgres import fresh_database
 from tests.fixtures.shell import PROTHEON
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+pytestmark = pytest.mark.timeout(300)  # a cluster, a lab and a browser on two cores that others use, too
 
 ROOT: Final = Path(__file__).parents[2]
 START_S: Final = 100.0
