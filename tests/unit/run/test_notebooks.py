@@ -63,5 +63,5 @@ def test_without_a_record_every_other_file_counts_as_somebodys(source: Path, tmp
 
 def test_a_directory_that_cannot_be_made_is_named_with_what_to_do(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="notebooks cannot be copied to .*file.*name another directory by --dir"):
+    with pytest.raises(ConfigError, match=r"notebooks cannot be copied to .*file.*name another directory by --dir"):
         copy_notebooks(tmp_path / "file", (source,))
