@@ -42,9 +42,9 @@ class ProtheonPlugin(Board, SchedulerPlugin):
         self.take(picture_from(told))
         return {"wanted": self.wanted()}
 
-    def take_told(self, run: int, told: bytes | None) -> dict[str, Any]:
-        """Handler: the story of a run that was wanted; None: there is no such run."""
-        self.take_story(run, None if told is None else story_from(told))
+    def take_told(self, run: int, told: bytes | None, took_s: float = 0.0) -> dict[str, Any]:
+        """Handler: the story of a run that was wanted, which took so long to read; None: there is no such run."""
+        self.take_story(run, None if told is None else story_from(told), took_s)
         return {}
 
 

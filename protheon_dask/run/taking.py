@@ -19,10 +19,11 @@ from protheon_dask.ledger.connect import Connection, connect, translated
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.run.looking import LedgerLook, LedgerView
 from protheon_dask.run.story import story_of
-from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, to_bytes
+from protheon_dask.telemetry.board import SHARE, TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.bound import bound_of
 from protheon_dask.telemetry.flow import FlowWindow
 from protheon_dask.telemetry.picture import LOST, ClusterPicture, Totals
+from protheon_dask.telemetry.story import RunStory
 from protheon_dask.telemetry.workers import Workers
 from protheon_dask.words import since
 from protheon_dask.workspace.chunkfile import ChunkStore
@@ -30,6 +31,8 @@ from protheon_dask.workspace.chunkfile import ChunkStore
 logger = logging.getLogger(__name__)
 
 PERIOD_S: Final = 1.0
+FAILED_S: Final = 60.0
+"""A story that could not be read is asked for again after at most this long, and after a while that fits the time that it took."""
 SEND_S: Final = 3.0
 """How long the scheduler may take to answer a picture, of which it gets the latest only."""
 NO_PRELOAD_S: Final = 10.0
@@ -74,7 +77,7 @@ class Taker:
         self._plugin_trouble = "it was not asked yet"
         self._flow, self._workers, self._asked_no = FlowWindow(), Workers(), 0
         self._counted: Totals | None = None
-        self._wanted: list[int] = []
+        self._wishes: tuple[float, list[int]] = (0.0, [])  # when the scheduler was asked for them, and runs whose stories it wants
         self._stopping = threading.Event()
         self._taken, self._asked = threading.Event(), threading.Event()  # a new picture; stories that are wanted
         works = (("picture-ledger", self._look), ("picture", self._take), ("picture-sender", self._send), ("picture-stories", self._tell))
@@ -134,6 +137,7 @@ class Taker:
             picture = self._latest
             if picture is None or self._stopping.is_set():
                 continue
+            asked_s = time.monotonic()
             try:
                 answer = self._led.dask.call(TAKE_PICTURE, SEND_S, told=to_bytes(picture))
                 if answer is None:  # Dask's answer on a connection that was used before, where there is no such handler
@@ -141,8 +145,8 @@ class Taker:
                 if self._plugin_lost_at is not None:
                     self._plugin_lost_at = None
                     logger.info("dashboard.told")
-                self._wanted = [int(run) for run in answer["wanted"]]
-                if self._wanted:
+                self._wishes = asked_s, [int(run) for run in answer["wanted"]]
+                if answer["wanted"]:
                     self._asked.set()
             except Exception as exc:  # noqa: BLE001  # a scheduler that goes, or is another version: whatever it says, pictures go on
                 if self._plugin_lost_at is None:
@@ -152,31 +156,41 @@ class Taker:
                     self._stopping.wait(NO_PRELOAD_S)
 
     def _tell(self) -> None:
-        """Read the stories that pages want, and bring them."""
+        """Read the stories that pages want, and bring them. While one is read, pages go on wishing for it."""
         conn: Connection | None = None
+        answered_s: dict[int, float] = {}  # run -> a wish from before then is answered, or failed
         while not self._stopping.is_set():
             self._asked.wait()
             self._asked.clear()
-            wanted, self._wanted = self._wanted, []
+            wished_s, wanted = self._wishes
+            answered_s = {run: at_s for run, at_s in answered_s.items() if at_s > wished_s}
             for run in wanted:
                 if self._stopping.is_set():
                     break
+                if run in answered_s:
+                    continue
+                began_s = time.monotonic()
                 try:
                     conn = conn or connect(self._url, application=APPLICATION)
                     self._bring_story(conn, run)
+                    answered_s[run] = time.monotonic()
                 except Exception as exc:  # noqa: BLE001  # as above: the page asks again
                     _close(conn)
                     conn = None
+                    failed_s = time.monotonic()
+                    answered_s[run] = failed_s + min(FAILED_S, (failed_s - began_s) / SHARE)
                     logger.warning("story.failed", extra={"run_id": run, "error": str(exc)})
         _close(conn)
 
     def _bring_story(self, conn: Connection, run: int) -> None:
+        began_s = time.monotonic()
         try:
             with translated(self._url):
-                told: bytes | None = to_bytes(story_of(conn, run))
+                story: RunStory | None = story_of(conn, run)
         except NotFound:
-            told = None
-        self._led.dask.call(TAKE_STORY, SEND_S, run=run, told=told)
+            story = None
+        took_s = time.monotonic() - began_s
+        self._led.dask.call(TAKE_STORY, SEND_S, run=run, told=None if story is None else to_bytes(story), took_s=took_s)
 
     # --- the picture ----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ MAX_STORIES: Final = 8
 WANTED_S: Final = 15.0
 """A page that is open asks again every second: what nobody has asked for since then is fetched no more."""
 REFRESH_S: Final = 5.0
-"""How old the story of a run that is still at work becomes, and how long it is waited until an unknown run is looked for again."""
+"""How old the story of a run that is still at work becomes at least, and how long it is waited until an unknown run is looked for again."""
+SHARE: Final = 0.05
+"""Of the time that the ledger may be asked for stories anew, whatever a run's size: one that takes long to read is kept less fresh."""
 MAX_RUN: Final = 2**53 - 1
 """A greater number is none of a run: a browser does not know it exactly, and what is beyond 64 bits does not travel to the broker."""
 TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"
@@ -39,6 +41,7 @@ class Board:
         self.series = Series()
         self._stories: dict[int, RunStory | None] = {}  # None: there is no such run; the one that came last is last
         self._came_s: dict[int, float] = {}
+        self._took_s: dict[int, float] = {}
         self._asked_s: dict[int, float] = {}  # run -> when a page asked last
 
     @property
@@ -63,13 +66,13 @@ class Board:
         self.latest = picture
         self.series.add(picture, self._now_s())
 
-    def take_story(self, run: int, story: RunStory | None) -> None:
-        """Keep the story of a run; None: there is no such run."""
+    def take_story(self, run: int, story: RunStory | None, took_s: float = 0.0) -> None:
+        """Keep the story of a run, which took so long to read; None: there is no such run."""
         self._stories.pop(run, None)
-        self._stories[run], self._came_s[run] = story, self._now_s()
+        self._stories[run], self._came_s[run], self._took_s[run] = story, self._now_s(), took_s
         while len(self._stories) > MAX_STORIES:
             oldest = next(iter(self._stories))
-            del self._stories[oldest], self._came_s[oldest]
+            del self._stories[oldest], self._came_s[oldest], self._took_s[oldest]
 
     def wanted(self) -> list[int]:
         """Runs whose story a page waits for, or that has become old; the one that was asked for last comes first, MAX_STORIES at most."""
@@ -77,15 +80,16 @@ class Board:
         asked = {run: at_s for run, at_s in self._asked_s.items() if now_s - at_s <= WANTED_S}
         self._asked_s = asked
         latest = sorted(asked, key=asked.__getitem__, reverse=True)[:MAX_STORIES]  # more than are kept would push each other out
-        return [run for run in latest if self._is_due(run, now_s)]
+        return [run for run in latest if self._is_due(run, now_s, len(latest))]
 
-    def _is_due(self, run: int, now_s: float) -> bool:
+    def _is_due(self, run: int, now_s: float, n_asked: int) -> bool:
+        """n_asked: runs that share the time."""
         if run not in self._stories:
             return True
         story = self._stories[run]
         if story is not None and story.ended_at is not None and not self._is_at_work(run):
             return False
-        return now_s - self._came_s[run] >= REFRESH_S
+        return now_s - self._came_s[run] >= max(REFRESH_S, n_asked * self._took_s[run] / SHARE)
 
     def _is_at_work(self, run: int) -> bool:
         """Does the latest picture say so? A replay of dead letters opens a run again that had ended."""
@@ -98,7 +102,7 @@ def _can_be(run: int) -> bool:
 
 
 def to_bytes(told: ClusterPicture | RunStory) -> bytes:
-    """As it travels to the scheduler: JSON, made and read ten times as fast as by to_json and from_json."""
+    """As it travels to the scheduler: JSON, whose readers check what they are told."""
     return msgspec.json.encode(told)
 
 

@@ -93,7 +93,12 @@ def _figures(picture: ClusterPicture) -> list[str]:
 
 def _of_run(story: RunStory) -> str:
     run = story.statistics
-    from_ = f"submitted {words.clock(datetime.fromtimestamp(story.submitted_at, UTC))}"
+    from_ = f"submitted {_moment(story.submitted_at)}"
+    told_at = None if story.ended_at is not None else f"told as of {_moment(story.as_of)}"  # minutes ago, of a run that is long to read
     bound = story.bound or ("not known: no chunk was loaded" if not run.own_lines else "not known")
     why = told.why(run)
-    return " · ".join(part for part in (bound, from_, why if run.state.is_final else None) if part)
+    return " · ".join(part for part in (bound, from_, told_at, why if run.state.is_final else None) if part)
+
+
+def _moment(at: float) -> str:
+    return words.clock(datetime.fromtimestamp(at, UTC))

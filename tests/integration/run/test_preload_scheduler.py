@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from protheon_dask.ledger.connect import Connection
 from protheon_dask.run.dask_link import DaskLink
-from protheon_dask.run.taking import Taker
+from protheon_dask.run.story import story_of
+from protheon_dask.run.taking import PERIOD_S, Taker
+from protheon_dask.telemetry.story import RunStory
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.pictures import Shown
@@ -98,6 +101,27 @@ def test_a_scheduler_started_by_hand_with_the_shim_has_the_pages_and_takes_pictu
         assert "protheon" in ours.page("/protheon").lower()
         plots = json.loads(ours.page("/individual-plots.json"))
         assert [path for path in plots.values() if path.startswith("/individual-protheon")]
+
+
+def test_a_story_that_takes_longer_than_a_picture_is_read_once_and_its_cost_is_told(
+    ledger_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is read, each answer of the scheduler's wishes for it again."""
+    read: list[int] = []
+
+    def slow(conn: Connection, run: int) -> RunStory:
+        read.append(run)
+        time.sleep(2.5 * PERIOD_S)
+        return story_of(conn, run)
+
+    monkeypatch.setattr("protheon_dask.run.taking.story_of", slow)
+    with scheduler("--preload", str(SHIM)) as ours, taker(ledger_database, ours.address, tmp_path, owns_scheduler=True):
+        shown = Shown(ours.address)
+        wait_until(lambda: shown.latest())
+        wait_until(lambda: shown.is_unknown(77))
+        time.sleep(2 * PERIOD_S)  # for a second reading, which would begin at once
+        assert read == [77]
+        assert shown.took_s(77) >= 2.5 * PERIOD_S
 
 
 def test_a_scheduler_without_the_preload_is_missed_only_where_it_is_ours(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protheon_dask.model import RunState
-from protheon_dask.telemetry.board import MAX_RUN, MAX_STORIES, REFRESH_S, WANTED_S, Board, picture_from, story_from, to_bytes
+from protheon_dask.telemetry.board import MAX_RUN, MAX_STORIES, REFRESH_S, SHARE, WANTED_S, Board, picture_from, story_from, to_bytes
 from protheon_dask.telemetry.picture import BUSY, ClusterPicture, Flow, HostAside, Totals, WorkerPicture
 from protheon_dask.telemetry.story import RunStory
 from tests.unit.telemetry.stories import FAULTY
@@ -73,6 +73,22 @@ def test_a_story_is_wanted_until_it_is_here_and_anew_while_its_run_is_at_work() 
     assert board.wanted() == []
     board.take(picture(story(3, ended=False)))  # a replay opened it again
     assert board.wanted() == [3]
+
+
+@pytest.mark.parametrize("n_runs", [1, 4])
+def test_stories_that_take_long_to_read_are_read_in_a_twentieth_of_the_time(n_runs: int) -> None:
+    """Four seconds each, of runs at work that pages show for an hour."""
+    time, reading_s = Time(), 0.0
+    board, began_s = Board(time), time.now_s
+    while time.now_s < began_s + 3_600:
+        for run in range(1, n_runs + 1):
+            board.want(run)
+        for run in board.wanted():
+            time.now_s, reading_s = time.now_s + 4.0, reading_s + 4.0
+            board.take_story(run, story(run, ended=False), 4.0)
+        time.now_s += 1.0
+    read_anew_s = reading_s - n_runs * 4.0
+    assert SHARE / 2 < read_anew_s / (time.now_s - began_s) <= SHARE
 
 
 def test_what_no_page_asks_for_any_more_is_not_fetched() -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.models.widgets import Div, NumericInput
 
+from protheon_dask import words
 from protheon_dask.model import Outcome
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import Board
@@ -293,6 +295,15 @@ def test_the_last_piece_of_a_run_that_goes_on_is_not_drawn_before_it_is_full(des
     throughput = Throughput(desk.view(run=9))
     drawn(throughput)
     assert len(column(throughput, "at")) == 39  # of 119, three a point
+
+
+def test_the_story_of_a_run_that_goes_on_says_of_when_it_is(desk: Desk) -> None:
+    live, ended = scenes.story_of(9, ended=False), scenes.story_of(7)
+    desk.board.take_story(9, live)
+    desk.board.take_story(7, ended)
+    as_of = words.clock(datetime.fromtimestamp(live.as_of, UTC))
+    assert f"told as of {as_of}" in drawn(Headline(desk.view(run=9), on_choice=lambda: None))
+    assert "told as of" not in drawn(Headline(desk.view(run=7), on_choice=lambda: None))
 
 
 def test_a_run_of_few_chunks_has_wide_points_and_loses_no_line_but_a_rest() -> None:
