@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from protheon_dask.broker import pin_wire, wire
 from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc, task_pb2, task_pb2_grpc
 from protheon_dask.broker.chunks import MESSAGE_BYTES, PinnedChunk
-from protheon_dask.errors import ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
+from protheon_dask.errors import BrokerUnavailable, ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 
 if TYPE_CHECKING:
     Context = aio.ServicerContext[Any, Any]
@@ -45,6 +45,10 @@ TASK_PERIOD_S = 0.25
 """How often the tasks that somebody waits for are looked at, all in one question."""
 TURN_PERIOD_S = 0.2
 """How often who waits to have sources cut asks whether it is his turn."""
+REPORTS = 4
+"""Reports that are read at a time, each with a connection to PostgreSQL and a transaction; more of them wait."""
+READER_S = 30.0
+"""How long a reader of a report, or of chunks that are cut for him, may take nothing: others wait for what is held for him."""
 MAX_TASK_WAIT_S = 60.0
 """Longest WaitTask, and the one that is asked for without a time."""
 POOL_THREADS = 8
@@ -152,9 +156,10 @@ class BrokerServer:
         on_sent: Callable[[int, int], None] | None = None,
         pins: PinPort | None = None,
     ) -> None:
-        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in ("run", "task", "find", "read", "pin")]
-        run_pool, task_pool, find_pool, read_pool, pin_pool = self._pools
-        self._runs = _Runs(runs, run_pool)
+        names = ("run", "task", "find", "read", "pin", "report")
+        self._pools = [ThreadPoolExecutor(POOL_THREADS, f"broker-{name}") for name in names]
+        run_pool, task_pool, find_pool, read_pool, pin_pool, report_pool = self._pools
+        self._runs = _Runs(runs, run_pool, report_pool)
         self._tasks = None if tasks is None else _Tasks(tasks, task_pool)
         self._chunks = _Chunks(chunks, pins, find_pool, read_pool, pin_pool, on_sent)
         self._server: aio.Server | None = None
@@ -206,8 +211,9 @@ def is_loopback(host: str) -> bool:
 
 
 class _Runs(run_pb2_grpc.RunServiceServicer):
-    def __init__(self, port: RunPort, pool: ThreadPoolExecutor) -> None:
-        self._port, self._pool = port, pool
+    def __init__(self, port: RunPort, pool: ThreadPoolExecutor, report_pool: ThreadPoolExecutor) -> None:
+        self._port, self._pool, self._report_pool = port, pool, report_pool
+        self._reporting = asyncio.Semaphore(REPORTS)
 
     async def Submit(self, request: run_pb2.SubmitRequest, context: Context) -> run_pb2.SubmitResponse:
         submission = wire.submission_from_message(request)
@@ -255,16 +261,31 @@ class _Runs(run_pb2_grpc.RunServiceServicer):
         return wire.letters_to_message(await _answer(context, self._pool, self._port.purge_dead_letters, choice))
 
     async def Report(self, request: run_pb2.ReportRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
-        pages = self._port.report(wire.report_from_message(request))
-        ahead = self._pool.submit(next, pages, None)
         try:
-            while (page := await asyncio.wrap_future(ahead)) is not None:
-                await context.write(wire.page_to_message(page))
-                ahead = self._pool.submit(next, pages, None)
-        except ProtheonError as error:
+            async with self._reporting:
+                await self._send_report(wire.report_from_message(request), context)
+        except ProtheonError as error:  # not in there: this waits behind what the client has not read
             await _abort(context, error)
-        finally:  # also when the client went away; a page may be in the making in its thread, which alone may close it
-            ahead.add_done_callback(lambda _: self._pool.submit(pages.close))
+
+    async def _send_report(self, wanted: wire.Report, context: Context) -> None:
+        loop, pages = asyncio.get_running_loop(), self._port.report(wanted)
+
+        def make_next() -> asyncio.Future[str | None]:
+            return loop.run_in_executor(self._report_pool, lambda: next(pages, None))
+
+        async def close() -> None:
+            await asyncio.wait([ahead])  # a page that is in the making ends first
+            if not ahead.cancelled():
+                ahead.exception()  # nobody asks for it any more
+            await loop.run_in_executor(self._report_pool, pages.close)
+
+        ahead = make_next()
+        try:
+            while (page := await asyncio.shield(ahead)) is not None:
+                await _write(context, wire.page_to_message(page))
+                ahead = make_next()
+        finally:  # also when the client went away; nobody gets this place before its transaction has ended
+            await asyncio.shield(close())
 
     async def Info(self, request: run_pb2.InfoRequest, context: Context) -> run_pb2.InfoResponse:  # noqa: ARG002  # the service's shape
         return wire.info_to_message(await _answer(context, self._pool, self._port.info))
@@ -347,14 +368,21 @@ class _Chunks(chunk_pb2_grpc.ChunkServiceServicer):
         pins = await self._pinning(context)
         cutting = await _answer(context, self._pin_pool, pins.pin, pin_wire.pin_from_message(request))
         try:
-            while (chunk := await _answer(context, self._pin_pool, cutting.next)) is not None:
+            await self._send_pinned(cutting, context)
+        except ProtheonError as error:  # not in there: this waits behind what the client has not read
+            await _abort(context, error)
+
+    async def _send_pinned(self, cutting: PinCutting, context: Context) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while (chunk := await loop.run_in_executor(self._pin_pool, cutting.next)) is not None:
                 if chunk == "later":
                     await asyncio.sleep(TURN_PERIOD_S)  # not in a thread: all of them waiting, who has the turn would find none
                 else:
-                    await context.write(pin_wire.pinned_to_message(chunk))
+                    await _write(context, pin_wire.pinned_to_message(chunk))
         finally:  # also when the client went away
             cutting.stop()
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._pin_pool, cutting.close))
+            await asyncio.shield(loop.run_in_executor(self._pin_pool, cutting.close))
 
     async def RenewPin(self, request: chunk_pb2.RenewPinRequest, context: Context) -> chunk_pb2.RenewPinResponse:
         pins = await self._pinning(context)
@@ -451,6 +479,15 @@ async def _answer(context: Context, pool: ThreadPoolExecutor, function: Callable
         return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(function, *args, **kwargs))
     except ProtheonError as error:
         await _abort(context, error)
+
+
+async def _write(context: Context, message: object) -> None:
+    """Write a message of a call that holds what others need. Raises: BrokerUnavailable: its client does not read."""
+    try:
+        async with asyncio.timeout(READER_S):
+            await context.write(message)
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"nothing was read here for {READER_S:g} s, and others wait: ask again") from error
 
 
 async def _abort(context: Context, error: ProtheonError) -> NoReturn:

@@ -1,0 +1,87 @@
+"""Reports over real gRPC: a reader who stops holds what others need for a while, and no longer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import pytest
+
+from protheon_dask.broker import server
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.thread import BrokerThread
+from protheon_dask.broker.wire import Report
+from protheon_dask.errors import BrokerUnavailable
+from tests.fixtures.broker import MIB, ChunkFolder, Runs
+from tests.fixtures.cluster import wait_until
+
+N_READERS = 6
+WANTED = Report("attempts", 1)
+
+
+class Endless(Runs):
+    """Reports without an end, and how many of them are open, as connections to a database would be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.n_open = self.most_open = 0
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def report(self, wanted: Report) -> Generator[str]:
+        assert wanted == WANTED
+        self.count(1)
+        try:
+            while self.may_go_on.wait(60):
+                yield "x" * MIB
+        finally:
+            self.count(-1)
+
+    def count(self, more: int) -> None:
+        with self.lock:
+            self.n_open += more
+            self.most_open = max(self.most_open, self.n_open)
+
+
+@pytest.fixture
+def runs() -> Endless:
+    return Endless()
+
+
+@pytest.fixture
+def client(runs: Endless, folder: ChunkFolder) -> Iterator[BrokerClient]:
+    with BrokerThread(runs, folder, "127.0.0.1", 0) as thread, BrokerClient(f"127.0.0.1:{thread.port}") as client:
+        yield client
+
+
+def test_readers_who_stop_hold_a_few_reports_and_not_for_long(client: BrokerClient, runs: Endless, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READER_S", 1.0)
+    readers = [client.report(WANTED) for _ in range(N_READERS)]
+    assert [len(next(reader)) for reader in readers] == [MIB] * N_READERS  # the fifth waits for one who is dropped
+    assert 0 < runs.most_open <= server.REPORTS
+    wait_until(lambda: runs.n_open == 0)
+    with pytest.raises(BrokerUnavailable, match="nothing was read here for 1 s"):
+        for _ in readers[0]:
+            pass
+    for reader in readers:
+        reader.close()
+
+
+def test_a_ledger_that_is_slow_with_reports_holds_up_no_other_call(client: BrokerClient, runs: Endless) -> None:
+    runs.may_go_on.clear()
+    with ThreadPoolExecutor(server.POOL_THREADS) as pool:
+        readers = [client.report(WANTED) for _ in range(server.POOL_THREADS)]
+        pages = {pool.submit(next, reader): reader for reader in readers}
+        try:
+            wait_until(lambda: runs.n_open == server.REPORTS)
+            assert client.get(4).run_id == 1
+            assert not any(page.done() for page in pages)
+        finally:
+            runs.may_go_on.set()
+        for page in as_completed(pages, timeout=60):  # as one has seen enough, the next one gets his
+            assert len(page.result()) == MIB
+            pages[page].close()
+    wait_until(lambda: runs.n_open == 0)
+    assert runs.most_open == server.REPORTS
