@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -22,7 +23,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from protheon_dask.errors import ConfigError
-from protheon_dask.pipelines.find import find, is_installed
+from protheon_dask.pipelines.find import BUILT_IN, find, is_installed, show_current_directory
 from protheon_dask.pipelines.fingerprint import code_hash
 from protheon_dask.pipelines.jsonl import NAME as JSONL
 from protheon_dask.pipelines.jsonl import JsonlForm, jsonl
@@ -41,7 +42,7 @@ class PackedPipeline:
     """A pipeline on its way; the fields are those of the message Pipeline.
 
     reference:  a built-in name or ``module:name``; empty where object holds the pipeline (cloudpickle).
-    signature:  HMAC-SHA256 over all other fields by the cluster's key; empty where none was at hand (by reference only).
+    signature:  HMAC-SHA256 over all other fields by the cluster's key; empty where none was at hand. Of what came by value it is checked.
     """
 
     name: str
@@ -87,15 +88,17 @@ def pack(pipeline: Pipeline, key: bytes | None) -> PackedPipeline:
 def unpack(packed: PackedPipeline, key: bytes | None) -> Pipeline:
     """Make the pipeline again, on a worker.
 
-    Raises:     ConfigError: the signature is wrong or absent (nothing was unpickled), the versions differ from those it was
-                packed with, or what is installed here under the reference is another pipeline.
+    A reference needs no signature: who has no key, or another one, may load through what is installed here, and only that is imported.
+
+    Raises:     ConfigError: it came by value and its signature is wrong or absent (nothing was unpickled) or the versions differ from
+                those it was packed with; or what is installed here under the reference is another pipeline, or nothing.
     """
-    if key is None and packed.object:
-        raise ConfigError(f"pipeline {packed.name} came by value and there is no cluster key here to check it with")
-    if key is not None and not hmac.compare_digest(_sign(packed, key), packed.signature):
-        raise ConfigError(f"pipeline {packed.name}: its signature is not of this cluster's key; it was not unpickled")
-    if packed.reference:
+    if not packed.object:
         return _installed(packed)
+    if key is None:
+        raise ConfigError(f"pipeline {packed.name} came by value and there is no cluster key here to check it with")
+    if not hmac.compare_digest(_sign(packed, key), packed.signature):
+        raise ConfigError(f"pipeline {packed.name}: its signature is not of this cluster's key; it was not unpickled")
     theirs, ours = json.loads(packed.versions_json), _versions()
     if theirs != ours:
         differing = ", ".join(f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name])
@@ -109,12 +112,33 @@ def unpack(packed: PackedPipeline, key: bytes | None) -> Pipeline:
 
 
 def _installed(packed: PackedPipeline) -> Pipeline:
+    if not _names_installed(packed.reference):
+        raise ConfigError(f"pipeline {packed.name} came as {packed.reference!r}, which is not installed here: install it on all hosts")
     tables = packed.tables()
     is_given = "table" in json.loads(packed.options_json)
     found = jsonl(tables[0].name, given=is_given) if packed.reference == JSONL else find(packed.reference)
     if (found.name, found.version, found.tables) != (packed.name, packed.version, tables):
         raise ConfigError(f"pipeline {packed.reference} is another one here ({found!r}): install the same version on all hosts")
     return found
+
+
+def _names_installed(reference: str) -> bool:
+    """Is it one that pack() makes, and of a package that is installed here? Told without importing, and so running, anything."""
+    if reference in BUILT_IN:
+        return True
+    module, _, name = reference.partition(":")
+    top = module.partition(".")[0]
+    if not name or not all(part.isidentifier() for part in module.split(".")) or top in ("__main__", "__mp_main__"):
+        return False
+    show_current_directory()  # as the import will see it: what stands there hides what is installed
+    try:
+        spec = find_spec(top)  # of the top package: to find what is inside of it, it would be imported
+    except ValueError:  # it is loaded, and was made by hand
+        return False
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())  # a namespace package has no file
+    return bool(places) and all(map(is_installed, places))
 
 
 def _reference(pipeline: Pipeline) -> str:

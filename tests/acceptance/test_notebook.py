@@ -16,6 +16,7 @@ import pytest
 
 import protheon_dask as protheon
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotFound
+from protheon_dask.model import RunState
 from protheon_dask.run import reporting
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.frames import COLUMNS
@@ -284,6 +285,16 @@ def test_the_database_is_used_where_it_is_the_masters(near: Cluster, far: Cluste
         assert (given.has_database, given.url) == (True, world.url)
     with pytest.raises(ConfigError, match="the database that --into names is not the one of this master: it has no ledger"):
         protheon.connect(far.address, into=database)
+
+
+def test_who_has_not_the_clusters_key_loads_through_what_is_installed(world: World, tmp_path: Path) -> None:
+    (lines := tmp_path / "keyless.jsonl").write_text('{"n": 1}\n' * 20)
+    with protheon.connect(world.cluster.client.address, into=world.url, home=str(tmp_path / "other")) as cluster:
+        assert cluster.master.key is None
+        done = cluster.load(lines, table="public.keyless").wait(60)
+        assert (done.state, done.loaded) == (RunState.SUCCEEDED, 20), done.reason
+        with pytest.raises(ConfigError, match="there is no cluster key to sign it with"):
+            cluster.load(lines, write_pipeline(tmp_path, "by_value"))
 
 
 def test_an_address_where_no_master_answers_is_an_error_that_names_it(world: World) -> None:

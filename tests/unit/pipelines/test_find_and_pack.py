@@ -207,6 +207,36 @@ def test_without_a_key_nothing_goes_by_value(folder: Path) -> None:
         unpack(pack(found, KEY), b"other")
 
 
+@pytest.mark.parametrize("key", [None, b"other"], ids=["no key", "another key"])
+@pytest.mark.parametrize("pipeline", [pgcr, jsonl("raw.events")], ids=["pgcr", "jsonl"])
+def test_who_has_not_the_clusters_key_can_send_what_is_installed_everywhere(pipeline: Any, key: bytes | None) -> None:
+    assert unpack(pack(pipeline, key), KEY).tables == pipeline.tables
+
+
+@pytest.mark.parametrize("reference", ["{folder}/ran.py:x", "{folder}/ran.py", "ran:x", "ran.below:x", "__main__:x", ":x", "", "no_such:x"])
+def test_of_what_is_not_signed_nothing_runs_that_is_not_installed_here(folder: Path, reference: str) -> None:
+    (folder / "ran.py").write_text("import pathlib; pathlib.Path(__file__).with_suffix('.txt').write_text('it ran')")
+    packed = replace(pack(pgcr, None), reference=reference.format(folder=folder))
+    with pytest.raises(ConfigError, match="is not installed here: install it on all hosts"):
+        unpack(packed, KEY)
+    assert not (folder / "ran.txt").exists()
+
+
+def test_a_reference_to_an_installed_package_needs_no_signature(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = folder / "site-packages"
+    (installed / "shop").mkdir(parents=True)
+    (installed / "shop" / "__init__.py").touch()
+    (installed / "shop" / "lines.py").write_text(
+        "import protheon_dask as p\nclass R(p.Row, table='r'):\n    a: int\n@p.pipeline\ndef f(line: bytes) -> R:\n    return R(1)\n"
+    )
+    monkeypatch.syspath_prepend(str(installed))
+    found = find("shop.lines:f")
+    unsigned = replace(pack(found, KEY), reference="shop.lines:f", object=b"", signature=b"")
+    assert unpack(unsigned, KEY) is found
+    with pytest.raises(ConfigError, match="is another one here"):
+        unpack(replace(unsigned, tables_json=unsigned.tables_json.replace('"a"', '"b"')), KEY)
+
+
 def test_other_versions_are_refused_by_name(folder: Path) -> None:
     from protheon_dask.pipelines import pack as module
 
