@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from http.client import HTTPException
 from threading import RLock
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ PAGE: Final = "/protheon"
 PANELS: Final = "/individual-plots.json", b'"/individual-protheon-'
 """Dask's list of panels, and what is in it where our pages are. The page itself would be made for each look: seconds on a busy machine."""
 PAGE_LOOK_S: Final = 5.0
+_DIRECTLY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A cluster is reached as gRPC reaches it, without the proxy that the environment names for the rest of the world."""
 TAKE_OVERS: Final = 5
 """Starts of a cluster in the place of one that has ended, until what keeps them from it is an error."""
 TAKE_OVER_PAUSE_S: Final = 0.5
@@ -171,11 +174,11 @@ class Link:
 
 def page_of(dashboard_link: str) -> str:
     """Our page of the dashboard that this link is of, where the scheduler has it; else the link itself."""
-    parts = urlsplit(dashboard_link)
-    dashboard = f"{parts.scheme}://{parts.netloc}"
     try:
-        with urllib.request.urlopen(dashboard + PANELS[0], timeout=PAGE_LOOK_S) as answer:
+        parts = urlsplit(dashboard_link)
+        dashboard = f"{parts.scheme}://{parts.netloc}"
+        with _DIRECTLY.open(dashboard + PANELS[0], timeout=PAGE_LOOK_S) as answer:
             has_page = PANELS[1] in answer.read()
-    except (OSError, ValueError):  # no such list, no answer, or no link at all
-        has_page = False
+    except (OSError, HTTPException, ValueError):  # no such list, no answer, no HTTP there, or no link at all
+        return dashboard_link
     return dashboard + PAGE if has_page else dashboard_link
