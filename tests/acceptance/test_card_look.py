@@ -82,7 +82,7 @@ def cards() -> dict[str, str]:
     return drawn
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", pytest.param("dark", marks=pytest.mark.slow)])
 def notebook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page that nbconvert made, with JupyterLab's own styles, of a notebook with a cell for each card."""
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
@@ -114,6 +114,7 @@ def test_cards_in_a_notebook_are_readable_and_whole(notebook: Path, width: int, 
     assert looked.page.title() != "taken"
 
 
+@pytest.mark.slow
 def test_a_dark_editor_is_known_by_its_class(open_page: OpenPage, screenshots: Path, tmp_path: Path) -> None:
     for name, body in (("vscode-dark", '<body class="vscode-dark" style="background:#1f1f1f">'), ("plain", "<body>")):
         path = tmp_path / f"{name}.html"

@@ -140,6 +140,7 @@ def _pid_of(bench: Bench, keys: set[Any]) -> int:
     return int(client.run(os.getpid, workers=[address])[address])
 
 
+@pytest.mark.slow
 def test_chunks_of_runs_go_before_those_of_people_unless_these_say_otherwise(
     bench: Bench, source: Path, tmp_path: Path, gate: Gate
 ) -> None:
@@ -162,6 +163,7 @@ def test_chunks_of_runs_go_before_those_of_people_unless_these_say_otherwise(
     assert [len(lines) for lines in client.gather([late, early])] == [2_000, 2_000]
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_killed_while_sources_are_cut_is_gone_on_with(bench: Bench, tmp_path: Path) -> None:
     big = tmp_path / "big.jsonl"
     big.write_bytes(b"".join(b'{"n": %d, "padding": "%s"}\n' % (n, b"x" * 1_000) for n in range(100_000)))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
 from tests.fixtures.kernel import run_cells
@@ -32,6 +33,7 @@ def broker_pid(world: World) -> int:
     return pid
 
 
+@pytest.mark.slow
 def test_the_card_of_a_run_moves_tells_an_outage_and_has_the_end(world: World, gate: Gate) -> None:
     pipeline = write_pipeline(world.directory, "watched", gate.body(PASSES, CHUNK_LINES))
     path = write_numbers(world.directory / "numbers.txt", CHUNK_LINES * N_CHUNKS)

@@ -101,6 +101,7 @@ def scripts(database: str, tmp_path: Path, gate: Gate) -> Iterator[Scripts]:
         yield Scripts(tmp_path / "home", database, (str(source), pipeline), stack)
 
 
+@pytest.mark.slow
 def test_a_script_that_ends_without_a_word_interrupts_its_run_and_the_next_goes_on_with_it(scripts: Scripts, gate: Gate) -> None:
     first = scripts.start(
         BEGIN,

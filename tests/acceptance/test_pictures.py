@@ -99,6 +99,7 @@ def test_a_picture_moves_while_a_run_is_at_work_and_has_the_stages_of_its_worker
     assert last.oldest_ready_s is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_shown_as_lost_until_it_is_back_and_why_its_chunk_was_tried_again(
     world: World, shown: Shown, gate: Gate
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_browser_shows_every_drawing_and_nothing_is_clipped(report_of: Any, fa
     assert watched.errors == []
 
 
+@pytest.mark.slow
 def test_the_pointer_is_told_of_an_attempt_and_on_paper_drawings_are_as_wide_as_the_sheet(open_page: OpenPage, tmp_path: Path) -> None:
     watched = opened(open_page, written(tmp_path, FAULTY), 1600)
     page = watched.page
