@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http
+import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +22,9 @@ from tornado.iostream import IOStream
 from protheon_dask.errors import ConfigError, InvariantError
 
 JSON: Final = "application/json; charset=utf-8"
+OURS: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.ASCII | re.IGNORECASE)
+"""The header Host of who asks a listener on loopback. Any other is a name that somebody let point to this machine: a page of the web
+under that name would read our answers as its own (DNS rebinding)."""
 PATHS: Final = ("/metrics", "/workers", "/healthz")
 METHODS: Final = ("GET", "HEAD")
 MAX_CONNECTIONS = 64
@@ -73,6 +78,7 @@ class HttpServer:
         limits = {"max_header_size": MAX_REQUEST_BYTES, "max_body_size": MAX_REQUEST_BYTES, "max_buffer_size": 4 * MAX_REQUEST_BYTES}
         self._server = _BoundedServer(self._reply, no_keep_alive=True, idle_connection_timeout=deadline_s, **limits)
         self._server.max_connections, self._server.deadline_s = max_connections, deadline_s
+        self._is_loopback = True
 
     async def serve(self, host: str, port: int) -> int:
         """Listen on host and port (0: any free one) and return the port.
@@ -86,6 +92,7 @@ class HttpServer:
                 f"cannot listen on {host}:{port} for HTTP: is another program there? Stop it, or set http_port to another port"
             ) from exc
         listening.setblocking(False)
+        self._is_loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
         self._server.add_sockets([listening])
         return int(listening.getsockname()[1])
 
@@ -118,6 +125,9 @@ class HttpServer:
         connection.finish()
 
     def _answer(self, request: HTTPServerRequest) -> Answer:
+        if self._is_loopback and OURS.fullmatch(request.headers.get("Host", "localhost")) is None:  # HTTP/1.0 may name none
+            told = "this answers as localhost, 127.0.0.1 or [::1] alone, and your header Host names another: ask for one of them"
+            return json_answer(421, {"error": f"{told}; a proxy has to send one of them, too"})
         found = self._answers.get(request.path)
         if found is None:
             return json_answer(404, {"error": "there is nothing here: see paths", "paths": list(PATHS)})

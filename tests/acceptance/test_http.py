@@ -116,7 +116,7 @@ def test_stalled_readers_and_half_open_connections_beside_a_run_cost_nobody_anyt
         for n in range(200):
             client = stack.enter_context(socket.create_connection(address(world.cluster), timeout=30))
             with suppress(ConnectionError):  # the oldest have gone by then
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + (b"\r\n" if n % 2 else b""))
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n" + (b"\r\n" if n % 2 else b""))
         world.wait_chunks_done(run, 2)
         assert get(world.cluster, "/healthz")[0] == 200
         gate.open()

@@ -115,6 +115,28 @@ def test_answers_are_not_stored_and_no_other_origin_may_read_them(server: HttpTh
         assert headers["Connection"] == "close"
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/workers", "/healthz", "/"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""])
+def test_a_page_under_a_name_that_points_here_reads_nothing(server: HttpThread, port: Port, path: str, host: str) -> None:
+    code, _, body = asked(server, path, headers={"Host": host})
+    assert (code, list(json.loads(body)), port.accepts) == (421, ["error"], [])
+    assert "127.0.0.1" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:1", "127.0.0.1", "127.0.0.1:65535", "[::1]", "[::1]:80"])
+def test_the_names_of_this_machine_are_answered_with_any_port(server: HttpThread, host: str) -> None:
+    assert asked(server, "/healthz", headers={"Host": host})[0] == 200
+
+
+def test_a_request_of_http_1_0_needs_no_host(server: HttpThread) -> None:
+    assert exchanged(server, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_listener_for_other_machines_answers_under_any_name(port: Port) -> None:
+    with HttpThread(port, "0.0.0.0", 0) as server:  # for the length of this test
+        assert asked(server, "/healthz", headers={"Host": "metrics.example"})[0] == 200
+
+
 def test_what_is_missing_is_503_and_says_when_to_ask_again(server: HttpThread, port: Port) -> None:
     port.health_answer = json_answer(503, {"healthy": False, "missing": ["the ledger"]})
     code, headers, body = asked(server, "/healthz")
@@ -149,15 +171,15 @@ def test_an_unknown_path_is_404_and_tells_what_there_is(server: HttpThread, path
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n",  # a TLS greeting
         b"GET\r\n\r\n",
-        b"GET /metrics HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /metrics HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n",
-        b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (64 << 10) + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * (64 << 10) + b"\r\n\r\n",
         b"GET /" + b"y" * (64 << 10),
-        b"GET /\xff\xfe\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xff\xfe\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 def test_garbage_ends_its_own_connection_and_no_other(server: HttpThread, garbage: bytes) -> None:
@@ -170,7 +192,7 @@ def test_garbage_ends_its_own_connection_and_no_other(server: HttpThread, garbag
 
 
 def test_two_requests_in_one_connection_are_one(server: HttpThread, port: Port) -> None:
-    one = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert exchanged(server, one * 2).count(b"HTTP/1.1 200 OK") == 1
 
 
@@ -178,7 +200,7 @@ def test_two_requests_in_one_connection_are_one(server: HttpThread, port: Port) 
 def stalled_reader(server: HttpThread) -> Iterator[socket.socket]:
     """A client that asked for more than the kernel keeps, and read five bytes of it."""
     with connected(server) as stalled:
-        stalled.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        stalled.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert stalled.recv(5) == b"HTTP/"
         yield stalled
 
@@ -202,7 +224,13 @@ def test_who_reads_nothing_is_dropped_in_time(impatient: HttpThread, port: Port)
 
 
 @pytest.mark.parametrize(
-    "begun", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
+    "begun",
+    [
+        b"",
+        b"GET /metr",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    ],
 )
 def test_half_a_request_is_dropped_in_time(impatient: HttpThread, begun: bytes) -> None:
     begun_s = time.monotonic()
