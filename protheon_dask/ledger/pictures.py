@@ -55,6 +55,7 @@ class LoadSums:
     load_id: int
     is_finished: bool
     is_open: bool
+    oldest_ready_s: float | None  # how long its oldest chunk waits that may be taken
     tasks: TaskSums
 
 
@@ -69,7 +70,7 @@ class LedgerSums:
     dead_letters: int
     general_ready: int
     general_running: int
-    oldest_ready_s: float | None
+    oldest_ready_s: float | None  # of these tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def load_sums(conn: psycopg.Connection, known: Collection[int], since: datetime 
     since None: all loads of the ledger.
     """
     found = rows(conn, "picture_loads", {"known": list(known), "since": since})
-    return [LoadSums(row["id"], row["is_finished"], row["is_open"], TaskSums.of(row)) for row in found]
+    return [LoadSums(row["id"], row["is_finished"], row["is_open"], row["oldest_ready_s"], TaskSums.of(row)) for row in found]
 
 
 def ledger_sums(conn: psycopg.Connection) -> LedgerSums:

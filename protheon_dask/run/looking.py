@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -87,11 +87,12 @@ class _Sums:
     finished_ids: set[int] = field(default_factory=set)
     closed: dict[int, TaskSums] = field(default_factory=dict)  # not finished, and nobody's: a run may go on with them
     open: dict[int, TaskSums] = field(default_factory=dict)
+    oldest_ready_s: float | None = None  # how long the oldest chunk waits that may be taken
     since: datetime | None = None  # when was looked last, by the database's clock
     recount_s: float = 0.0  # when everything is to be counted anew
 
     def take(self, loads: list[pictures.LoadSums]) -> None:
-        self.open = {}
+        self.open, self.oldest_ready_s = {}, longest(load.oldest_ready_s for load in loads)
         for load in loads:
             self.closed.pop(load.load_id, None)
             if load.is_finished:
@@ -108,6 +109,11 @@ class _Sums:
         for sums in (*self.closed.values(), *self.open.values()):
             total = total.plus(sums)
         return total
+
+
+def longest(waits_s: Iterable[float | None]) -> float | None:
+    """Of those that are known; None: none is."""
+    return max((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 
 
 class LedgerLook:
@@ -172,7 +178,7 @@ class LedgerLook:
             took_s = self._now_s() - began_s
             self._general_due_s = began_s + max(took_s / SHARE, LIVE_S if self._has_general else IDLE_S)
         self._counted_at, self._totals = now_at, _totals_of(sums.total().plus(self._general), ledger)
-        self._oldest_ready_s = None if ledger.oldest_ready_s is None else max(0.0, ledger.oldest_ready_s)
+        self._oldest_ready_s = longest((sums.oldest_ready_s, ledger.oldest_ready_s))
         self._look_ahead = sum(load.ready for load in sums.open.values())
 
     def _look_at_runs(self, conn: Connection, shown: list[pictures.ShownRun]) -> tuple[RunStatistics, ...]:

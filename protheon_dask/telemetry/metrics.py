@@ -100,7 +100,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _state("completed_tasks", "succeeded", "Committed.", lambda p: p.totals.tasks_succeeded),
     _state("dead_tasks", "dead", "Given up; each has a dead letter.", lambda p: p.totals.tasks_dead),
     _state("cancelled_tasks", "cancelled", "Of runs, or tasks, that a person cancelled.", lambda p: p.totals.tasks_cancelled),
-    _gauge("oldest_ready_seconds", "Wait of the oldest chunk that is ready; 0: none is.", lambda p: p.oldest_ready_s or 0.0, "seconds"),
+    _gauge("oldest_ready_seconds", "Wait of the oldest chunk or task that is ready, or 0.", lambda p: p.oldest_ready_s or 0.0, "seconds"),
     Metric(key="total_retries", meaning="Attempts without effect that another one followed.", read=lambda p: p.totals.retries),
     Metric(
         key="retries_by_cause",

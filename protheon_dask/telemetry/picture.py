@@ -81,7 +81,7 @@ class ClusterPicture:
     runs: tuple[RunStatistics, ...]  # those that are at work or paused, and the newest that ended; newest first
     workers: tuple[WorkerPicture, ...]
     stage_seconds: Mapping[str, float]  # by model.STAGES: where the time of the last seconds went, over all workers
-    oldest_ready_s: float | None  # how long the oldest chunk that is ready waits; None: none is
+    oldest_ready_s: float | None  # how long the oldest chunk or task waits that may be taken; None: none may
     workspace_bytes: int  # of files of ready and running chunks
     workspace_quota_bytes: int
     look_ahead_chunks: int  # cut and not yet taken

@@ -73,7 +73,7 @@ class Workspace(Panel):
         oldest = "none waits" if picture.oldest_ready_s is None else words.duration(picture.oldest_ready_s)
         self.set_head(
             markup.figure("look-ahead", words.count(picture.look_ahead_chunks), "chunks", markup.stroke(LOOK)),
-            markup.figure("oldest ready chunk", oldest),
+            markup.figure("oldest that is ready", oldest),
             *([] if seen.run is None else ['<span class="unit">of the cluster, now</span>']),
         )
         quota = picture.workspace_quota_bytes

@@ -123,7 +123,10 @@ def test_tasks_without_a_run_count_too(bench: Bench, looks: Looks) -> None:
     for state in ("ready", "succeeded", "succeeded", "dead", "cancelled"):
         bench.conn.execute("INSERT INTO protheon.task (handler, state) VALUES ('m:f', %s)", (state,))
     view = looks.look()
-    assert (states(view.totals), view.look_ahead_chunks, view.oldest_ready_s) == ((1, 0, 2, 1, 1), 0, None)
+    assert (states(view.totals), view.look_ahead_chunks) == ((1, 0, 2, 1, 1), 0)
+    assert view.oldest_ready_s is not None
+    bench.conn.execute("UPDATE protheon.task SET ready_at = now() + interval '1 hour'")
+    assert looks.look().oldest_ready_s is None
 
 
 def test_chunks_of_a_run_that_is_paused_wait_for_a_person_and_age_nobody(bench: Bench, looks: Looks) -> None:
@@ -132,6 +135,37 @@ def test_chunks_of_a_run_that_is_paused_wait_for_a_person_and_age_nobody(bench: 
     runs.pause_run(bench.conn, bench.run_id, "by hand")
     view = looks.look()
     assert (view.oldest_ready_s, states(view.totals)) == (None, (4, 0, 0, 0, 0))
+
+
+def test_the_oldest_that_waits_is_found_behind_a_thousand_that_wait_for_a_person(bench: Bench, looks: Looks) -> None:
+    bench.submit(LINES)
+    bench.conn.execute(
+        "INSERT INTO protheon.task (handler, state, load_id) SELECT 'ingest', 'ready', %s FROM generate_series(1, 1000)", (bench.load_id,)
+    )
+    first_run = bench.run_id
+    bench.submit(LINES + "40\n")
+    runs.pause_run(bench.conn, first_run, "by hand")
+    bench.conn.execute("UPDATE protheon.task SET ready_at = now() - interval '1 hour'")
+    view = looks.look()
+    assert view.totals.tasks_ready == 1_004 + 5
+    assert view.oldest_ready_s == pytest.approx(3_600, abs=60)
+    bench.conn.execute("UPDATE protheon.task SET ready_at = now() + interval '1 hour'")
+    assert looks.look().oldest_ready_s is None
+
+
+@pytest.mark.parametrize("ago", ["30 s", "2 hours"])
+def test_totals_never_fall_when_a_file_was_finished_long_before_it_is_seen(bench: Bench, looks: Looks, ago: str) -> None:
+    """Its transaction took so long, or the database's clock was set back."""
+    bench.submit(LINES)
+    worker = bench.worker()
+    for n in range(4):
+        assert worker.run(bench.dispatch(n)) == "succeeded"
+    before = looks.look().totals
+    assert (before.lines, before.files_completed) == (40, 0)
+    bench.conn.execute("UPDATE protheon.load SET finished_at = now() - %s::interval", (ago,))
+    after = looks.look().totals
+    assert after == dataclasses.replace(before, files_completed=1)
+    assert looks.look().totals == after
 
 
 def test_an_allowance_is_spent_and_comes_back_with_time() -> None:
