@@ -371,7 +371,8 @@ class _Chunk:
             with self.reading() as batches:
                 ended = probe(self.pipeline, self.context, ((batch.lines, batch.line_nos) for batch in batches))
             if isinstance(ended, Death):
-                where = self._lines(range(ended.index, ended.index + ended.n_lines))
+                lines = range(ended.index, ended.index + ended.n_lines)
+                where = self._lines(lines) if lines else "before the first line, as the pipeline is imported and opened"
                 return Debugged((where, f"there the pipeline {ended.how}, in a process of its own", *self._what()), recorded=ended.said)
             if ended == "passed":
                 return self._passes()

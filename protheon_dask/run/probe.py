@@ -41,7 +41,10 @@ TOLD_BYTES: Final = 8_192
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What ended the child. index: the line that was at work (from 0), n_lines: that many together. how: in words; said: its last words."""
+    """What ended the child. index: the line that was at work (from 0), n_lines: that many together, 0: it was before the first one.
+
+    how: in words; said: its last words.
+    """
 
     index: int
     n_lines: int
@@ -54,7 +57,7 @@ def probe(
 ) -> Death | Lived:
     """Send batches of lines (and their numbers) through the pipeline in a child, and tell how that ended.
 
-    Guarantee: no longer than hang_s at a line. The child ends with this process. Memory here is a batch.
+    Guarantee: no longer than hang_s at a line, or until the first one. The child ends with this call. Memory here is a batch.
     """
     key = secrets.token_bytes(32)
     packed = pack(pipeline, key)
@@ -65,17 +68,18 @@ def probe(
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=progress, stderr=said) as child:
             stdin = cast("IO[bytes]", child.stdin)
             try:
-                _send(stdin, (packed, key, place, list(sys.path), hang_s))
-                for lines, line_nos in batches:
-                    _send(stdin, (list(lines), list(line_nos)))
-            except OSError:
-                pass  # it is gone: its code tells how
-            except BaseException:
+                if _sent(stdin, (packed, key, place, list(sys.path), hang_s)):
+                    for lines, line_nos in batches:
+                        if not _sent(stdin, (list(lines), list(line_nos))):
+                            break  # its code tells how it went
+                with contextlib.suppress(OSError):
+                    stdin.close()
+                code = child.wait()
+            finally:  # also at Ctrl-C, and where the batches end in an error
                 child.kill()
-                raise
-            with contextlib.suppress(OSError):
-                stdin.close()
-            code = child.wait()
+                with contextlib.suppress(OSError):
+                    stdin.close()
+                child.wait()
         progress.seek(0)
         noted = progress.read(PROGRESS.size)
         last = said.seek(0, os.SEEK_END)
@@ -99,10 +103,15 @@ def _how(code: int, said: str, hang_s: float) -> str:
     return f"killed the process by signal {name}" + (", as a system does that has no memory left" if name == "SIGKILL" else "")
 
 
-def _send(stdin: IO[bytes], value: object) -> None:
+def _sent(stdin: IO[bytes], value: object) -> bool:
+    """Send the child a value; False: it is gone."""
     data = pickle.dumps(value)
-    stdin.write(len(data).to_bytes(8, "big") + data)
-    stdin.flush()
+    try:
+        stdin.write(len(data).to_bytes(8, "big") + data)
+        stdin.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _receive(stdin: BinaryIO) -> object:
@@ -128,9 +137,11 @@ def main() -> None:
         return
     packed, key, place, path, hang_s = received
     sys.path[:] = path
+    faulthandler.dump_traceback_later(hang_s, exit=True)  # what the author's module does as it is imported may hang, too
     try:
         pipeline = unpack(packed, key)
         transformer = pipeline.open(ChunkContext(*place))
+        faulthandler.cancel_dump_traceback_later()
         size = sys.maxsize if isinstance(pipeline.form, BatchForm) else 1
         n_before = 0
         while (batch := cast("tuple[list[bytes], list[int]] | None", _receive(stdin))) is not None:
@@ -141,6 +152,7 @@ def main() -> None:
                 os.write(progress, PROGRESS.pack(n_before + start, len(some)))
                 faulthandler.dump_traceback_later(hang_s, exit=True)
                 transformer.transform(some, line_nos[start : start + size])
+                faulthandler.cancel_dump_traceback_later()  # while it waits for more lines, no line is at work
             n_before += len(lines)
     except Exception:  # noqa: BLE001  # the author's code: the parent runs it where a person can see what it raises
         os._exit(RAISED)

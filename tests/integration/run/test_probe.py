@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 import protheon_dask as protheon
@@ -15,6 +17,7 @@ from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.run.probe import Death, Lived, probe
 
 T = protheon.Table(name="public.n", columns=(protheon.Column("n", "bigint"),))
+HANG_S = 2.0  # an import in the child may take a second on a busy machine
 CONTEXT = ChunkContext(1, 2, "numbers.txt")
 
 
@@ -58,9 +61,75 @@ def test_the_line_of_the_code_is_in_what_a_crashing_child_said() -> None:
 
 def test_an_exit_of_the_code_and_a_hang_are_told() -> None:
     assert dies(lambda: os._exit(9)).how == "ended the process with code 9"
-    hung = dies(lambda: time.sleep(600), hang_s=1.0)
-    assert "still at it after 1" in hung.how
+    hung = dies(lambda: time.sleep(600), hang_s=HANG_S)
+    assert "still at it after 2" in hung.how
     assert (hung.index, "in by_line" in hung.said) == (77, True)
+
+
+def test_time_in_which_the_next_lines_are_awaited_is_no_lines() -> None:
+    def slowly() -> Iterator[tuple[list[bytes], range]]:
+        yield [b"1"], range(1, 2)
+        time.sleep(HANG_S + 0.5)
+
+    assert probe(of_lines(lambda: None), CONTEXT, slowly(), hang_s=HANG_S) == "passed"
+
+
+class Ending:
+    """Ends whatever process it is imported into."""
+
+    def __init__(self, call: Callable[..., object], argument: float) -> None:
+        self.imported = call, (argument,)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[float]]:
+        return self.imported
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"), [(Ending(os._exit, 9), "ended the process with code 9"), (Ending(time.sleep, 600), "was still at it after 2")]
+)
+def test_a_pipeline_that_ends_or_hangs_as_it_is_imported_blames_no_line(ending: Ending, how: str) -> None:
+    @protheon.pipeline(tables=[T])
+    def by_line(line: bytes) -> Any:
+        return (int(line), ending)
+
+    death = probe(by_line, CONTEXT, numbers(), hang_s=HANG_S)
+    assert isinstance(death, Death)
+    assert (death.index, death.n_lines) == (0, 0)
+    assert how in death.how
+
+
+def test_an_error_of_who_brings_the_lines_is_raised_and_no_verdict() -> None:
+    def broken() -> Iterator[tuple[list[bytes], range]]:
+        yield [b"1"], range(1, 2)
+        raise ConnectionResetError("the source is gone")
+
+    with pytest.raises(ConnectionResetError, match="the source is gone"):
+        probe(of_lines(lambda: None), CONTEXT, broken())
+    assert children() == []
+
+
+def test_ctrl_c_leaves_no_child() -> None:
+    begun = threading.Event()
+
+    def until_it_hangs() -> Iterator[tuple[list[bytes], range]]:
+        yield [b"77"], range(1, 2)
+        begun.set()
+
+    def interrupt() -> None:
+        begun.wait(60)
+        time.sleep(0.3)  # it waits for the child's end by then; before that, Ctrl-C has to do the same
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    person = threading.Thread(target=interrupt)
+    person.start()
+    with pytest.raises(KeyboardInterrupt):
+        probe(of_lines(lambda: time.sleep(600)), CONTEXT, until_it_hangs(), hang_s=60.0)
+    person.join()
+    assert children() == []
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "protheon_dask.run.probe" in child.cmdline()]
 
 
 def raise_value_error() -> None:
