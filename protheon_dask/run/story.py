@@ -17,7 +17,7 @@ from protheon_dask.run.rejects import with_reasons
 from protheon_dask.run.statistics import statistics_of
 from protheon_dask.telemetry.bound import bound_of
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.telemetry.story import BINS, LEAST_BIN_S, MAX_FILES, MAX_SPANS, Bin, RejectReason, RunStory, Span, StoryFile
+from protheon_dask.telemetry.story import BINS, LEAST_BIN_S, MAX_FILES, MAX_SPANS, Bin, RunStory, Span, StoryFile
 
 CAUSES: Final = (Outcome.FAILED, Outcome.RELEASED, Outcome.CRASHED, Outcome.EXPIRED)
 """How an attempt can end that is followed by another."""
@@ -58,7 +58,6 @@ def story_of(conn: Connection, run_id: int) -> RunStory:
         bins=bins,
         spans=tuple(_span(row) for row in spans),
         n_attempts=facts["n_attempts"],
-        reasons=tuple(RejectReason(refusal.reason, refusal.n) for refusal in statistics.refusals),
         bound=_bound(statistics, bins, bin_s, processes, facts["cut_s"]),
         settings=_settings(facts),
         files=tuple(StoryFile(**row) for row in files),

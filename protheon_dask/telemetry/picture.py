@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
 
 from protheon_dask.telemetry.statistics import RunStatistics
 
@@ -88,17 +87,3 @@ class ClusterPicture:
     hosts_aside: tuple[HostAside, ...] = ()
     bound: str | None = None  # what bounds the work now, in words: telemetry.bound
     counted_at: float | None = None  # when the ledger told totals and runs; None: it has not yet, and they are nothing rather than 0
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value that from_json reads back."""
-        return {**asdict(self), "runs": [run.to_json() for run in self.runs]}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        values = dict(value)
-        values["missing"] = tuple(values["missing"])
-        values["totals"], values["flow"] = Totals(**values["totals"]), Flow(**values["flow"])
-        values["runs"] = tuple(RunStatistics.from_json(run) for run in values["runs"])
-        values["workers"] = tuple(WorkerPicture(**worker) for worker in values["workers"])
-        values["hosts_aside"] = tuple(HostAside(**host) for host in values["hosts_aside"])
-        return cls(**values)

@@ -54,14 +54,6 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectReason:
-    """A reason for which lines of the run's files are still refused, and how many, among the first REFUSALS_LOOKED rejects."""
-
-    reason: str
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoryFile:
     """One file of the run. Counts are of whoever loaded it."""
 
@@ -90,7 +82,6 @@ class RunStory:
     bins: tuple[Bin, ...]
     spans: tuple[Span, ...]  # in order of their start
     n_attempts: int  # of which spans may be a part
-    reasons: tuple[RejectReason, ...]
     bound: str | None  # what bounded it, in words
     settings: Mapping[str, str] = field(default_factory=dict)  # those that mattered, by name, in words
     files: tuple[StoryFile, ...] = ()  # at most MAX_FILES of statistics.files
@@ -112,6 +103,5 @@ class RunStory:
         values["statistics"] = RunStatistics.from_json(values["statistics"])
         values["bins"] = tuple(Bin(**one) for one in values["bins"])
         values["spans"] = tuple(Span(**one) for one in values["spans"])
-        values["reasons"] = tuple(RejectReason(**one) for one in values["reasons"])
         values["files"] = tuple(StoryFile(**one) for one in values.get("files", ()))
         return cls(**values)

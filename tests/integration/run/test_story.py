@@ -66,7 +66,7 @@ def test_its_pieces_add_up_to_what_was_committed(bench: Bench) -> None:
         assert in_pieces == pytest.approx(statistics.stage_seconds[stage], abs=0.001)
     assert [(span.chunk_no, span.outcome, span.lines) for span in story.spans] == [(1, "succeeded", 10), (2, "succeeded", 4)]
     assert all(span.end_s is not None and 0 <= span.start_s <= span.end_s <= statistics.seconds for span in story.spans)
-    assert [(reason.n, "not a number" in reason.reason or "nor this" in reason.reason) for reason in story.reasons] == [(2, True)]
+    assert [(reason.n, "not a number" in reason.reason or "nor this" in reason.reason) for reason in statistics.refusals] == [(2, True)]
     assert (story.n_attempts, story.n_workers, story.n_hosts) == (2, 1, 1)
     assert story.settings["reject limit"] == "no limit"
 
@@ -124,7 +124,7 @@ def test_a_run_tells_its_own_attempts_and_counts_what_came_from_before(bench: Be
 def test_an_empty_file_makes_a_story_without_attempts(bench: Bench) -> None:
     bench.submit("")
     story = told(bench)
-    assert (story.n_attempts, story.spans, story.reasons, story.statistics.chunks) == (0, (), (), 0)
+    assert (story.n_attempts, story.spans, story.statistics.refusals, story.statistics.chunks) == (0, (), (), 0)
     assert story.bins
     assert not any(piece.lines for piece in story.bins)
 

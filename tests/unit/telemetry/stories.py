@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from protheon_dask.model import STAGES, Death, Outcome, Refusal, RunState
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.telemetry.story import Bin, RejectReason, RunStory, Span, StoryFile
+from protheon_dask.telemetry.story import Bin, RunStory, Span, StoryFile
 from tests.unit.cli.pictures import picture_of
 
 HOSTILE = "</script><script>window.hostile=1</script><img src=x onerror='window.hostile=1'>&amp;\u2028\x00\"'`${1}"
@@ -78,7 +78,6 @@ def story_of(statistics: RunStatistics, spans: tuple[Span, ...], **values: objec
         bins=bins,
         spans=spans,
         n_attempts=len(spans),
-        reasons=tuple(RejectReason(refusal.reason, refusal.n) for refusal in statistics.refusals),
         bound=None,
         settings={"pipeline version": "1", "lines a chunk": "1,250 at most, chosen by size", "reject limit": "50%"},
         n_workers=len({span.worker for span in spans}),
