@@ -114,6 +114,20 @@ class LiveCard:
             self._tell(str(exc))
 
     def _read(self, generation: int) -> None:
+        """Take pictures, and draw the last one. What is no error of ours is told on the card too, and by the thread: a defect."""
+        try:
+            self._follow(generation)
+        except Exception as exc:
+            self._tell(f"{type(exc).__name__}: {exc}", generation)
+            raise
+        finally:
+            try:
+                if self._is_of(generation):
+                    self._draw()
+            finally:
+                self._come_to_rest(generation)
+
+    def _follow(self, generation: int) -> None:
         """Take pictures until the run has come to rest, or is never to be seen again."""
         retry_s = RETRY_S
         while self._is_of(generation):
@@ -134,12 +148,13 @@ class LiveCard:
             with self._changed:
                 self._changed.wait_for(lambda: not self._is_of(generation), retry_s)
             retry_s = min(MOST_RETRY_S, 2 * retry_s)
-        if self._is_of(generation):
-            self._draw()
-            with self._changed:
-                if self._is_of(generation):
-                    self._is_live = False
-                    self._changed.notify_all()
+
+    def _come_to_rest(self, generation: int) -> None:
+        """Nothing more comes of this generation, whatever ended it: the next show() begins another one."""
+        with self._changed:
+            if self._is_of(generation):
+                self._is_live = False
+                self._changed.notify_all()
 
     def _is_of(self, generation: int) -> bool:
         return self._is_live and generation == self._generation
@@ -175,6 +190,12 @@ class LiveCard:
     # --- drawing ------------------------------------------------------------------------------------------------------------
 
     def _redraw(self, generation: int) -> None:
+        try:
+            self._draw_on(generation)
+        finally:
+            self._come_to_rest(generation)
+
+    def _draw_on(self, generation: int) -> None:
         looked_at_s, n_cells = time.monotonic(), _n_cells()
         while True:
             if (n := _n_cells()) != n_cells:

@@ -96,6 +96,30 @@ SCENES: Final = {
         """,
     ),
     "closed": ("feed.fed.put(ConfigError('this cluster is <closed>')); card.show()", "wait_threads()"),
+    "broken": (
+        """
+        threading.excepthook = lambda died: print(died.exc_type.__name__, 'in', died.thread.name)
+        feed.fed.put(ValueError('Cannot invoke RPC on <closed> channel!')); card.show()
+        """,
+        "wait_threads(); print('live:', card._is_live)",
+        "feed.put(**DONE); card.show(); wait_threads()",
+    ),
+    "undrawable": (
+        """
+        threading.excepthook = lambda died: None
+        feed.put(); card.show()
+        """,
+        """
+        card._bundle, whole = lambda: 1 / 0, card._bundle
+        begin = time.monotonic()
+        while card._is_live and time.monotonic() - begin < 30:
+            time.sleep(0.02)
+        feed.put()  # too late for it
+        wait_threads()
+        card._bundle = whole
+        """,
+        "feed.put(**DONE); card.show(); wait_threads()",
+    ),
     "resumed": (
         "feed.put(); card.show()",
         "feed.put(state=RunState.PAUSED, reason='by hand'); wait_threads(); print(drawn())",
@@ -151,6 +175,20 @@ def test_a_card_that_can_never_go_on_says_why_and_one_without_a_picture_too(scen
     shown, waited = scenes["closed"]
     assert "run 3: this cluster is &lt;closed&gt;" in shown.shown["text/html"]
     assert waited.n_outputs == 0
+
+
+def test_an_error_that_nobody_foresaw_is_told_and_the_next_look_begins_anew(scenes: dict[str, list[Cell]]) -> None:
+    broken, ended, again = scenes["broken"]
+    assert "ValueError in protheon-card-read\n" in broken.printed + ended.printed
+    assert ended.printed.endswith("live: False\n")
+    for cell in (broken, again):
+        assert "✓ succeeded" in cell.shown["text/html"]
+
+
+def test_a_card_that_cannot_be_drawn_lets_its_threads_end(scenes: dict[str, list[Cell]]) -> None:
+    shown, _, again = scenes["undrawable"]
+    for cell in (shown, again):
+        assert "✓ succeeded" in cell.shown["text/html"]
 
 
 def test_a_paused_run_that_goes_on_is_drawn_again_where_it_is_shown(scenes: dict[str, list[Cell]]) -> None:

@@ -25,6 +25,7 @@ def answering(answer: bytes) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
 
         def answer_one() -> None:
+            listening.settimeout(20)
             connection, _ = listening.accept()
             with connection:
                 connection.recv(65_536)
