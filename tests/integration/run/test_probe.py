@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 
 import protheon_dask as protheon
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
+from protheon_dask.run.debug import _Chunk
 from protheon_dask.run.probe import Death, Lived, probe
 
 T = protheon.Table(name="public.n", columns=(protheon.Column("n", "bigint"),))
@@ -96,6 +98,20 @@ def test_a_pipeline_that_ends_or_hangs_as_it_is_imported_blames_no_line(ending: 
     assert isinstance(death, Death)
     assert (death.index, death.n_lines) == (0, 0)
     assert how in death.how
+
+
+def test_a_dead_letter_by_an_import_is_told_without_a_line() -> None:
+    ending = Ending(os._exit, 9)
+
+    @protheon.pipeline(tables=[T])
+    def by_line(line: bytes) -> Any:
+        return (int(line), ending)
+
+    row = {"task_id": 2, "path": "numbers.txt", "chunk_no": 1, "first_line": 1, "n_lines": 100, "reason": "2 times worker_death"}
+    letter = _Chunk({**row, "error_class": "WorkerDied", "message": "its process ended"}, by_line, CONTEXT, lambda: nullcontext(iter(())))
+    told = letter.debug(pdb=False).told
+    assert told[0] == "before the first line, as the pipeline is imported and opened"
+    assert told[1].startswith("there the pipeline ended the process with code 9")
 
 
 def test_an_error_of_who_brings_the_lines_is_raised_and_no_verdict() -> None:
