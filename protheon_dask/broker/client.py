@@ -27,7 +27,7 @@ from protheon_dask.broker.chunks import (
     WantedChunk,
     after_break,
 )
-from protheon_dask.errors import ProtheonError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
 
 OPTIONS: Final = (
     # measured, PITFALLS 8: with these a frozen server is noticed after 12 s and a quiet stream lives; keepalive_timeout_ms
@@ -65,13 +65,15 @@ STREAM_S = 60.0
 class BrokerClient:
     """Calls the broker at address (``host:port``). Thread-safe; connects at the first call; a context manager.
 
-    Guarantee: every call has a deadline. After close() the next call connects anew.
+    Raises (each method): ConfigError: it was closed, before the call or while it went on.
+    Guarantee: every call has a deadline.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._lock = Lock()
         self._channel: grpc.Channel | None = None
+        self._is_closed = False
 
     def fetch_chunk(
         self,
@@ -127,7 +129,8 @@ class BrokerClient:
                    pin_id, it goes on where it was; all are yielded again.
         Guarantee: the chunks that were yielded stand until ttl_s after this ended. Closed early, the broker cuts no further.
         """
-        call = self._chunks().Pin(pin_wire.pin_to_message(request), timeout=timeout_s)
+        with self._translated():
+            call = self._chunks().Pin(pin_wire.pin_to_message(request), timeout=timeout_s)
         try:
             with self._translated():
                 for message in call:
@@ -180,7 +183,8 @@ class BrokerClient:
             yield last
         while last is None or not (last.is_settled or time.monotonic() >= end_at):
             was_heard = False
-            call = self._runs().Watch(wire.watch_message(run_id), timeout=max(0.0, min(STREAM_S, end_at - time.monotonic())))
+            with self._translated():
+                call = self._runs().Watch(wire.watch_message(run_id), timeout=max(0.0, min(STREAM_S, end_at - time.monotonic())))
             try:
                 for message in call:
                     was_heard = True
@@ -192,7 +196,7 @@ class BrokerClient:
             except grpc.RpcError as error:
                 is_over = was_heard or time.monotonic() >= end_at
                 if not (is_over and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise wire.error_from_call(error, self.address) from error
+                    raise self._error_of(error) from error
             finally:  # also when the caller stops to listen
                 call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
 
@@ -259,7 +263,8 @@ class BrokerClient:
 
         Raises: ConfigError: there is no such report; NotFound: no such run; BrokerUnavailable: the rest does not come, ask again.
         """
-        call = self._runs().Report(wire.report_to_message(wanted), timeout=timeout_s)
+        with self._translated():
+            call = self._runs().Report(wire.report_to_message(wanted), timeout=timeout_s)
         try:
             with self._translated():
                 for message in call:
@@ -273,8 +278,9 @@ class BrokerClient:
             return wire.info_from_message(self._runs().Info(wire.info_message(), timeout=timeout_s))
 
     def close(self) -> None:
-        """Hang up; calls that are open in other threads end with BrokerUnavailable."""
+        """Hang up, for good; calls that are open in other threads end with ConfigError. Idempotent."""
         with self._lock:
+            self._is_closed = True
             if self._channel is not None:
                 self._channel.close()
                 self._channel = None
@@ -288,14 +294,15 @@ class BrokerClient:
     def _pieces(self, wanted: WantedChunk, assembler: ChunkAssembler, timeout_s: float) -> Generator[bytes | ProtheonError]:
         """Yield the data of one stream from the assembler's offset on; last, if it is not whole and right then, the error why."""
         request = wire.read_message(wanted, assembler.offset_bytes)
-        call = self._chunks().ReadChunk(request, timeout=timeout_s)
+        with self._translated():
+            call = self._chunks().ReadChunk(request, timeout=timeout_s)
         try:
             for message in call:
                 piece = wire.piece_from_message(message)
                 yield assembler.feed(piece.offset_bytes, piece.data)
             assembler.finish()
         except grpc.RpcError as error:
-            broken = wire.error_from_call(error, self.address)
+            broken = self._error_of(error)
             broken.__cause__ = error
             yield broken
         except ProtheonError as error:  # of the assembler
@@ -305,6 +312,8 @@ class BrokerClient:
 
     def _connected(self) -> grpc.Channel:
         with self._lock:
+            if self._is_closed:  # a watcher that took the hang-up for an outage would open a channel that nobody closes
+                raise self._closed()
             if self._channel is None:
                 self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
             return self._channel
@@ -323,4 +332,16 @@ class BrokerClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise wire.error_from_call(error, self.address) from error
+            raise self._error_of(error) from error
+        except ValueError as error:  # what grpc raises for a call on a channel that is closed
+            if not self._is_closed:
+                raise
+            raise self._closed() from error
+
+    def _error_of(self, error: grpc.RpcError) -> ProtheonError:
+        """What the call ended with; an end that close() has made is no outage."""
+        found = wire.error_from_call(error, self.address)
+        return self._closed() if self._is_closed and isinstance(found, BrokerUnavailable) else found
+
+    def _closed(self) -> ConfigError:
+        return ConfigError(f"the connection to the master at {self.address} was closed here: open another one")

@@ -85,7 +85,7 @@ class Run:
                     self._pace.add(picture, time.monotonic())
                     yield picture
             except BrokerUnavailable:
-                if not self._goes_on(generation):
+                if self._link.is_closed or not self._goes_on(generation):
                     raise
             else:
                 if picture is None or not was_interrupted(picture) or not self._goes_on(generation):

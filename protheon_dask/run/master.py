@@ -26,7 +26,7 @@ from protheon_dask.broker.wire import (
     TaskSubmission,
     TaskView,
 )
-from protheon_dask.errors import BrokerUnavailable, ChunkUnavailable, LedgerUnavailable, TransientError
+from protheon_dask.errors import BrokerUnavailable, ChunkUnavailable, ConfigError, LedgerUnavailable, TransientError
 from protheon_dask.pipelines.function import to_json
 from protheon_dask.pipelines.pack import pack
 from protheon_dask.pipelines.pipeline import Pipeline
@@ -45,7 +45,7 @@ WAIT_TASK_S = 20.0
 
 
 class Master:
-    """A client of one master. A context manager; connects at the first call.
+    """A client of one master. A context manager; connects at the first call; once it is closed, each call raises ConfigError.
 
     check: asked with each picture of a run, and when the broker does not answer; raises where that is known to be for good.
     comes_back: asked when the broker does not answer; True: it is started again, however long that takes.
@@ -100,7 +100,8 @@ class Master:
 
         While PostgreSQL or the broker is away the last picture says so, and since when: an outage is waited for.
         Raises: BrokerUnavailable, LedgerUnavailable before the first picture, unless the broker is known to come back;
-                BrokerUnavailable when it was away for AWAY_S and is not known to come back; what check raises; NotFound.
+                BrokerUnavailable when it was away for AWAY_S and is not known to come back; what check raises; NotFound;
+                ConfigError: this was closed, by another thread too.
         """
         latest: RunStatistics | None = None
         away: tuple[type[TransientError], float] | None = None  # what is away, and since when (monotonic)
@@ -128,6 +129,9 @@ class Master:
                         raise
                     return
                 time.sleep(RETRY_S)
+            except ConfigError:  # this was closed; where that is because the cluster has ended, that is what is told
+                self._check()
+                raise
 
     def get(self, run_id: int = 0) -> RunStatistics:
         """The run as it is now; 0 is the latest."""

@@ -15,11 +15,13 @@ from protheon_dask.broker import client as client_module
 from protheon_dask.broker import server as server_module
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.thread import BrokerThread
-from protheon_dask.broker.wire import DeadLetters, LetterChoice, Replay, Resumption, RunView, Submission, Undone
+from protheon_dask.broker.wire import DeadLetters, LetterChoice, Replay, Report, Resumption, RunView, Submission, Undone
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
 from protheon_dask.model import RunState
 from protheon_dask.pipelines.pack import PackedPipeline
+from protheon_dask.run.master import Master
 from tests.fixtures.broker import BrokerProcess, ChunkFolder, Runs
+from tests.unit.cli.pictures import MIDDLE
 
 SERVICES = {"protheon.v1.ChunkService", "protheon.v1.RunService", "grpc.health.v1.Health"}
 
@@ -157,11 +159,28 @@ def test_an_answer_that_does_not_come_in_time_is_an_outage(folder: ChunkFolder) 
         released.set()
 
 
-def test_a_client_that_was_closed_connects_anew(broker: BrokerThread) -> None:
+def test_a_client_that_was_closed_stays_closed_and_says_so(broker: BrokerThread) -> None:
     with BrokerClient(f"127.0.0.1:{broker.port}") as client:
         assert client.info().epoch == 1
-    assert client.info().epoch == 1
-    client.close()
+    for call in (client.info, lambda: next(client.watch()), lambda: next(client.report(Report("runs")))):
+        with pytest.raises(ConfigError, match=f"the connection to the master at {client.address} was closed here: open another one"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [BrokerClient, Master])
+def test_who_watches_while_the_client_is_closed_is_told_of_no_outage(
+    kind: type[BrokerClient | Master], broker: BrokerThread, runs: Runs
+) -> None:
+    runs.story = [RunView(4, RunState.RUNNING, MIDDLE.to_json())]
+    client = kind(f"127.0.0.1:{broker.port}")
+    watching, seen = client.watch(4), []
+    seen.append(next(watching))
+    hanging_up = threading.Timer(0.2, client.close)
+    hanging_up.start()
+    with pytest.raises(ConfigError, match="was closed here"):
+        seen.extend(watching)
+    hanging_up.join()
+    assert len(seen) == 1, "a picture of an outage that there was not"
 
 
 def test_health_is_serving_until_the_broker_stops(runs: Runs, folder: ChunkFolder) -> None:
