@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ import protheon_dask as protheon
 from protheon_dask.pipelines.pipeline import ChunkContext, Pipeline
 from protheon_dask.run.debug import _Chunk
 from protheon_dask.run.probe import Death, Lived, probe
+from tests.fixtures.cluster import wait_until
 
 T = protheon.Table(name="public.n", columns=(protheon.Column("n", "bigint"),))
 HANG_S = 2.0  # an import in the child may take a second on a busy machine
@@ -68,12 +70,15 @@ def test_an_exit_of_the_code_and_a_hang_are_told() -> None:
     assert (hung.index, "in by_line" in hung.said) == (77, True)
 
 
-def test_time_in_which_the_next_lines_are_awaited_is_no_lines() -> None:
+def test_time_in_which_the_next_lines_are_awaited_is_no_lines(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+
     def slowly() -> Iterator[tuple[list[bytes], range]]:
-        yield [b"1"], range(1, 2)
+        yield [b"77"], range(1, 2)
+        wait_until(done.exists)
         time.sleep(HANG_S + 0.5)
 
-    assert probe(of_lines(lambda: None), CONTEXT, slowly(), hang_s=HANG_S) == "passed"
+    assert probe(of_lines(done.touch), CONTEXT, slowly(), hang_s=HANG_S) == "passed"
 
 
 class Ending:
