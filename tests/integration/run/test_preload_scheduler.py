@@ -14,12 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from benchmarks.full_ledger import fill
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.run.story import story_of
 from protheon_dask.run.taking import PERIOD_S, Taker
+from protheon_dask.telemetry.board import REFRESH_S, SHARE
 from protheon_dask.telemetry.story import RunStory
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import wait_until
@@ -122,6 +125,30 @@ def test_a_story_that_takes_longer_than_a_picture_is_read_once_and_its_cost_is_t
         time.sleep(2 * PERIOD_S)  # for a second reading, which would begin at once
         assert read == [77]
         assert shown.took_s(77) >= 2.5 * PERIOD_S
+
+
+@pytest.mark.slow
+def test_a_page_that_shows_a_large_run_at_work_leaves_the_database_alone_most_of_the_time(ledger_database: str, tmp_path: Path) -> None:
+    with psycopg.connect(ledger_database, autocommit=True) as conn:
+        fill(conn, 100_000)
+        conn.execute("UPDATE protheon.run SET submitted_at = now() - interval '3 hours'")
+        conn.execute(
+            "UPDATE protheon.attempt SET started_at = now() - interval '3 hours' + task_id * interval '0.03 s',"
+            " ended_at = now() - interval '3 hours' + task_id * interval '0.03 s' + interval '9 s', copy_s = 5 WHERE outcome = 'succeeded'"
+        )
+        [(run,)] = conn.execute("SELECT run_id FROM protheon.attempt GROUP BY run_id ORDER BY count(*) DESC LIMIT 1").fetchall()
+        conn.execute("UPDATE protheon.run SET state = 'running', ended_at = NULL WHERE id = %s", (run,))
+    with scheduler("--preload", str(SHIM)) as ours, taker(ledger_database, ours.address, tmp_path, owns_scheduler=True):
+        shown = Shown(ours.address)
+        wait_until(lambda: shown.latest())
+        first = wait_until(lambda: shown.story(run), 120)
+        took_s = shown.took_s(run)
+        assert took_s > 2 * REFRESH_S * SHARE / (1 - 2 * SHARE), "too short to tell"
+        until_s = time.monotonic() + 2 * (took_s + REFRESH_S)  # two more readings, if a story were read as often as it is old
+        while time.monotonic() < until_s:
+            assert (told := shown.story(run)) is not None
+            assert told.as_of == first.as_of
+            time.sleep(PERIOD_S)
 
 
 def test_a_scheduler_without_the_preload_is_missed_only_where_it_is_ours(
