@@ -169,28 +169,29 @@ class Taker:
                     break
                 if run in answered_s:
                     continue
-                began_s = time.monotonic()
+                took_s = rest_s = 0.0
                 try:
                     conn = conn or connect(self._url, application=APPLICATION)
-                    self._bring_story(conn, run)
-                    answered_s[run] = time.monotonic()
+                    began_s = time.monotonic()
+                    try:
+                        story = self._story(conn, run)
+                    finally:
+                        took_s = time.monotonic() - began_s
+                    told = None if story is None else to_bytes(story)
+                    self._led.dask.call(TAKE_STORY, SEND_S, run=run, told=told, took_s=took_s)
                 except Exception as exc:  # noqa: BLE001  # as above: the page asks again
                     _close(conn)
-                    conn = None
-                    failed_s = time.monotonic()
-                    answered_s[run] = failed_s + min(FAILED_S, (failed_s - began_s) / SHARE)
+                    conn, rest_s = None, min(FAILED_S, took_s / SHARE)
                     logger.warning("story.failed", extra={"run_id": run, "error": str(exc)})
+                answered_s[run] = time.monotonic() + rest_s
         _close(conn)
 
-    def _bring_story(self, conn: Connection, run: int) -> None:
-        began_s = time.monotonic()
+    def _story(self, conn: Connection, run: int) -> RunStory | None:
         try:
             with translated(self._url):
-                story: RunStory | None = story_of(conn, run)
+                return story_of(conn, run)
         except NotFound:
-            story = None
-        took_s = time.monotonic() - began_s
-        self._led.dask.call(TAKE_STORY, SEND_S, run=run, told=None if story is None else to_bytes(story), took_s=took_s)
+            return None
 
     # --- the picture ----------------------------------------------------------------------------------------------------
 
