@@ -1,4 +1,4 @@
-"""Reports over real gRPC: a reader who stops holds what others need for a while, and no longer."""
+"""Reports and pins over real gRPC: a reader who stops holds what others need for a while, and no longer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import pytest
 
 from protheon_dask.broker import server
+from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.pin_wire import PinRequest
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import Report
 from protheon_dask.errors import BrokerUnavailable
@@ -43,6 +45,35 @@ class Endless(Runs):
         with self.lock:
             self.n_open += more
             self.most_open = max(self.most_open, self.n_open)
+
+
+class Pins:
+    """Cuts one source without an end, and tells when that was closed."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def pin(self, request: PinRequest) -> Pins:
+        assert request.paths == ("/a",)
+        return self
+
+    def next(self) -> PinnedChunk:
+        return PinnedChunk("a" * 32, 0, "/a", notice="x" * MIB)
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def renew(self, pin_id: str, ttl_s: float) -> None:
+        raise AssertionError(f"pin {pin_id} is not renewed here for {ttl_s} s")
+
+    def unpin(self, pin_id: str) -> None:
+        raise AssertionError(f"pin {pin_id} is not let go here")
+
+    def locate(self, pin_id: str, chunk_no: int, generation: int) -> server.StoredChunk:
+        raise AssertionError(f"chunk {chunk_no} of pin {pin_id} is not read here, nor its generation {generation}")
 
 
 @pytest.fixture
@@ -85,3 +116,17 @@ def test_a_ledger_that_is_slow_with_reports_holds_up_no_other_call(client: Broke
             pages[page].close()
     wait_until(lambda: runs.n_open == 0)
     assert runs.most_open == server.REPORTS
+
+
+def test_who_takes_no_more_chunks_that_are_cut_for_him_loses_his_turn(
+    runs: Endless, folder: ChunkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "READER_S", 1.0)
+    pins = Pins()
+    with BrokerThread(runs, folder, "127.0.0.1", 0, pins=pins) as thread, BrokerClient(f"127.0.0.1:{thread.port}") as client:
+        call = client.pin(PinRequest("a" * 32, ("/a",), 60.0))
+        assert next(call).path == "/a"
+        assert pins.closed.wait(30)
+        with pytest.raises(BrokerUnavailable, match="nothing was read here for 1 s"):
+            for _ in call:
+                pass
