@@ -13,7 +13,7 @@ from protheon_dask.errors import ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened, place_of
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
-from protheon_dask.run.frames import report_frame, sql_frame
+from protheon_dask.run.frames import MOST_ROWS, limit_of, report_frame, sql_frame
 from protheon_dask.run.handle import Run
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.master import Master
@@ -152,9 +152,10 @@ class Cluster:
         """A run by its number, whoever started it, from any kernel; None: the latest. Raises NotFound."""
         return Run(self._link, self.master.get(id or 0).run)
 
-    def runs(self, limit: int = 20) -> Runs:
-        """The newest runs, newest first."""
-        return Runs(self._link, self.master.runs(limit))
+    def runs(self, limit: int | None = 20) -> Runs:
+        """The newest runs, newest first. limit: 1 or more; None: all."""
+        most = limit_of(limit, least=1)  # to the master 0 is its default
+        return Runs(self._link, self.master.runs(MOST_ROWS - 1 if most is None else most))
 
     # --- the database -------------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Cluster:
         max_line_bytes, and what is damaged, are left out and said.
         paths:       as in load().
         chunk_lines: left out, what suits the files and the number of workers; at most 64 MiB of lines in any case.
-        limit:       chunks at most, from the first file on.
+        limit:       chunks at most, 1 or more, from the first file on; None: all.
         ttl_s:       how long the files stay after this process was last heard of. It is heard of as long as the list, or a collection
                      that was made of it, exists; close() deletes them at once.
         Raises:      NotFound, ConfigError: a path, an option. WorkspaceFull: not so much at a time. SourceUnavailable. SourceChanged.

@@ -27,7 +27,8 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.threaded import get as get_in_threads
 
 from protheon_dask.broker.chunks import PinnedChunk
-from protheon_dask.errors import ChecksumMismatch, InvariantError, NotFound, ProtheonError
+from protheon_dask.errors import ChecksumMismatch, ConfigError, InvariantError, NotFound, ProtheonError
+from protheon_dask.run.frames import limit_of
 from protheon_dask.words import counted, size
 
 if TYPE_CHECKING:
@@ -295,7 +296,10 @@ def pin_chunks(
     """
     from protheon_dask.broker.pin_wire import PinRequest
 
-    request = PinRequest(uuid4().hex, paths, ttl_s, chunk_lines or 0, limit or 0)
+    if chunk_lines is not None and chunk_lines < 1:
+        raise ConfigError(f"chunk_lines={chunk_lines}: give 1 or more lines a chunk, or None for what suits the files")
+    most = limit_of(limit, least=1)
+    request = PinRequest(uuid4().hex, paths, ttl_s, 0 if chunk_lines is None else chunk_lines, 0 if most is None else most)
     hold = Hold(_client_of(master.address), request.pin_id, ttl_s)
     next_s = time.monotonic() + SAY_S
 

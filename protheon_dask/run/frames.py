@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
+
+from protheon_dask.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +82,23 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind]]] = {
     ),
 }
 """What each report has, and what it is: the ledger's own statements, checked by test."""
+
+
+def limit_of(limit: int | None, *, least: int = 0) -> int | None:
+    """How many at most, of what a person asked for: the same by the database and by the master. None: all.
+
+    least:  1 where the protocol says 0 for all.
+    Raises: ConfigError: it is no whole number, or below least.
+    """
+    if limit is None:
+        return None
+    try:
+        number = operator.index(limit)  # numpy's, too
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ConfigError(f"limit={limit!r}: give a whole number, {least} or more, or None for all")
+    return min(number, MOST_ROWS - 1)  # one more is asked for, to tell whether there are more
 
 
 class MoreRows(UserWarning):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from protheon_dask.errors import ConfigError, ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened
 from protheon_dask.run import reporting
-from protheon_dask.run.frames import ROWS
+from protheon_dask.run.frames import ROWS, limit_of
 from protheon_dask.run.local import LocalCluster
 from protheon_dask.run.master import Master
 
@@ -110,9 +110,10 @@ class Link:
     def report(self, name: str, run_id: int = 0, limit: int | None = ROWS, *, everything: bool = False) -> list[Mapping[str, Any]]:
         """Rows of a named report, one more than limit where there are more: from the database where it is known here, else by the master.
 
-        Raises: ConfigError: there is no such report; the message names them. NotFound: no such run.
+        Raises: ConfigError: there is no such report (the message names them), or the limit is below 0; NotFound: no such run.
         """
-        most = None if limit is None else limit + 1
+        shown = limit_of(limit)
+        most = None if shown is None else shown + 1
         if self._url is None:
             return list(self.master.report(name, run_id, most, everything=everything))
         with opened(self._url, application=APPLICATION) as conn:

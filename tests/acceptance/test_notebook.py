@@ -210,15 +210,23 @@ def refused(module_world: World) -> int:
 
 @pytest.mark.parametrize("name", REPORTS_OF_A_RUN)
 def test_a_report_is_the_same_from_the_database_and_from_the_master(name: str, near: Cluster, far: Cluster, refused: int) -> None:
-    for options in ({}, {"limit": 1}, {"limit": None}) + (({"everything": True},) if name in ("rejects", "dead_letters") else ()):
+    for options in ({}, {"limit": 0}, {"limit": 1}, {"limit": None}, {"limit": 2**31}) + (
+        ({"everything": True},) if name in ("rejects", "dead_letters") else ()
+    ):
         here, there = getattr(near.run(refused), name)(**options), getattr(far.run(refused), name)(**options)
         pd.testing.assert_frame_equal(here, there)
         assert here.attrs == there.attrs
         assert set(here.columns) == set(COLUMNS[name])
-        assert len(here) >= 1
+        assert len(here) >= (options.get("limit") != 0)
+    for one in (near, far):
+        with pytest.raises(ConfigError, match="limit=-1: give a whole number"):
+            getattr(one.run(refused), name)(limit=-1)
 
 
 def test_the_runs_are_the_same_from_the_database_and_from_the_master(near: Cluster, far: Cluster, refused: int) -> None:
+    assert [run.id for run in near.runs(limit=None)] == [run.id for run in far.runs(limit=2**40)]
+    with pytest.raises(ConfigError, match="limit=0: give a whole number, 1 or more"):
+        near.runs(limit=0)
     here, there = near.runs(limit=2), far.runs(limit=2)
     assert [run.id for run in here] == [run.id for run in there] == [one.id for one in (here[0], here[1:][0])]
     frame = here.to_frame()

@@ -137,6 +137,12 @@ def test_a_limit_cuts_no_more_than_was_asked_for(bench: Bench) -> None:
     assert len(bench.files()) == 3
 
 
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"chunk_lines": 0}])
+def test_none_of_the_chunks_is_no_way_to_say_all_of_them(bench: Bench, options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"give .*1 or more"):
+        bench.chunks(bench.source(), **options)
+
+
 def test_an_empty_file_has_no_chunk_and_is_said(bench: Bench) -> None:
     chunks = bench.chunks(path := bench.source(b""))
     assert (list(chunks), chunks.notices) == ([], (f"{path}: it has no line",))

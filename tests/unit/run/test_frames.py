@@ -9,10 +9,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from protheon_dask.run.frames import COLUMNS, DTYPES, ROWS, MoreRows, from_json, report_frame, sql_frame, to_json
+from protheon_dask.errors import ConfigError
+from protheon_dask.run.frames import COLUMNS, DTYPES, ROWS, MoreRows, from_json, limit_of, report_frame, sql_frame, to_json
 
 AT = datetime(2026, 3, 1, 12, 30, 15, 123_456, tzinfo=timezone(timedelta(hours=2)))
 UUID_TEXT = "00000000-0000-0000-0000-00000000002a"
@@ -121,3 +123,16 @@ def test_times_are_utc() -> None:
     assert sql_frame(["at"], [(AT,)]).at[0, "at"] == AT
     assert str(sql_frame(["at"], [(AT,)]).at[0, "at"].tz) == "UTC"
     assert to_json({"at": AT}) == {"at": AT.astimezone(UTC).isoformat()}
+
+
+@pytest.mark.parametrize(("limit", "same"), [(None, None), (0, 0), (7, 7), (np.int64(7), 7), (2**31 - 1, 2**31 - 2), (10**20, 2**31 - 2)])
+def test_a_limit_is_what_the_database_and_the_protocol_can_say(limit: int | None, same: int | None) -> None:
+    assert limit_of(limit) == same
+
+
+@pytest.mark.parametrize("limit", [-1, 2.5, "7", -(2**40)])
+def test_a_limit_that_has_no_meaning_is_refused(limit: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^limit=.*: give a whole number, 0 or more, or None for all$"):
+        limit_of(limit)
+    with pytest.raises(ConfigError, match="1 or more"):
+        limit_of(0, least=1)
