@@ -31,6 +31,11 @@ class RunState(StrEnum):
     def is_final(self) -> bool:
         return self in (RunState.SUCCEEDED, RunState.INCOMPLETE, RunState.CANCELLED)
 
+    @property
+    def is_settled(self) -> bool:
+        """Nothing changes any more without a person: ended, or paused."""
+        return self.is_final or self is RunState.PAUSED
+
 
 class TaskState(StrEnum):
     """State of a task; the value is what the ledger stores."""

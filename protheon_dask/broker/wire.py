@@ -156,7 +156,7 @@ class RunView:
     @property
     def is_settled(self) -> bool:
         """Nothing changes any more without a person: ended, or paused."""
-        return self.state.is_final or self.state is RunState.PAUSED
+        return self.state.is_settled
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,7 +277,7 @@ def dlq_replay(run: int | None, task_ids: tuple[int, ...], workers: int | None, 
         before = None if task_ids else api.run_statistics(url, run)
         asked = 0 if before is None else before.run
         found = {row["task_id"] for row in api.list_dead_letters(url, asked, limit=1)} if asked else set(task_ids)
-    if before is not None and not found and (before.state.is_final or before.state is RunState.PAUSED):
+    if before is not None and not found and before.state.is_settled:
         tell_none(before, flag_of(into), as_json=as_json)
         click.get_current_context().exit(exits.of_state(before.state))
     finals, replayed, states = see_replayed(

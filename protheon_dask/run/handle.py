@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from protheon_dask.broker.wire import DeadLetters
 from protheon_dask.errors import BrokerUnavailable, ProtheonError, StillRunning
-from protheon_dask.model import RunState
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import ROWS, report_frame
@@ -115,7 +114,7 @@ class Run:
         latest: RunStatistics | None = None
         for picture in self.pictures(timeout):
             latest = picture
-        if latest is None or not _is_settled(latest):
+        if latest is None or not latest.state.is_settled:
             raise StillRunning(self._id, time.monotonic() - started_s)
         self._card.settle(latest)
         return latest
@@ -284,10 +283,6 @@ class Run:
     def _ipython_display_(self) -> None:
         """At the end of a cell: the card, which is drawn anew until the run has ended or paused."""
         self._card.show()
-
-
-def _is_settled(picture: RunStatistics) -> bool:
-    return picture.state.is_final or picture.state is RunState.PAUSED
 
 
 def _named(task_ids: Iterable[int] | None) -> tuple[int, ...] | None:

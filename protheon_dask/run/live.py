@@ -12,7 +12,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from protheon_dask.errors import ProtheonError, TransientError
-from protheon_dask.model import RunState
 from protheon_dask.telemetry.card import run_html, run_text, shown_fraction, told_html
 from protheon_dask.telemetry.pace import Pace
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -56,7 +55,7 @@ class LiveCard:
 
     def show(self) -> None:
         """Show the run in this cell; in IPython's console, print it once."""
-        shell = _shell()
+        shell = shell_here()
         if shell is None:
             return
         if not _is_notebook(shell):
@@ -138,7 +137,7 @@ class LiveCard:
                     retry_s = RETRY_S
                     if not self._take(picture, generation):
                         return
-                if self._latest is not None and _is_at_rest(self._latest):
+                if self._latest is not None and self._latest.state.is_settled:
                     break
             except TransientError as exc:
                 self._tell(str(exc), generation)
@@ -236,11 +235,7 @@ def pause_s(unwatched_s: float) -> float:
     return max(DRAW_S, unwatched_s / DRAWINGS)
 
 
-def _is_at_rest(picture: RunStatistics) -> bool:
-    return picture.state.is_final or picture.state is RunState.PAUSED
-
-
-def _shell() -> Any | None:
+def shell_here() -> Any | None:
     """The IPython that this runs in; None: it runs in none."""
     if "IPython" not in sys.modules:
         return None
@@ -256,4 +251,4 @@ def _is_notebook(shell: Any) -> bool:
 
 def _n_cells() -> int:
     """It changes whenever a person runs a cell."""
-    return getattr(_shell(), "execution_count", 0)
+    return getattr(shell_here(), "execution_count", 0)

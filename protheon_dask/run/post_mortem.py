@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from protheon_dask.pipelines.find import is_installed
+from protheon_dask.run.live import shell_here
 
 
 def own_frames(error: BaseException) -> TracebackType | None:
@@ -46,7 +47,7 @@ def _is_own(file: str) -> bool:
 
 def is_interactive() -> bool:
     """Can a person answer a debugger here? In a kernel the front end says so (a notebook that nbconvert executes cannot)."""
-    shell = _shell()
+    shell = shell_here()
     kernel = getattr(shell, "kernel", None)
     if kernel is not None:
         return bool(getattr(kernel, "_allow_stdin", False))  # ipykernel has no other word for it
@@ -56,7 +57,7 @@ def is_interactive() -> bool:
 def stop_at(traceback: TracebackType) -> None:
     """Let the person look around at the innermost frame, in IPython's debugger where there is IPython, until they quit."""
     debugger: Any
-    if _shell() is not None:
+    if shell_here() is not None:
         from IPython.core.debugger import Pdb as IPythonPdb
 
         debugger = IPythonPdb()
@@ -66,9 +67,3 @@ def stop_at(traceback: TracebackType) -> None:
         debugger = Pdb()
     debugger.reset()
     debugger.interaction(None, traceback)
-
-
-def _shell() -> Any:
-    """IPython's shell in this process, if it runs in one."""
-    module = sys.modules.get("IPython")
-    return None if module is None else module.get_ipython()

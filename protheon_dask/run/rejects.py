@@ -12,7 +12,7 @@ import msgspec
 from protheon_dask.ledger import dead_letters, replays, reports, runs
 from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.model import MAX_REFUSALS, Death, Refusal, RunState
+from protheon_dask.model import MAX_REFUSALS, Death, Refusal
 from protheon_dask.pipelines.verdict import no_json_way_on
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace.cut import LF
@@ -75,8 +75,7 @@ def refusals_of(conn: Connection, run_id: int, limit: int = MAX_REFUSALS) -> tup
 
 def with_refusals(conn: Connection, statistics: RunStatistics) -> RunStatistics:
     """The picture of a run that has ended or paused, with its reasons; while it runs they are not asked for again and again."""
-    is_settled = statistics.state.is_final or statistics.state is RunState.PAUSED
-    return with_reasons(conn, statistics) if is_settled else statistics
+    return with_reasons(conn, statistics) if statistics.state.is_settled else statistics
 
 
 def with_reasons(conn: Connection, statistics: RunStatistics) -> RunStatistics:

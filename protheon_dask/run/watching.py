@@ -78,7 +78,7 @@ def watch_run(home: Path, url: str, run_id: int | None = None) -> Iterator[RunSt
         latest = _look(conn, run_id or runs.latest_run(conn))
     yield latest
     away = _Away()
-    while not _is_over(latest):
+    while not latest.state.is_settled:
         for picture in _pictures(home, url, latest, away):
             if picture != latest:
                 latest = picture
@@ -110,7 +110,7 @@ def _from_ledger(url: str, run_id: int, away: _Away) -> Iterator[RunStatistics]:
             else:
                 away.end()
             yield picture
-            if _is_over(picture):
+            if picture.state.is_settled:
                 return
             time.sleep(LOOK_EVERY_S)
 
@@ -133,7 +133,3 @@ class _Away:
 
 def _look(conn: Connection, run_id: int) -> RunStatistics:
     return with_refusals(conn, statistics_of(conn, run_id))
-
-
-def _is_over(picture: RunStatistics) -> bool:
-    return picture.state.is_final or picture.state is RunState.PAUSED

@@ -85,7 +85,7 @@ def run_html(s: RunStatistics, rates: Rates, dashboard_link: str | None = None, 
         foreign(files, NAME_CHARACTERS),
     ]
     parts = [line([*title, *filter(None, [link(dashboard_link, DASHBOARD)])]), _progress(s, least_fraction)]
-    if _is_settled(s):
+    if s.state.is_settled:
         parts += _settled_html(s)
     else:
         parts.append(line(map(text, [*amounts(s), *speeds(rates)])))
@@ -127,7 +127,7 @@ def run_text(s: RunStatistics, rates: Rates, *, least_fraction: float = 0.0, wid
     solid = int(fraction * cells)
     light = min(cells - solid, max(1, round(in_flight_fraction(s) * cells))) if s.chunks_running else 0
     lines.append(f"{'━' * solid}{'╍' * light}{'─' * (cells - solid - light)} {words.percent(fraction)}")
-    if _is_settled(s):
+    if s.state.is_settled:
         lines += [words.visible(told, TOLD_CHARACTERS) for told in (_called(why(s), s), *ended.loaded_before(s, AGAIN)) if told]
         if not s.state.is_final:
             lines += pack(amounts(s), width)
@@ -213,10 +213,6 @@ def _progress(s: RunStatistics, least: float = 0.0, css: str = "p-progress") -> 
     fraction = shown_fraction(s, least)
     light = min(1.0 - fraction, max(LEAST_IN_FLIGHT, in_flight_fraction(s))) if s.chunks_running else 0.0
     return bar(fraction, light, words.percent(fraction), f"committed lines of run {s.run}", css)
-
-
-def _is_settled(s: RunStatistics) -> bool:
-    return s.state.is_final or s.state is RunState.PAUSED
 
 
 # --- runs and clusters ------------------------------------------------------------------------------------------------------------
