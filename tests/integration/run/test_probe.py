@@ -130,6 +130,7 @@ def test_an_error_of_who_brings_the_lines_is_raised_and_no_verdict() -> None:
 
 
 def test_ctrl_c_leaves_no_child() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background has it ignored
     begun = threading.Event()
 
     def until_it_hangs() -> Iterator[tuple[list[bytes], range]]:
@@ -146,6 +147,7 @@ def test_ctrl_c_leaves_no_child() -> None:
     with pytest.raises(KeyboardInterrupt):
         probe(of_lines(lambda: time.sleep(600)), CONTEXT, until_it_hangs(), hang_s=60.0)
     person.join()
+    signal.signal(signal.SIGINT, before)
     assert children() == []
 
 
