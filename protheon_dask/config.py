@@ -76,6 +76,12 @@ class Settings:
     scheduler_port: int = _setting(8786, "Dask's scheduler")
     dashboard_port: int = _setting(8787, "Dask's dashboard")
     http_port: int = _setting(8080, "the broker's HTTP: /metrics, /workers, /healthz")
+    join_port: int = _setting(50052, "where hosts join by a token, over HTTPS")
+    # other hosts
+    tls_dir: str = _setting("", "this host's certificate and key, and the authority's; empty: below home, if it was made or joined there")
+    source_roots: str = _setting(
+        "", "directories and URL prefixes that clients of other hosts may name, with the system's path separator between"
+    )
 
     def __post_init__(self) -> None:
         problems = []
@@ -140,7 +146,7 @@ class Settings:
         return Effective(cls(**values), {name: origins.get(name, "default") for name in known})
 
 
-_PORTS = {"broker_port", "scheduler_port", "dashboard_port", "http_port"}  # 0: any that is free
+_PORTS = {"broker_port", "scheduler_port", "dashboard_port", "http_port", "join_port"}  # 0: any that is free
 _ZERO_ALLOWED = {"backoff_jitter", "splitters", "workspace_quota_bytes", "pinned_quota_bytes"} | _PORTS
 _KINDS = {"float": "a number", "int": "a whole number", "str": "text"}
 

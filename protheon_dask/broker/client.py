@@ -27,6 +27,7 @@ from protheon_dask.broker.chunks import (
     WantedChunk,
     after_break,
 )
+from protheon_dask.broker.tls import MASTER_NAME, TlsFiles, channel_credentials
 from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
 
 OPTIONS: Final = (
@@ -65,14 +66,17 @@ STREAM_S = 60.0
 class BrokerClient:
     """Calls the broker at address (``host:port``). Thread-safe; connects at the first call; a context manager.
 
+    tls: shown to the broker, which must show one of the same authority; None: plaintext.
     Raises (each method): ConfigError: it was closed, before the call or while it went on.
     Guarantee: every call has a deadline.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, tls: TlsFiles | None = None) -> None:
+        self.address, self._tls = address, tls
         self._lock = Lock()
         self._channel: grpc.Channel | None = None
+        self._stamp = (0, 0)  # of the certificate that the channel shows
+        self._older: grpc.Channel | None = None  # shows the certificate before: streams that began on it end there
         self._is_closed = False
 
     def fetch_chunk(
@@ -281,9 +285,10 @@ class BrokerClient:
         """Hang up, for good; calls that are open in other threads end with ConfigError. Idempotent."""
         with self._lock:
             self._is_closed = True
-            if self._channel is not None:
-                self._channel.close()
-                self._channel = None
+            for channel in (self._channel, self._older):
+                if channel is not None:
+                    channel.close()
+            self._channel = self._older = None
 
     def __enter__(self) -> Self:
         return self
@@ -314,8 +319,17 @@ class BrokerClient:
         with self._lock:
             if self._is_closed:  # a watcher that took the hang-up for an outage would open a channel that nobody closes
                 raise self._closed()
-            if self._channel is None:
-                self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            if self._tls is None:
+                if self._channel is None:
+                    self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            elif self._channel is None or self._tls.stamp() != self._stamp:
+                stamp, credentials = self._tls.stamp(), channel_credentials(self._tls)
+                if self._older is not None:
+                    self._older.close()
+                # the name alone is fixed: the address may be any that leads there
+                options = (*OPTIONS, ("grpc.ssl_target_name_override", MASTER_NAME))
+                self._older, self._stamp = self._channel, stamp
+                self._channel = grpc.secure_channel(self.address, credentials, options=options)
             return self._channel
 
     def _chunks(self) -> chunk_pb2_grpc.ChunkServiceStub:

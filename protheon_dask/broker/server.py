@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from protheon_dask.broker import pin_wire, wire
 from protheon_dask.broker._pb import chunk_pb2, chunk_pb2_grpc, run_pb2, run_pb2_grpc, task_pb2, task_pb2_grpc
 from protheon_dask.broker.chunks import MESSAGE_BYTES, PinnedChunk
+from protheon_dask.broker.tls import TlsFiles, server_credentials
 from protheon_dask.errors import BrokerUnavailable, ChunkGap, ChunkOutdated, ChunkUnavailable, ConfigError, ProtheonError
 
 if TYPE_CHECKING:
@@ -165,10 +166,11 @@ class BrokerServer:
         self._server: aio.Server | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs do not know it
 
-    async def serve(self, host: str, port: int) -> int:
+    async def serve(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
         """Listen on host and port (0: any free one) and return the port.
 
-        Raises: ConfigError: the address is taken, or not this machine's; nothing listens then.
+        tls: mutual; None: plaintext.
+        Raises: ConfigError: the address is taken, or not this machine's; nothing listens then. MissingSetting: of tls.
         """
         server = aio.server(options=OPTIONS)
         chunk_pb2_grpc.add_ChunkServiceServicer_to_server(self._chunks, server)
@@ -182,7 +184,7 @@ class BrokerServer:
             reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound_port = server.add_insecure_port(address)
+            bound_port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {address}: is another broker there? Stop it, or choose another port") from error
         self._server = server

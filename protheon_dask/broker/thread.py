@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Self
 
 from protheon_dask.broker.server import BrokerServer, ChunkPort, PinPort, RunPort, TaskPort
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import InvariantError
 
 
@@ -24,8 +25,10 @@ class BrokerThread:
         tasks: TaskPort | None = None,
         on_sent: Callable[[int, int], None] | None = None,
         pins: PinPort | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent, pins), host, port
+        self._tls = tls
         self._port: int | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="broker", daemon=True)
@@ -41,7 +44,7 @@ class BrokerThread:
         """Listen, and return the port. Raises: ConfigError, as serve(); the thread has ended then."""
         self._thread.start()
         try:
-            self._port = asyncio.run_coroutine_threadsafe(self._server.serve(self._host, self._asked_port), self._loop).result()
+            self._port = asyncio.run_coroutine_threadsafe(self._server.serve(self._host, self._asked_port, self._tls), self._loop).result()
         finally:
             if self._port is None:
                 self.stop(0.0)

@@ -14,6 +14,7 @@ from uuid import uuid4
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.pin_wire import PinRequest
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.broker.wire import (
     DeadLetters,
     LetterChoice,
@@ -58,9 +59,10 @@ class Master:
         *,
         check: Callable[[], object] = lambda: None,
         comes_back: Callable[[], bool] = lambda: False,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.address, self._key, self._check, self._comes_back = address, key, check, comes_back
-        self._client = BrokerClient(address)
+        self._client = BrokerClient(address, tls)
 
     @property
     def key(self) -> bytes | None:
