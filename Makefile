@@ -5,8 +5,9 @@ comma  := ,
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Files of tests side by side, each process with a PostgreSQL of its own: the tests of whole clusters mostly wait.
-PARALLEL := -n 3 --dist loadfile
+# Files of tests side by side, each process with a PostgreSQL of its own: the tests of whole clusters mostly wait. In the order of their
+# names: whole clusters and the campaign first, so that no long file is left alone at the end.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 export UV_PYTHON_DOWNLOADS := never
 # Without bytecode each new process spends seconds on importing pandas.

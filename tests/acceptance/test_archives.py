@@ -126,6 +126,7 @@ def test_of_damaged_archives_what_is_whole_is_loaded_and_mended_files_are_others
     assert numbers(world.url, "damaged") == sorted([*loaded, *range(2_000 * len(whole))]), "the table has no key: its rule keeps both"
 
 
+@pytest.mark.slow
 def test_a_damaged_archive_of_one_frame_keeps_its_whole_chunks(world: World) -> None:
     packed = gzip.compress(text(0, 300_000))
     path = world.directory / "one.gz"
@@ -218,6 +219,7 @@ def test_a_file_that_is_taken_away_while_it_is_read_is_waited_for_in_sight_and_t
     assert len(numbers(world.url, "taken")) == 20_000
 
 
+@pytest.mark.slow
 def test_a_link_to_a_loaded_file_and_its_copy_elsewhere_are_the_same_file(world: World) -> None:
     source = write_numbers(world.directory / "a.txt", 500)
     elsewhere = world.directory / "elsewhere"
@@ -250,6 +252,7 @@ def test_submissions_of_one_file_at_the_same_moment_load_it_once(world: World) -
     assert numbers(world.url, "at_once") == list(range(2_000))
 
 
+@pytest.mark.slow
 def test_a_line_of_46_mb_is_loaded(world: World) -> None:
     path = world.directory / "long.jsonl"
     with path.open("w") as fileobj:

@@ -64,6 +64,7 @@ def test_nothing_is_left_running_and_the_data_stay(home: Path, told: Any) -> Non
     assert of_home(home) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 @pytest.mark.usefixtures("told")
 def test_nothing_is_left_running_when_the_command_itself_is_killed(home: Path) -> None:

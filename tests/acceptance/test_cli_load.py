@@ -101,6 +101,7 @@ def test_what_was_found_while_the_file_was_read_is_told_at_the_end(first: subpro
     assert first.stderr.decode().count("after its last gzip member") == 1
 
 
+@pytest.mark.slow
 def test_typing_it_again_loads_nothing_twice_and_says_so(shell: Shell, source: Path, first: subprocess.CompletedProcess[bytes]) -> None:
     again = shell("load", str(source), "--table", "app.events")
     assert (first.returncode, again.returncode) == (0, 0)
@@ -218,6 +219,7 @@ def test_failures_end_with_their_code_and_one_line(shell: Shell, arguments: list
     assert "Traceback" in shell(*arguments, PROTHEON_DEBUG="1").stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first")
 def test_a_run_over_its_reject_limit_pauses_with_code_one(shell: Shell, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"

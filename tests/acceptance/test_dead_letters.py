@@ -148,6 +148,7 @@ def test_one_letter_is_replayed_alone_and_the_others_stay(world: World, type_: T
     assert numbers(world.url, "alone") == list(range(1_000))
 
 
+@pytest.mark.slow
 def test_what_was_purged_is_gone_but_accounted_for_and_cut_again_in_one_pass(
     world: World, type_: Type, gate: Gate, web_server: WebServer
 ) -> None:

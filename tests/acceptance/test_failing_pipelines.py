@@ -141,6 +141,7 @@ def test_chunk_files_that_vanish_under_a_run_are_cut_again(world: World, gate: G
     assert 1 <= again <= len(files)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")
 def test_a_frozen_worker_holds_up_its_own_chunk_and_no_other(world: World, gate: Gate) -> None:
     """Dask gives it up for dead only after 30 s or more: nothing may wait in its queue."""

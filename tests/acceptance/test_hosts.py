@@ -71,6 +71,7 @@ def test_a_host_on_which_everything_fails_is_set_aside_its_failures_given_back_a
     wait_until(lambda: world.ask("SELECT host FROM protheon.host_aside") == [])  # one chunk was well: it is a host like any other
 
 
+@pytest.mark.slow
 def test_a_host_that_still_fails_when_it_is_tried_costs_one_chunk(world: World) -> None:
     world.ask("INSERT INTO protheon.host_aside VALUES ('broken', 'before', now(), now()) RETURNING host")
     body = ON_BROKEN + "raise MemoryError('still no disk')\nif n % 100 == 0:\n    time.sleep(0.1)"

@@ -13,6 +13,7 @@ from tests.fixtures.cluster import StartCluster
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 
 
+@pytest.mark.slow
 def test_home_can_be_entered_and_nothing_below_it_read(start_cluster: StartCluster, tmp_path: Path) -> None:
     with start_cluster(workers=1):
         home = tmp_path / "home"

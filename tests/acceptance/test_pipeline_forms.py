@@ -244,6 +244,7 @@ def test_readmes_pipeline_loads(run: Loader, url: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", COMMANDS, ids=lambda text: text.splitlines()[0])
 def test_the_commands_work(cluster: api.LocalCluster, folder: Path, url: str, commands: str) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}

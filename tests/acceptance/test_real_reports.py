@@ -157,6 +157,7 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.slow
 def test_a_line_of_46_mb_among_ordinary_ones_loads_in_little_memory(cluster: api.LocalCluster, tmp_path: Path) -> None:
     ordinary = list(sample_lines(600))
     line, n_entries, n_weapons = big_line(BIG_LINE_BYTES)

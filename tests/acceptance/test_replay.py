@@ -160,6 +160,7 @@ def test_two_replays_typed_at_the_same_moment_are_one(world: World) -> None:
     assert numbers(world.url, "moment") == list(range(800))
 
 
+@pytest.mark.slow
 def test_lines_of_a_replay_that_was_cancelled_in_its_middle_are_taken_over(world: World, gate: Gate) -> None:
     first = world.load(pipeline(world.directory, "taken", "b"), marked(world.directory / "n.txt", "b" * 1_000), reject_limit=ANY)
     body = gate.body(3, 100)
@@ -220,6 +221,7 @@ def test_a_replay_that_lost_its_spool_and_its_chunks_ends_with_the_reason_and_an
     assert numbers(world.url, "lost") == list(range(1_000))
 
 
+@pytest.mark.slow
 def test_lines_that_the_ledger_keeps_in_part_are_replayed_whole(world: World) -> None:
     sizes = [10, 100_000, 20, 500_000, 65_531, 65_532, 65_533, 30, 1_000_000]  # 64 KiB are 65,532 and the mark
     lines = [b"b %d " % n + b"#" * size for n, size in enumerate(sizes)]
@@ -249,6 +251,7 @@ def test_a_line_that_was_too_long_is_replayed_once_it_may_be_that_long(world: Wo
     assert world.findings(first.run) == ()
 
 
+@pytest.mark.slow
 def test_lines_whose_rest_is_gone_with_their_source_stay_refused_and_the_others_do_not(world: World) -> None:
     source = world.directory / "n.txt"
     source.write_bytes(b"b 0\n" + b"b 1 " + b"#" * 100_000 + b"\nb 2\n")

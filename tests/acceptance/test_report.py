@@ -84,6 +84,7 @@ def test_the_report_of_a_run_with_faults_tells_all_of_them(report_of: Any, fault
     assert "lines a chunk" in page.sections["Settings"]
 
 
+@pytest.mark.slow
 def test_a_replay_a_skipped_file_and_an_empty_one_have_sensible_reports(report_of: Any, faulty: int, world: World, type_: Type) -> None:
     mended = write_pipeline(world.directory, "faulty")
     typed = type_("rejects", "replay", faulty, "--pipeline", mended, "--json")

@@ -150,6 +150,7 @@ def kill(world: World, *parts: str) -> float:
     return time.time()
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_comes_back_with_its_workers_and_the_run_goes_on(supervised: World, begin: Begin) -> None:
     load = begin("scheduler_killed")
     killed_s = kill(supervised, "scheduler")

@@ -86,6 +86,7 @@ def test_what_is_made_at_the_end_is_told_by_every_face_while_the_run_is_running(
     assert made(world, "slow_end") == ["slow_end_Größe_n_idx", "slow_end_n_fkey", "slow_end_n_idx"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_while_an_index_is_made_ends_the_statement(world: World) -> None:
     pipeline = prepared(world, "left_off")
     source = write_numbers(world.directory / "n.txt", 30)
@@ -262,6 +263,7 @@ def test_a_line_that_only_a_merge_refuses_is_found_and_leaves_nothing_in_any_tab
     assert dict(world.ask("SELECT n, hits FROM three_b")) == {n: 101 if n == 0 else 99 if n in (3, 7) else 100 for n in range(10)}
 
 
+@pytest.mark.slow
 def test_a_command_that_ends_with_its_run_leaves_its_table_analysed(database: str, tmp_path: Path) -> None:
     """The cluster lives as long as the command, and statistics are made after the run's end."""
     source = tmp_path / "events.jsonl"

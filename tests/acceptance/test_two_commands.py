@@ -48,6 +48,7 @@ class Command:
         return self.process.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_stays_until_the_run_of_another_command_has_ended(database: str, tmp_path: Path) -> None:
     home, gates = tmp_path / "home", [Gate(tmp_path / "first_open"), Gate(tmp_path / "second_open")]
     paths = [str(write_numbers(tmp_path / f"{name}.txt", N_LINES)) for name in ("first", "second")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
+import pytest
+
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
 
 N_LINES = 8_000
@@ -98,6 +100,7 @@ def test_one_file_under_two_paths_of_one_run_is_loaded_once(world: World) -> Non
     assert numbers(world.url, "twice") == list(range(500))
 
 
+@pytest.mark.slow
 def test_again_loads_once_more_and_says_nothing_of_the_load_before(world: World) -> None:
     source = write_numbers(world.directory / "n.txt", 300)
     pipeline = write_pipeline(world.directory, "once_more")

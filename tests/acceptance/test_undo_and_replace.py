@@ -131,6 +131,7 @@ def test_replace_takes_the_old_rows_back_and_loads_anew(world: World) -> None:
     assert deep(world, old.run_id) == ()
 
 
+@pytest.mark.slow
 def test_replace_into_another_table_than_the_old_rows_lie_in_is_refused_with_both_ways_on(world: World) -> None:
     directory = world.directory / "together"
     directory.mkdir()
@@ -223,6 +224,7 @@ def test_replace_of_a_load_in_progress_is_refused_and_of_a_cancelled_one_begins_
     assert numbers(world.url, "half") == list(range(-3_999, 1))
 
 
+@pytest.mark.slow
 def test_a_replacement_that_is_interrupted_goes_on_when_it_is_typed_again(world: World, gate: Gate) -> None:
     source = write_numbers(world.directory / "n.txt", 4_000)
     old = world.submit(write_pipeline(world.directory, "go_on"), source)

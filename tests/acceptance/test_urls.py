@@ -94,6 +94,7 @@ def test_urls_that_differ_only_in_what_is_hidden_are_each_read_by_their_own(worl
     assert "june" not in ledger_of(world)
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_in_the_middle_is_waited_for_in_sight(world: World, web_server: WebServer) -> None:
     content = b"".join(b"%d\n" % n for n in range(300_000))
     resource = web_server.add("/flaky", content, breaks_at=len(content) - 10, good=4)

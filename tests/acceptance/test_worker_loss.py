@@ -92,6 +92,7 @@ def test_a_worker_killed_in_the_middle_of_a_copy_loses_and_doubles_nothing(
         wait_until(lambda: not list(Path(cluster.settings.home).glob("workspace/*/*/*.zst")))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")
 def test_a_worker_frozen_in_the_middle_of_a_copy_and_thawed_later_writes_nothing(
     start_cluster: StartCluster, pipeline: str, numbers: Path, database: str
@@ -117,6 +118,7 @@ def test_a_worker_frozen_in_the_middle_of_a_copy_and_thawed_later_writes_nothing
         assert every_number_once(database)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_owner_ends_every_process(start_cluster: StartCluster) -> None:
     import psutil
 

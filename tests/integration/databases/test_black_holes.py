@@ -40,6 +40,7 @@ def behind(hole: Proxy, postgres_url: str, tmp_path_factory: pytest.TempPathFact
             yield World(cluster, url, directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("directions", "ends_with"),
     [

@@ -78,6 +78,7 @@ def test_commits_that_a_crash_of_the_server_has_lost_are_loaded_again(
     own_server.execute("ALTER DATABASE shop RESET synchronous_commit")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="only root on Linux can make a small file system")
 @WITH_CRASH
 def test_a_full_disk_is_waited_for_until_there_is_room(
@@ -109,6 +110,7 @@ def test_a_full_disk_is_waited_for_until_there_is_room(
         assert_whole(served, served.finish(run_id), "full_disk", n_crashes=int(with_crash))
 
 
+@pytest.mark.slow
 @WITH_CRASH
 def test_a_server_without_a_connection_left_is_waited_for(
     served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, with_crash: bool

@@ -87,6 +87,7 @@ def test_a_worker_killed_in_the_middle_of_a_copy_loses_and_doubles_nothing(poole
     assert pooled.findings(run_id) == ()
 
 
+@pytest.mark.slow
 def test_a_worker_frozen_in_the_middle_of_a_copy_is_expired_and_writes_nothing_when_thawed(
     pooled: World, bouncer: PgBouncer, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def postmaster(data_dir: Path) -> psutil.Process:
     return psutil.Process(found.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binaries", find_all_binaries(), ids=lambda binaries: f"{binaries.major}-{binaries.bin_dir}")
 def test_every_installed_postgres_can_be_the_embedded_one(binaries: Binaries, place: Path) -> None:
     with EmbeddedPostgres(place / "db", binaries.bin_dir) as server:

@@ -159,6 +159,7 @@ def assert_one_costs_less_than_twice(chunks: Measured, table: str, kinds: Any = 
     return ratios
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "kinds"), [("direct", ("copy", "foreign key")), ("updating", ("copy",)), ("by_pandas", ("decode",))])
 def test_one_bad_line_in_twenty_thousand_costs_less_than_twice_the_time(
     bench: Bench, tmp_path: Path, table: str, kinds: tuple[str, ...]

@@ -534,6 +534,7 @@ def test_progress_and_a_running_statement_keep_an_attempt_visible(queue: Queue, 
     assert stalled == []
 
 
+@pytest.mark.slow
 def test_a_copy_is_progress_while_something_is_written_and_a_function_that_hangs_in_it_is_stuck(
     queue: Queue, stalled: list[Attempt]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_line_of_46_mb_is_loaded_as_a_document(bench: Bench) -> None:
     assert 46 < grown_mb < 300
 
 
+@pytest.mark.slow
 def test_a_line_of_46_mb_is_loaded_through_a_struct(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "parts.py"
     path.write_text(PARTS)

@@ -90,6 +90,7 @@ def test_sums_follow_a_run_from_chunk_to_chunk_and_stay_when_it_has_ended(bench:
     assert view.runs[0].state is RunState.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_two_runs_one_of_which_began_and_ended_between_two_looks(bench: Bench, looks: Looks) -> None:
     bench.submit(LINES)
     looks.look()

@@ -125,6 +125,7 @@ def test_while_postgres_is_away_the_outcome_of_a_commit_stays_open(bench: Bench,
     assert_loaded_once(bench, [(1, "succeeded", "nothing")])
 
 
+@pytest.mark.slow
 def test_who_asks_what_became_of_its_commit_while_its_successor_is_at_work_leaves_it_in_peace(
     bench: Bench, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

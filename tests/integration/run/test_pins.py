@@ -198,6 +198,7 @@ def test_what_does_not_fit_is_refused_with_what_there_is_and_what_to_do(make: Ca
     assert len(bench.chunks(bench.source(), limit=2)) == 2
 
 
+@pytest.mark.slow
 def test_a_pin_that_nobody_holds_or_reads_makes_room(make: Callable[..., Bench]) -> None:
     bench = make()
     first = [chunk.pin_id for chunk in bench.pin(bench.source(), limit=4)]
@@ -237,6 +238,7 @@ def test_a_collection_holds_what_the_list_held_and_its_end_lets_it_go(bench: Ben
     assert len(bench.files()) == 20, "somebody may still be reading"
 
 
+@pytest.mark.slow
 def test_a_list_is_renewed_as_long_as_it_lives_and_runs_out_when_its_process_is_gone(bench: Bench) -> None:
     """Another process makes a list that is kept for 2 s, and is then killed."""
     script = (

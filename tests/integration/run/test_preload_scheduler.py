@@ -106,6 +106,7 @@ def test_a_scheduler_started_by_hand_with_the_shim_has_the_pages_and_takes_pictu
         assert [path for path in plots.values() if path.startswith("/individual-protheon")]
 
 
+@pytest.mark.slow
 def test_a_story_that_takes_longer_than_a_picture_is_read_once_and_its_cost_is_told(
     ledger_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_page_that_shows_a_large_run_at_work_leaves_the_database_alone_most_of
             time.sleep(PERIOD_S)
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_the_preload_is_missed_only_where_it_is_ours(
     ledger_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_an_exit_of_the_code_and_a_hang_are_told() -> None:
     assert (hung.index, "in by_line" in hung.said) == (77, True)
 
 
+@pytest.mark.slow
 def test_time_in_which_the_next_lines_are_awaited_is_no_lines(tmp_path: Path) -> None:
     done = tmp_path / "done"
 

@@ -161,6 +161,7 @@ def test_a_repeated_submission_is_the_same_replay(desk: Desk) -> None:
     assert desk.bench.ask("SELECT count(*) FROM protheon.load WHERE replay_of IS NOT NULL") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_chunk_that_would_close_another_number_of_rejects_than_it_has_lines_loads_nothing(desk: Desk) -> None:
     submitted = desk.submit()
     [task_id, *_] = desk.cut(submitted.loads[0].load_id)
@@ -206,6 +207,7 @@ def test_a_chunk_that_is_at_work_when_its_replay_is_given_up_loads_nothing(desk:
     assert {row[0] for row in desk.bench.ask("SELECT replayed_by FROM protheon.reject")} == {second.run_id}
 
 
+@pytest.mark.slow
 def test_giving_a_replay_up_waits_for_a_chunk_that_is_committing(desk: Desk) -> None:
     submitted = desk.submit()
     [load] = submitted.loads
@@ -306,6 +308,7 @@ def test_a_target_that_is_refused_makes_no_run_and_leaves_no_file(desk: Desk) ->
     assert desk.bench.ask("SELECT count(*) FROM protheon.run") == [(1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["replay_places", "mark_replayed"])
 def test_a_chunk_finds_the_rejects_of_its_lines_by_their_index(desk: Desk, name: str) -> None:
     [load] = desk.submit().loads
@@ -332,6 +335,7 @@ def test_verify_finds_a_reject_that_is_marked_and_was_not_replayed(desk: Desk) -
     assert f"1 rejects are marked as replayed by run {run_id}, which has no chunk that accounts for them" in finding
 
 
+@pytest.mark.slow
 def test_verify_finds_a_replayed_line_whose_reject_is_open(desk: Desk) -> None:
     run_id = desk.replay()
     desk.bench.conn.execute("UPDATE protheon.reject SET replayed_by = NULL WHERE replay_line = 5")
@@ -340,6 +344,7 @@ def test_verify_finds_a_replayed_line_whose_reject_is_open(desk: Desk) -> None:
     assert "its 3 lines closed 2 rejects" in finding
 
 
+@pytest.mark.slow
 def test_verify_finds_a_line_that_is_refused_twice_and_one_that_was_never_replayed(desk: Desk) -> None:
     run_id = desk.replay('if line == b"bad 20": raise protheon.Reject("no")\n' + MENDED)
     assert desk.findings(run_id) == []

@@ -178,6 +178,7 @@ BUILT_UPON: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_load_stays_while_another_pipelines_rule_stands_on_its_rows(bench: Bench) -> None:
     """The rule of the table is each pipeline's own: what counts is the other one's. Also while that one is still at work."""
     keyed, numbers_only = {**KEYED, "columns": "n bigint, s bigint"}, "".join(f'{{"n": {n}, "s": 1}}\n' for n in range(5, 15))
@@ -332,6 +333,7 @@ def test_a_chunk_that_is_being_completed_is_waited_for(bench: Bench) -> None:
     assert worker.run(bench.dispatch()) == "not claimed"
 
 
+@pytest.mark.slow
 def test_runs_at_work_on_rows_that_would_be_judged_keep_an_undo_out_and_the_other_way_round(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +394,7 @@ def test_two_undos_of_one_load_delete_each_row_once(bench: Bench, monkeypatch: p
     assert numbers(bench) == []
 
 
+@pytest.mark.slow
 def test_rows_that_somebody_moves_meanwhile_are_found_as_well(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An update puts a row's new version where the pass has been already."""
     monkeypatch.setattr(sink_undo, "PIECE_PAGES", 1)
@@ -432,6 +435,7 @@ def test_the_lock_that_parts_runs_and_undos_is_nobody_elses() -> None:
     assert len({ledger_undo.LOCK_UNDO, LOCK_FINISH, LOCK_LEADERSHIP, LOCK_MIGRATIONS, LOCK_TARGETS}) == 5
 
 
+@pytest.mark.slow
 @settings(examples(3), phases=[Phase.generate])
 @given(
     rule=st.sampled_from(["error", "ignore", "update"]),

@@ -138,6 +138,7 @@ def test_rows_are_counted_without_checksums_and_without_provenance_not_at_all(be
     assert "1 is missing" in " ".join(verify(bench).findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "options", "more"),
     [
@@ -204,6 +205,7 @@ def test_replaced_rows_are_no_finding_and_a_lost_one_is(bench: Bench) -> None:
     assert "chunk 3" in verify(bench).findings[1]
 
 
+@pytest.mark.slow
 def test_rows_that_another_pipeline_replaced_are_no_finding(bench: Bench) -> None:
     """What became of a row is told by the rule of the pipeline that came later, not by that of the run that is verified."""
     keyed: dict[str, Any] = {"columns": "n bigint, s text", "primary_key": ("n",)}

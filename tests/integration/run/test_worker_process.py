@@ -177,6 +177,7 @@ def test_a_right_that_was_withdrawn_pauses_the_run_at_no_cost(bench: Bench) -> N
         bench.conn.execute(f"DROP ROLE {role}")
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_not_given_in_time_costs_nothing(bench: Bench) -> None:
     bench.submit(TEN)
     worker = bench.worker(lease_s=3, renew_s=1, exit_grace_s=1, stall_s=3)

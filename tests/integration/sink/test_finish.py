@@ -182,6 +182,7 @@ with psycopg.connect(sys.argv[1], autocommit=True, application_name="doomed") as
 """
 
 
+@pytest.mark.slow
 def test_the_statement_of_a_broker_that_was_killed_ends_and_another_makes_the_index(database: str, conn: Conn, make: Make) -> None:
     make(SCORES, PLAYERS)
     with conn.transaction():
