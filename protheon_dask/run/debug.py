@@ -23,6 +23,7 @@ from protheon_dask.run.post_mortem import is_interactive, own_frames, place_of, 
 from protheon_dask.run.probe import Death, probe
 from protheon_dask.run.refetch import chunk_lines, whole_line
 from protheon_dask.run.submitting import pipeline_of
+from protheon_dask.sink.foresee import is_sendable
 from protheon_dask.telemetry.previewed import beginning, rows_html, rows_text
 from protheon_dask.workspace.cut import CR, LF, LineBatch
 
@@ -349,7 +350,7 @@ def _on_line(case: _Line, pdb: bool | None) -> Debugged:
     made = previewer.finish(is_whole=False)
     passes = f"pipeline {case.pipeline.name} passes it here"
     if case.sqlstate is not None:
-        passes += ": PostgreSQL refused what it made"
+        passes += f": {_who_refused(case.pipeline, made)} refused what it made"
     elif case.part is not None:
         passes += f", and refuses no part {words.visible(case.part)} of it"
     elif made.filtered or made.blank:
@@ -413,6 +414,12 @@ class _Chunk:
                     return f"lines {batch.places[at][0]:,} to {last_line:,}, together or one of them; the first: {first}"
                 n_before += len(batch.lines)
         raise InvariantError(f"chunk of task {self.row['task_id']} has {n_before} lines, and line {indexes[0]} of them failed")
+
+
+def _who_refused(pipeline: Pipeline, made: Preview) -> str:
+    rows = [(table, row) for table, shown in zip(pipeline.tables, made.tables, strict=True) for row in shown.rows]
+    is_ours = not all(is_sendable(table, row) for table, row in rows)
+    return "Protheon's check of values against their columns, before PostgreSQL saw them," if is_ours else "PostgreSQL"
 
 
 def _where(path: str, line_no: int, byte_offset: int, data: bytes) -> str:

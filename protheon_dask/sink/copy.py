@@ -165,6 +165,15 @@ def _encode_as(context: AdaptContext, oid: int) -> Encode:
     return encode
 
 
+def is_encodable(context: AdaptContext, oid: int, value: Any) -> bool:
+    """Does the encoder of this type, as it is registered there, take the value?"""
+    try:
+        _encode_as(context, oid)(value)
+    except ENCODE_ERRORS:
+        return False
+    return True
+
+
 def _fault(column: TargetColumn, encode: Encode, value: Any) -> tuple[str, str] | None:
     if value is None:
         return (f"null in column {column.name!r}, which is NOT NULL", NOT_NULL) if column.not_null else None

@@ -11,8 +11,8 @@ from psycopg.adapt import AdaptersMap
 
 from protheon_dask.pipelines.table import Column, Table
 from protheon_dask.sink.catalog import TargetColumn
-from protheon_dask.sink.copy import WRONG_SHAPE, faulty_values
-from protheon_dask.sink.encode import PLAIN_OIDS, TEXT, ArrayOf, Plain, Wire
+from protheon_dask.sink.copy import WRONG_SHAPE, faulty_values, is_encodable
+from protheon_dask.sink.encode import PLAIN_OIDS, TEXT, ArrayOf, Plain, Wire, register_encoders
 
 CHAR: Final = 1042
 VARYING: Final = 1043
@@ -32,12 +32,7 @@ def foreseen_faults(table: Table, rows: Sequence[Sequence[Any]]) -> Iterator[tup
     if not rows:
         return
     known = [_known(table, column) for column in table.columns]
-    wires: dict[int, Wire] = {}
-    for target in known:
-        if target is not None:
-            wires[target.wire_oid] = Plain(TEXT if target.wire_oid == CHAR else target.wire_oid)
-            if target.is_array:
-                wires[target.oid] = ArrayOf(target.wire_oid)
+    wires = _wires(known)
     places = [place for place, target in enumerate(known) if target is not None]
     columns = [target for target in known if target is not None]
     limits = [_limit(table.columns[place], target) for place, target in zip(places, columns, strict=True)]
@@ -49,6 +44,26 @@ def foreseen_faults(table: Table, rows: Sequence[Sequence[Any]]) -> Iterator[tup
             yield index, f"a row of {len(rows[index])} values for the {len(known)} columns of {table.name}", WRONG_SHAPE
         elif (fault := faults.get(index) or _too_long(columns, limits, row)) is not None:
             yield index, *fault
+
+
+def is_sendable(table: Table, row: Sequence[Any]) -> bool:
+    """Can each value be sent to its column? What cannot is refused before PostgreSQL sees it. A type that is not known here takes all."""
+    known = [_known(table, column) for column in table.columns]
+    context = _Nobody()
+    register_encoders(context, _wires(known))
+    return len(row) == len(known) and all(
+        target is None or value is None or is_encodable(context, target.oid, value) for target, value in zip(known, row, strict=True)
+    )
+
+
+def _wires(known: Sequence[TargetColumn | None]) -> dict[int, Wire]:
+    wires: dict[int, Wire] = {}
+    for target in known:
+        if target is not None:
+            wires[target.wire_oid] = Plain(TEXT if target.wire_oid == CHAR else target.wire_oid)
+            if target.is_array:
+                wires[target.oid] = ArrayOf(target.wire_oid)
+    return wires
 
 
 class _Nobody:
@@ -68,7 +83,19 @@ def _known(table: Table, column: Column) -> TargetColumn | None:
     if info is None or not (info.oid in PLAIN_OIDS or info.oid == CHAR):
         return None
     not_null = column.not_null or column.name in table.primary_key
-    return TargetColumn(column.name, info.array_oid if is_array else info.oid, info.oid, column.type, not_null, bool(is_array))
+    type_ = _spelled(info.regtype, plain) + "[]" * bool(is_array)
+    return TargetColumn(column.name, info.array_oid if is_array else info.oid, info.oid, type_, not_null, bool(is_array))
+
+
+def _spelled(regtype: str, plain: str) -> str:
+    """A type as PostgreSQL's format_type() names it, and so a load: ``timestamptz(3)`` is ``timestamp(3) with time zone``."""
+    modifier = MODIFIER.search(plain)
+    if modifier is None:
+        if plain.startswith("bpchar"):
+            return plain
+        return f"{regtype}(1)" if regtype in ("character", "bit") else regtype
+    first, with_zone, _ = regtype.partition(" with")  # of times the modifier stands in the middle
+    return f"{first}({modifier[1].replace(' ', '')}){regtype[len(first) :] if with_zone else ''}"
 
 
 def _limit(column: Column, target: TargetColumn) -> int | None:

@@ -75,6 +75,7 @@ LINES: list[tuple[dict[str, Any] | bytes, str]] = [
     (b'{"n": 8,\xff\x00\x1b[31m', "JSON is malformed"),
     ({"n": 9, "parts": 0, "total": 1, "note": LONG}, "ZeroDivisionError"),
     ({"n": 10, "total": 10, "parts": 2, "items": ["a", "", "b"]}, "an empty item"),
+    ({"n": 11, "total": 10, "parts": 2, "note": 5}, "cannot take 5"),
 ]
 
 
@@ -107,7 +108,7 @@ def orders(module_world: World, tmp_path_factory: pytest.TempPathFactory) -> Ite
     source.write_bytes(zstandard.compress(good) + zstandard.compress(b"\n".join(dump(line) for line, _ in LINES)))
     done = replace(module_world, directory=directory).load(f"{directory}/orders.py:orders", source)
     assert done.state == "succeeded", done.reason
-    assert (done.rejected, done.rejected_parts) == (8, 1)
+    assert (done.rejected, done.rejected_parts) == (9, 1)
     cluster = cluster_of(module_world)
     yield cluster.run(done.run), source
     cluster.close()
@@ -194,6 +195,13 @@ def test_what_postgresql_refused_shows_the_row_and_its_words(orders: tuple[Run, 
     assert str(row["reason"])[:20] in told
     assert "shop.orders: 1 row" in told
     assert "<table" in found._repr_html_()
+
+
+def test_what_never_came_to_postgresql_is_not_laid_to_it(orders: tuple[Run, Path]) -> None:
+    run, _ = orders
+    told = repr(run.debug(row_of(run, 311)))
+    assert "Protheon's check of values against their columns, before PostgreSQL saw them, refused what it made" in told
+    assert "column 'note' (text) cannot take 5" in told
 
 
 def test_a_line_beyond_64_kib_is_fetched_from_its_source(orders: tuple[Run, Path], tmp_path: Path) -> None:
