@@ -44,6 +44,16 @@ KILLED = frozenset(128 + number for number in (1, 2, 9, 15))
 """Codes of processes that somebody ended (SIGHUP, SIGINT, SIGKILL, SIGTERM): they could start."""
 
 
+def how_it_ended(code: int | None) -> str:
+    """An exit code, as a shell has it, in words."""
+    if code == 0:
+        return "ended without an error"
+    with suppress(ValueError):
+        if code is not None and code > 128:
+            return f"ended, killed by signal {code - 128} ({signal.Signals(code - 128).name})"
+    return f"ended with code {code}"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """How to start a Python child, and how to see that it is well."""
@@ -139,9 +149,11 @@ class Tethered:
         return code if code is None or code >= 0 else 128 - code
 
     def ending(self) -> str:
-        """How it ended, with its last words."""
+        """How it ended, with its last words; what a kill from outside cut off explains nothing."""
+        code = self.code
         last = self.part.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        return f"the {self.part.name} ended with code {self.code}: {last[0]} (see {self.part.log})"
+        said = "" if code in KILLED else f": {last[0]}"
+        return f"the {self.part.name} {how_it_ended(code)}{said} (see {self.part.log})"
 
     def check(self) -> None:
         """Raise if it has ended."""

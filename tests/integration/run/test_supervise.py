@@ -99,7 +99,7 @@ def test_a_process_that_is_killed_is_started_again_with_what_its_later_starts_ar
     for n in (1, 2):
         before = kept.child()
         before.kill()
-        assert kept.events.get(timeout=10).startswith("the thing ended with code 137: ")
+        assert kept.events.get(timeout=10).startswith("the thing ended, killed by signal 9 (SIGKILL) (see ")
         kept.wait_again(n)
         assert kept.first_line() == "['--one', '--again']\n"
         assert kept.child().pid != before.pid
@@ -185,7 +185,7 @@ def test_a_frozen_process_is_found_by_its_probe_killed_and_replaced(start: Start
     frozen = kept.child()
     os.kill(frozen.pid, signal.SIGSTOP)
     assert "does not answer" in kept.events.get(timeout=10)
-    assert "ended with code 137" in kept.events.get(timeout=10)
+    assert "ended, killed by signal 9 (SIGKILL)" in kept.events.get(timeout=10)
     wait_until(answers)
     assert kept.child().pid != frozen.pid
 
