@@ -6,6 +6,7 @@
     |-- TransientError     the clock: try again later (exit 75 where it reaches a command)
     |   |-- SourceUnavailable   a source cannot be read at the moment
     |   |-- BrokerUnavailable   the gRPC broker does not answer
+    |   |   `-- BrokerBusy          it has enough to do for this client: one of its streams must end first
     |   |-- ChunkUnavailable    the chunk's file is being cut again
     |   |-- ChunkGap            a message of a chunk came out of order, or the stream ended early
     |   |-- ChunkOutdated       the stored form changed under the reader: start again at offset 0
@@ -23,7 +24,9 @@
     |   |-- MissingSetting      a setting or an extra is needed and absent
     |   |-- MigrationPending    the ledger's schema and this version do not fit
     |   |-- NotFound            no such run, load, file, table or pipeline
+    |   |-- NotAllowed          this client may not: its host was removed, or only the master's own host may
     |   |-- TargetRefused       a table exists and cannot take these rows
+    |   |-- NotAdmitted         a host may not join, or was removed from the cluster
     |   `-- WorkspaceFull       pinned chunks need more room than the workspace gives them
     |-- LeaseLost          nobody: another attempt owns the task; stop and write nothing
     |-- LeadershipLost     nobody: another broker leads; stop dispatching
@@ -84,6 +87,10 @@ class BrokerUnavailable(TransientError):
 
 class LedgerUnavailable(TransientError):
     """PostgreSQL does not answer, or refused for a passing reason. What was not committed is not visible."""
+
+
+class BrokerBusy(BrokerUnavailable):
+    """The broker has enough open for this client: the same call works when one of its others has ended."""
 
 
 class TargetAltered(TransientError):
@@ -183,8 +190,16 @@ class NotFound(ConfigError):
     """No such run, load, path, table or pipeline."""
 
 
+class NotAllowed(ConfigError):
+    """The cluster does not let this client do it: its host was removed, or only the master's own host may."""
+
+
 class TargetRefused(ConfigError):
     """A target table cannot take the pipeline's rows."""
+
+
+class NotAdmitted(ConfigError):
+    """The cluster does not take this host: its token is not valid, its name is taken, or it was removed."""
 
 
 class WorkspaceFull(ConfigError):
