@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from threading import Lock
-from typing import Final, Self, assert_never
+from typing import Final, Self, TypeVar, assert_never
 
 import grpc
 
-from protheon_dask.broker import pin_wire, wire
-from protheon_dask.broker._pb import chunk_pb2_grpc, run_pb2_grpc, task_pb2_grpc
+from protheon_dask import __version__
+from protheon_dask.broker import cluster_wire, pin_wire, wire
+from protheon_dask.broker._pb import chunk_pb2_grpc, cluster_pb2_grpc, run_pb2_grpc, task_pb2_grpc
 from protheon_dask.broker.chunks import (
     ChunkAssembler,
     ChunkSink,
@@ -27,8 +28,11 @@ from protheon_dask.broker.chunks import (
     WantedChunk,
     after_break,
 )
+from protheon_dask.broker.reach import refusal
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles, channel_credentials
-from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
+from protheon_dask.errors import BrokerBusy, BrokerUnavailable, ConfigError, ProtheonError
+
+M = TypeVar("M")
 
 OPTIONS: Final = (
     # measured, PITFALLS 8: with these a frozen server is noticed after 12 s and a quiet stream lives; keepalive_timeout_ms
@@ -55,10 +59,16 @@ PIN_S = 24 * 3_600.0
 """Deadline of pinning: sources are cut, which may take hours; the stream speaks with each chunk, and pings find a server that is gone."""
 SUBMIT_TASK_S = 40.0
 """Deadline of submitting a task: the master may import its module first, to see that the function is one."""
-REPORT_S = 600.0
-"""Deadline of a report: all attempts of a large run are a lot of pages."""
+REPORT_S = 24 * 3_600.0
+"""Deadline of a report: a deep verification reads whole tables. Pings find a server that is gone."""
 UNDO_S = 24 * 3_600.0
 """Deadline of deleting a load's rows: it may read whole tables, and goes on where it was when it is asked again."""
+ECHO_S = 60.0
+"""Deadline of an echo: 64 MiB at 9 Mbit/s."""
+BUSY_S = 0.5
+"""Pause before a stream is asked for again that the broker had no place for."""
+REACH_S = 5.0
+"""Period in which it is looked once why a broker that is there does not answer."""
 STREAM_S = 60.0
 """Deadline of one stream: it is then opened again where it was, so that a server stuck without a broken line is left too."""
 
@@ -78,6 +88,8 @@ class BrokerClient:
         self._stamp = (0, 0)  # of the certificate that the channel shows
         self._older: grpc.Channel | None = None  # shows the certificate before: streams that began on it end there
         self._is_closed = False
+        self._reached_at = -math.inf  # when it was looked last why it does not answer (monotonic), and what was found
+        self._refusal: ConfigError | None = None
 
     def fetch_chunk(
         self,
@@ -133,14 +145,9 @@ class BrokerClient:
                    pin_id, it goes on where it was; all are yielded again.
         Guarantee: the chunks that were yielded stand until ttl_s after this ended. Closed early, the broker cuts no further.
         """
-        with self._translated():
-            call = self._chunks().Pin(pin_wire.pin_to_message(request), timeout=timeout_s)
-        try:
-            with self._translated():
-                for message in call:
-                    yield pin_wire.pinned_from_message(message)
-        finally:
-            call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+        message = pin_wire.pin_to_message(request)
+        for pinned in self._stream(lambda left_s: self._chunks().Pin(message, timeout=left_s), timeout_s):
+            yield pin_wire.pinned_from_message(pinned)
 
     def renew_pin(self, pin_id: str, ttl_s: float, timeout_s: float = CALL_S) -> None:
         """Keep a pin for ttl_s more; 0: let it go, though somebody may still be reading. Raises: NotFound; BrokerUnavailable."""
@@ -199,6 +206,9 @@ class BrokerClient:
                 return
             except grpc.RpcError as error:
                 is_over = was_heard or time.monotonic() >= end_at
+                if not was_heard and isinstance(self._error_of(error), BrokerBusy):
+                    time.sleep(BUSY_S)
+                    continue
                 if not (is_over and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise self._error_of(error) from error
             finally:  # also when the caller stops to listen
@@ -267,19 +277,39 @@ class BrokerClient:
 
         Raises: ConfigError: there is no such report; NotFound: no such run; BrokerUnavailable: the rest does not come, ask again.
         """
-        with self._translated():
-            call = self._runs().Report(wire.report_to_message(wanted), timeout=timeout_s)
-        try:
-            with self._translated():
-                for message in call:
-                    yield wire.page_from_message(message)
-        finally:  # also when the caller has seen enough
-            call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
+        message = wire.report_to_message(wanted)
+        for page in self._stream(lambda left_s: self._runs().Report(message, timeout=left_s), timeout_s):
+            yield wire.page_from_message(page)
 
     def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
         """Return who leads and where its services are. Raises: BrokerUnavailable."""
         with self._translated():
             return wire.info_from_message(self._runs().Info(wire.info_message(), timeout=timeout_s))
+
+    def enrol(self, host: str, versions: cluster_wire.Versions, timeout_s: float = CALL_S) -> cluster_wire.Enrolment:
+        """Return what this host needs to work. host: its own name for itself; over TLS its certificate's counts.
+
+        The scheduler's address is one that can be used from here. Raises: NotAllowed: it was removed; BrokerUnavailable.
+        """
+        with self._translated():
+            message = self._hosts().Enrol(cluster_wire.enrol_message(host, __version__, versions), timeout=timeout_s)
+        return cluster_wire.seen_from(cluster_wire.enrolment_from_message(message), self.address)
+
+    def renew(self, request_pem: bytes, timeout_s: float = CALL_S) -> bytes:
+        """Return a new certificate (PEM) for this host and the key of this request. Raises: NotAllowed; ConfigError; BrokerUnavailable."""
+        with self._translated():
+            renewed = self._hosts().Renew(cluster_wire.renew_message(request_pem), timeout=timeout_s)
+        return cluster_wire.renewed_from_message(renewed)
+
+    def hosts(self, timeout_s: float = CALL_S) -> cluster_wire.HostList:
+        """Return the hosts of the cluster. Raises: BrokerUnavailable."""
+        with self._translated():
+            return cluster_wire.hosts_from_message(self._hosts().Hosts(cluster_wire.hosts_message(), timeout=timeout_s))
+
+    def echo(self, n_bytes: int, timeout_s: float = ECHO_S) -> int:
+        """Have n_bytes sent here, at most 64 MiB, and return how many came. Raises: ConfigError; BrokerUnavailable."""
+        message = cluster_wire.echo_message(n_bytes)
+        return sum(len(echoed.data) for echoed in self._stream(lambda left_s: self._hosts().Echo(message, timeout=left_s), timeout_s))
 
     def close(self) -> None:
         """Hang up, for good; calls that are open in other threads end with ConfigError. Idempotent."""
@@ -315,6 +345,26 @@ class BrokerClient:
         finally:
             call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
 
+    def _stream(self, ask: Callable[[float], Iterator[M]], timeout_s: float) -> Generator[M]:
+        """Yield the messages of a stream; one that the broker has no place for is asked for again until timeout_s."""
+        end_at = time.monotonic() + timeout_s
+        was_heard = False
+        while True:
+            with self._translated():
+                call = ask(end_at - time.monotonic())
+            try:
+                with self._translated():
+                    for message in call:
+                        was_heard = True
+                        yield message
+                return
+            except BrokerBusy:
+                if was_heard or time.monotonic() + BUSY_S >= end_at:
+                    raise
+            finally:  # also when the caller has seen enough
+                call.cancel()  # type: ignore[attr-defined]  # a call is an iterator, and more than the stubs say
+            time.sleep(BUSY_S)
+
     def _connected(self) -> grpc.Channel:
         with self._lock:
             if self._is_closed:  # a watcher that took the hang-up for an outage would open a channel that nobody closes
@@ -338,6 +388,9 @@ class BrokerClient:
     def _tasks(self) -> task_pb2_grpc.TaskServiceStub:
         return task_pb2_grpc.TaskServiceStub(self._connected())
 
+    def _hosts(self) -> cluster_pb2_grpc.ClusterServiceStub:
+        return cluster_pb2_grpc.ClusterServiceStub(self._connected())
+
     def _runs(self) -> run_pb2_grpc.RunServiceStub:
         return run_pb2_grpc.RunServiceStub(self._connected())
 
@@ -353,9 +406,22 @@ class BrokerClient:
             raise self._closed() from error
 
     def _error_of(self, error: grpc.RpcError) -> ProtheonError:
-        """What the call ended with; an end that close() has made is no outage."""
+        """What the call ended with; neither an end that close() has made is an outage, nor a handshake that fails for good."""
         found = wire.error_from_call(error, self.address)
-        return self._closed() if self._is_closed and isinstance(found, BrokerUnavailable) else found
+        if not isinstance(found, BrokerUnavailable):
+            return found
+        if self._is_closed:
+            return self._closed()
+        return (self._why_refused() if error.code() is grpc.StatusCode.UNAVAILABLE and not wire.is_told(error) else None) or found
+
+    def _why_refused(self) -> ConfigError | None:
+        """What stands in the way of every connection; looked at once in REACH_S, whoever asks."""
+        with self._lock:
+            if is_due := time.monotonic() - self._reached_at > REACH_S:
+                self._reached_at = time.monotonic()
+        if is_due:
+            self._refusal = refusal(self.address, self._tls)
+        return self._refusal
 
     def _closed(self) -> ConfigError:
         return ConfigError(f"the connection to the master at {self.address} was closed here: open another one")

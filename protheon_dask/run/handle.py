@@ -18,7 +18,7 @@ from protheon_dask.run.frames import ROWS, report_frame
 from protheon_dask.run.link import Link
 from protheon_dask.run.live import LiveCard
 from protheon_dask.run.report import check_target, page_of, write_page
-from protheon_dask.run.reporting import STORY
+from protheon_dask.run.reporting import STORY, VERIFICATION
 from protheon_dask.run.statistics import was_interrupted
 from protheon_dask.run.submitting import Loading, pipeline_of, reject_limit_of
 from protheon_dask.run.verify import Verification
@@ -185,11 +185,10 @@ class Run:
     def verify(self, deep: bool = False) -> Verification:
         """Prove that every line of the run is accounted for once; deep: and that its rows are in their tables, as they were sent.
 
-        Raises: ConfigError: this cluster object has no database (Cluster.url).
+        The database is asked where it is known here, else the master: deep may take as long as reading the tables does.
         """
-        from protheon_dask.run.verify import verify
-
-        return verify(self._link.url, self._id, deep=deep)
+        [told] = self._link.report(VERIFICATION, self._id, None, everything=deep)
+        return Verification.from_json(told)
 
     def story(self) -> RunStory:
         """The run from its submission to its end, or to now: its attempts one by one and over time; a frozen value of bounded size."""

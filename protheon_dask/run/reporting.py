@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from protheon_dask.broker.wire import Report
@@ -13,26 +14,32 @@ from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.run.frames import MOST_ROWS, ROWS, to_json
 from protheon_dask.run.story import story_of
+from protheon_dask.run.verify import verify_on
 
 PAGE_BYTES: Final = 1 << 20
 """Of JSON, after which a page is sent; a row beyond it, with 64 KiB of a line at most, comes on top."""
 STORY: Final = "story"
-"""The report that is one value: a few MB at most, which fits into one message."""
+VERIFICATION: Final = "verification"
+"""The reports that are one value each: a few MB at most, which fits into one message."""
 
 
 def rows(conn: Connection, name: str, run_id: int, limit: int | None, *, everything: bool = False) -> Iterator[Mapping[str, Any]]:
-    """Rows of a named report, at most limit of them (None: all); run_id 0 is the latest run. A story is one row (telemetry.story).
+    """Rows of a named report, at most limit of them (None: all); run_id 0 is the latest run. A story is one row (telemetry.story),
+    and so is a verification (run.verify).
 
-    everything: of rejects and dead letters those that are closed, too.
+    everything: of rejects and dead letters those that are closed, too; of a verification: deep.
     Raises:     ConfigError: there is no such report; NotFound, MigrationPending.
     Guarantee:  memory is a few hundred rows: the server keeps the rest until it is asked for.
     """
-    if name not in reports.NAMED and name != STORY:
-        raise ConfigError(f"there is no report {name!r}: there are {', '.join(sorted((*reports.NAMED, STORY)))}")
+    if name not in (names := (*reports.NAMED, STORY, VERIFICATION)):
+        raise ConfigError(f"there is no report {name!r}: there are {', '.join(sorted(names))}")
     check_current(conn)
     number = run_id if name == "runs" else runs.existing_run(conn, run_id or None)
     if name == STORY:
         yield story_of(conn, number).to_json()
+        return
+    if name == VERIFICATION:
+        yield asdict(verify_on(conn, number, deep=everything))
         return
     with conn.transaction():
         yield from reports.stream(conn, name, number, limit, everything=everything)

@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+
+import msgspec
 
 from protheon_dask.errors import TargetRefused
 from protheon_dask.ledger import reports, runs
@@ -82,6 +85,11 @@ class Verification:
     tables: tuple[TableCheck, ...] = ()
     differs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Verification:
+        """Of what ``dataclasses.asdict`` gave, over JSON."""
+        return msgspec.convert(told, cls)
+
     def __repr__(self) -> str:
         return card.verification_text(self)
 
@@ -129,20 +137,24 @@ def verify(
     Guarantee: reads only, in one snapshot, whatever is loaded meanwhile.
     """
     with opened(url, application="protheon-verify") as conn:
-        check_current(conn)
-        for statement in (SNAPSHOT, NO_TIMEOUT, IN_UTF8):
-            conn.execute(statement)
-        number = run_id or runs.latest_run(conn)
-        of_ledger = reports.verify(conn, number)
-        words = _Words([finding for _, finding in of_ledger])
-        for row in reports.undone(conn, number):
-            of = f"load {row['load_id']} ({row['path']})"
-            if row["undone_at"] is None:
-                words.findings.append(f"{of}: its undo was begun and has not ended: protheon undo {row['load_id']} goes on with it")
-            else:
-                words.notes.append(f"{of}: undone at {row['undone_at']:%Y-%m-%d %H:%M:%S} UTC: it is left aside")
-        tables = tuple(_look(conn, number, words, on_rows)) if deep else ()
-        conn.execute("COMMIT")
+        return verify_on(conn, run_id or runs.latest_run(conn), deep=deep, on_rows=on_rows)
+
+
+def verify_on(conn: Connection, number: int, *, deep: bool, on_rows: Callable[[str, int], None] = lambda *_: None) -> Verification:
+    """The same of a run, on a connection that is in no transaction."""
+    check_current(conn)
+    for statement in (SNAPSHOT, NO_TIMEOUT, IN_UTF8):
+        conn.execute(statement)
+    of_ledger = reports.verify(conn, number)
+    words = _Words([finding for _, finding in of_ledger])
+    for row in reports.undone(conn, number):
+        of = f"load {row['load_id']} ({row['path']})"
+        if row["undone_at"] is None:
+            words.findings.append(f"{of}: its undo was begun and has not ended: protheon undo {row['load_id']} goes on with it")
+        else:
+            words.notes.append(f"{of}: undone at {row['undone_at']:%Y-%m-%d %H:%M:%S} UTC: it is left aside")
+    tables = tuple(_look(conn, number, words, on_rows)) if deep else ()
+    conn.execute("COMMIT")
     differs: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for check_no, finding in of_ledger:
         differs[LEDGER_CHECKS[check_no - 1]] += (finding,)

@@ -58,6 +58,18 @@ def kernel_environment(world: World) -> dict[str, str]:
     return {**kept, "PROTHEON_HOME": str(world.cluster._home), "PROTHEON_DATABASE_URL": world.url, "PYTHONPATH": str(ROOT)}
 
 
+def test_a_run_is_verified_through_the_master_as_from_the_database(near: Cluster, far: Cluster, world: World) -> None:
+    lines = write_numbers(world.directory / "v.txt", 250)
+    run = near.load(lines, pipeline=write_pipeline(world.directory, "verified"), chunk_lines=100)
+    assert run.wait(60).state is RunState.SUCCEEDED
+    assert far.run(run.id).verify() == run.verify()
+    proved = far.run(run.id).verify(deep=True)
+    assert proved == run.verify(deep=True)
+    assert (proved.findings, [table.n_rows for table in proved.tables]) == ((), [250])
+    world.ask("DELETE FROM public.verified WHERE n = 7 RETURNING n")
+    assert far.run(run.id).verify(deep=True).findings == run.verify(deep=True).findings != ()
+
+
 # --- the page -------------------------------------------------------------------------------------------------------------------
 
 

@@ -515,13 +515,13 @@ class ReportRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     EVERYTHING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """files, chunks, attempts, rejects, dead_letters, runs or story."""
+    """files, chunks, attempts, rejects, dead_letters or runs; story or verification, which are one row each."""
     run_id: _builtins.int
     """0: the latest. Of no meaning to runs."""
     limit: _builtins.int
     """Rows at most; 0: a thousand; 2147483647: all."""
     everything: _builtins.bool
-    """Of rejects those that were replayed, too; of dead letters those that were replayed or purged."""
+    """Of rejects those that were replayed, too; of dead letters those that were replayed or purged. Of a verification: read the tables back."""
     def __init__(
         self,
         *,
