@@ -54,7 +54,7 @@ REJECT_COLUMNS: Final = (
     Shown("sqlstate", "SQLSTATE", drop=1),
     Shown("reason", "reason"),
     Shown("table_name", "table", keep=True, drop=3),
-    Shown("replayed_by", "replayed by", count_text, right=True),
+    Shown("replayed_by", "replayed by run", count_text, right=True),
 )
 
 
@@ -145,7 +145,7 @@ def reject_card(row: Mapping[str, Any]) -> list[RenderableType]:
     text = raw[:RAW_SHOWN].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
     more = row["raw_bytes"] - len(raw[:RAW_SHOWN])
     where = f"reject {row['id']}: line {words.count(row['line'])} of {row['path']}, "
-    where += f"byte {words.count(row['byte_offset'])}, load {row['load_id']}"
+    where += f"byte {words.count(row['byte_offset'])} (load {row['load_id']} of run {row['run_id']})"
     facts = [row["reason"]]
     facts += [f"part {row['part']}"] if row["part"] else []
     facts += [f"table {row['table_name']}"] if row["table_name"] and not names(row["reason"], row["table_name"]) else []

@@ -36,7 +36,7 @@ def undo(load: int, into: str | None, yes: bool, as_json: bool) -> None:
     """Delete the rows of a load again, where no other load can depend on them.
 
     Else it says why not, and nothing is deleted. Replays of its rejects go with it. Interrupted? Type the same again.
-    Afterwards its file can be loaded anew.
+    Afterwards its file can be loaded anew. LOAD is the number of a load, not of its run: `protheon files RUN` lists them.
 
     \b
     Example:  protheon undo 3

@@ -61,7 +61,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind]]] = {
         time="started_at ended_at",
     ),
     "rejects": _columns(
-        int="id load_id task_id line byte_offset raw_bytes replayed_by",
+        int="id load_id run_id task_id line byte_offset raw_bytes replayed_by",
         text="path part reason",
         category="sqlstate table_name",
         bytes="raw",

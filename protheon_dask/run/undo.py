@@ -34,6 +34,7 @@ class UndonePlan:
     """What an undo would do. refusals: why it cannot; empty: it can. rows: that the loads left in each table, by the ledger."""
 
     load_ids: tuple[int, ...]  # that were named
+    run_ids: tuple[int, ...]  # of each the run that has it now
     paths: tuple[str, ...]
     replay_ids: tuple[int, ...]  # replays of their rejects, which go with them
     rows: dict[str, int]
@@ -44,8 +45,9 @@ class UndonePlan:
 
     @property
     def name(self) -> str:
-        """``load 3 (/data/a.jsonl)``."""
-        return ", ".join(f"load {load_id} ({path})" for load_id, path in zip(self.load_ids, self.paths, strict=True))
+        """``load 3 of run 2 (/data/a.jsonl)``: a run's number may be a load's as well."""
+        named = zip(self.load_ids, self.run_ids, self.paths, strict=True)
+        return ", ".join(f"load {load_id} of run {run_id} ({path})" for load_id, run_id, path in named)
 
     def refuse(self) -> None:
         """Raises: ConfigError with every reason, if there is one. Nothing was changed, unless an undo was interrupted before."""
@@ -129,7 +131,7 @@ class _Undo:
         ledger.take_turns(conn, load_ids)
         members = ledger.family(conn, load_ids)
         if missing := sorted(set(load_ids) - {member.load_id for member in members}):
-            raise NotFound(f"there is no load {missing[0]}: `protheon files RUN` lists the loads of a run")
+            raise NotFound(f"there is no load {missing[0]}: loads have numbers of their own, which `protheon files RUN` lists")
         self.members: list[Member] = members
         self.all_ids = [member.load_id for member in members]
         self._chunks = ledger.chunks_of(conn, self.all_ids)
@@ -150,6 +152,7 @@ class _Undo:
         started = [member.undo_started_at for member in named if member.undo_started_at is not None]
         self.plan = UndonePlan(
             load_ids=tuple(member.load_id for member in named),
+            run_ids=tuple(member.owner_run_id for member in named),
             paths=tuple(member.path for member in named),
             replay_ids=tuple(member.load_id for member in members if member.load_id not in load_ids),
             rows={name: inserted + updated for name, (inserted, updated) in self._rows.items()},

@@ -142,6 +142,7 @@ def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
         "id": 7,
         "path": "/data/a.zst",
         "load_id": 2,
+        "run_id": 1,
         "line": 1_667,
         "byte_offset": 11_000,
         "part": None,
@@ -153,7 +154,7 @@ def test_a_reject_is_shown_with_where_why_and_how_its_line_begins() -> None:
         "replayed_by": 9,
     }
     text = "\n".join(render(part, width=100, color=False) for part in reject_card(row))
-    assert "reject 7: line 1,667 of /data/a.zst, byte 11,000, load 2" in text
+    assert "reject 7: line 1,667 of /data/a.zst, byte 11,000 (load 2 of run 1)" in text
     assert "broken JSON; table pgcr.instance; SQLSTATE 22P02" in text
     assert "{[bold]\\xff\\x00 .. 4,991 more bytes" in text
 

@@ -52,15 +52,15 @@ def test_each_error_has_the_exit_code_of_who_must_act(error: BaseException, code
 
 
 def test_each_of_several_reasons_has_a_line_of_its_own() -> None:
-    plan = UndonePlan((4,), ("/data/a",), (), {}, ("table a: one\n  reason", "table b: another"), None, None)
+    plan = UndonePlan((4,), (2,), ("/data/a",), (), {}, ("table a: one\n  reason", "table b: another"), None, None)
     with pytest.raises(ConfigError) as refused:
         plan.refuse()
     assert exits.message_of(refused.value).splitlines() == [
-        "load 4 (/data/a): cannot be undone:",
+        "load 4 of run 2 (/data/a): cannot be undone:",
         "  - table a: one reason",
         "  - table b: another",
     ]
-    with pytest.raises(ConfigError, match=r"^load 4 \(/data/a\): cannot be undone: the one$"):
+    with pytest.raises(ConfigError, match=r"^load 4 of run 2 \(/data/a\): cannot be undone: the one$"):
         replace(plan, refusals=("the one",)).refuse()
 
 
@@ -73,7 +73,7 @@ def test_an_undo_that_is_answered_with_no_deletes_nothing(
             raise answer
         return answer
 
-    plan = UndonePlan((4,), ("/data/a",), (), {"public.t": 3}, (), None, None)
+    plan = UndonePlan((4,), (2,), ("/data/a",), (), {"public.t": 3}, (), None, None)
     monkeypatch.setattr("protheon_dask.cli.undo.opened", lambda _: nullcontext("postgresql://nowhere"))
     monkeypatch.setattr("protheon_dask.run.api.plan_undo", lambda *_: plan)
     monkeypatch.setattr("protheon_dask.run.api.undo_load", lambda *_: pytest.fail("rows were deleted"))

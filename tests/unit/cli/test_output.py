@@ -176,11 +176,11 @@ def test_a_skipped_file_whose_lines_are_refused_names_the_command_that_loads_the
 
 
 def test_a_reject_names_its_file_and_says_table_and_state_once() -> None:
-    row = {"id": 7, "path": "/data/a.jsonl", "load_id": 3, "line": 1_234, "byte_offset": 9, "part": None, "replayed_by": None}
+    row = {"id": 7, "path": "/data/a.jsonl", "load_id": 3, "run_id": 2, "line": 1_234, "byte_offset": 9, "part": None, "replayed_by": None}
     row |= {"sqlstate": "23514", "table_name": "shop.t", "raw": b"{}", "raw_bytes": 2}
     said = reject_card({**row, "reason": "new row for shop.t violates a check (SQLSTATE 23514)"})
     text = "".join(output.render(part, width=200, color=False) for part in said)
-    assert "reject 7: line 1,234 of /data/a.jsonl, byte 9, load 3" in text
+    assert "reject 7: line 1,234 of /data/a.jsonl, byte 9 (load 3 of run 2)" in text
     assert (text.count("23514"), text.count("shop.t")) == (1, 1)
     unsaid = reject_card({**row, "reason": "no room in shop.tables for 235140"})
     assert "; table shop.t; SQLSTATE 23514" in "".join(output.render(part, width=200, color=False) for part in unsaid)
