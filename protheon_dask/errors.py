@@ -26,7 +26,6 @@
     |   |-- NotFound            no such run, load, file, table or pipeline
     |   |-- NotAllowed          this client may not: its host was removed, or only the master's own host may
     |   |-- TargetRefused       a table exists and cannot take these rows
-    |   |-- NotAdmitted         a host may not join, or was removed from the cluster
     |   `-- WorkspaceFull       pinned chunks need more room than the workspace gives them
     |-- LeaseLost          nobody: another attempt owns the task; stop and write nothing
     |-- LeadershipLost     nobody: another broker leads; stop dispatching
@@ -196,10 +195,6 @@ class NotAllowed(ConfigError):
 
 class TargetRefused(ConfigError):
     """A target table cannot take the pipeline's rows."""
-
-
-class NotAdmitted(ConfigError):
-    """The cluster does not take this host: its token is not valid, its name is taken, or it was removed."""
 
 
 class WorkspaceFull(ConfigError):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from filelock import FileLock, Timeout
 
 from protheon_dask.broker.tls import MASTER_NAME
-from protheon_dask.errors import ConfigError, MissingSetting, NotAdmitted, NotFound, TransientError
+from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound, TransientError
 from protheon_dask.run import certificates
 from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
 from protheon_dask.run.owner_files import OWNER_DIR, check_owner_alone, replace_file, sync_directory
@@ -206,14 +206,14 @@ class Authority:
     def renew(self, host: str, csr_pem: bytes, serial_no: int | None = None) -> bytes:
         """A new certificate in PEM for a host that showed its present one (with that serial number).
 
-        Raises: NotAdmitted: it was removed. ConfigError: of the request.
+        Raises: NotAllowed: it was removed. ConfigError: of the request.
         """
         key = certificates.requested_key(csr_pem)
         with self._changing():
             hosts = self._hosts()
             record = _by_name(hosts).get(host)
             if record is None or self.is_removed(host, serial_no):
-                raise NotAdmitted(
+                raise NotAllowed(
                     f"host {host[:80]} was removed from this cluster: to let it in again, `protheon cluster invite` and join by its token"
                 )
             return self._sign(hosts, key, record).certificate_pem
@@ -259,7 +259,7 @@ class Authority:
 
         A host whose answer was lost asks again with the same token, name and key, and is answered again.
 
-        Raises: NotAdmitted: the token is none of ours, is over or used up, or the host's name is taken. ConfigError: of name or request.
+        Raises: NotAllowed: the token is none of ours, is over or used up, or the host's name is taken. ConfigError: of name or request.
         Guarantee: one use of a token admits one host, however many ask at once.
         """
         certificates.check_host_name(host)
@@ -272,9 +272,9 @@ class Authority:
             if record is not None and is_known and invite.joined.get(host) == certificates.key_hash(key):
                 return self._sign(hosts, key, record)
             if invite.n_used >= invite.uses:
-                raise NotAdmitted(f"this token is used up: it was for {invite.uses}; `protheon cluster invite` makes a new one")
+                raise NotAllowed(f"this token is used up: it was for {invite.uses}; `protheon cluster invite` makes a new one")
             if record is not None and is_known and (record.is_master or record.until_at > now):
-                raise NotAdmitted(
+                raise NotAllowed(
                     f"a host {host} is in this cluster already: join under another name (--name), or if this is that machine anew, "
                     f"`protheon cluster remove {host}` on the master and join by a new invite"
                 )
@@ -282,7 +282,7 @@ class Authority:
             self._put_invite(invites, used)  # before the host: a kill between the two spends a use, and gives none away
             join_no = 1 if record is None else record.join_no + 1
             if join_no > certificates.MAX_JOIN_NO:
-                raise NotAdmitted(f"host {host} has joined too often: join under another name")
+                raise NotAllowed(f"host {host} has joined too often: join under another name")
             return self._sign(hosts, key, HostRecord(name=host, joined_at=now, until_at=now, join_no=join_no))
 
     def _invited(self, invites: tuple[_Invite, ...], invite_id: str, secret: bytes, now: datetime) -> _Invite:
@@ -292,11 +292,11 @@ class Authority:
         if invite is None or not is_right:
             if invite is not None:
                 self._put_invite(invites, msgspec.structs.replace(invite, n_wrong=invite.n_wrong + 1))
-            raise NotAdmitted("this token is not valid here: it was withdrawn, or is none of this cluster; ask its owner for a new one")
+            raise NotAllowed("this token is not valid here: it was withdrawn, or is none of this cluster; ask its owner for a new one")
         if invite.n_wrong >= MAX_WRONG:
-            raise NotAdmitted(f"this token is void: {invite.n_wrong} times somebody gave a wrong secret for it; ask for a new one")
+            raise NotAllowed(f"this token is void: {invite.n_wrong} times somebody gave a wrong secret for it; ask for a new one")
         if invite.until_at <= now:
-            raise NotAdmitted(f"this token expired at {invite.until_at:%Y-%m-%d %H:%M} UTC: `protheon cluster invite` makes a new one")
+            raise NotAllowed(f"this token expired at {invite.until_at:%Y-%m-%d %H:%M} UTC: `protheon cluster invite` makes a new one")
         return invite
 
     # -- files ----------------------------------------------------------------------------------------------------------------------
