@@ -345,7 +345,7 @@ class BrokerClient:
         finally:
             call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
 
-    def _stream(self, ask: Callable[[float], Iterator[M]], timeout_s: float) -> Generator[M]:
+    def _stream(self, ask: Callable[[float], grpc.CallIterator[M]], timeout_s: float) -> Generator[M]:
         """Yield the messages of a stream; one that the broker has no place for is asked for again until timeout_s."""
         end_at = time.monotonic() + timeout_s
         was_heard = False
@@ -362,7 +362,7 @@ class BrokerClient:
                 if was_heard or time.monotonic() + BUSY_S >= end_at:
                     raise
             finally:  # also when the caller has seen enough
-                call.cancel()  # type: ignore[attr-defined]  # a call is an iterator, and more than the stubs say
+                call.cancel()  # type: ignore[no-untyped-call]  # the stubs forgot its None
             time.sleep(BUSY_S)
 
     def _connected(self) -> grpc.Channel:

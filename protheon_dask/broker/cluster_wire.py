@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from protheon_dask.broker._pb import cluster_pb2
 from protheon_dask.broker.wire import utf8
+
+EVERYWHERE: Final = ("0.0.0.0", "[::]", "::", "")  # nothing is bound here
+"""Hosts of an address that listens on all of a machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,21 @@ def enrolment_from_message(message: cluster_pb2.EnrolResponse) -> Enrolment:
     )
 
 
+def seen_from(value: Enrolment, broker_address: str) -> Enrolment:
+    """The same for a host that reached the broker by this address: a scheduler that listens everywhere is where the broker is."""
+    scheme, _, place = value.scheduler_address.partition("://")
+    host, _, port = place.rpartition(":")
+    if host not in EVERYWHERE:
+        return value
+    return replace(value, scheduler_address=f"{scheme}://{broker_address.rpartition(':')[0]}:{port}")
+
+
 def renew_message(request_pem: bytes) -> cluster_pb2.RenewRequest:
     return cluster_pb2.RenewRequest(request_pem=request_pem)
+
+
+def renewed_from_message(message: cluster_pb2.RenewResponse) -> bytes:
+    return message.certificate_pem
 
 
 def renewed_to_message(certificate_pem: bytes) -> cluster_pb2.RenewResponse:

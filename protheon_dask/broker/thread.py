@@ -7,7 +7,8 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Self
 
-from protheon_dask.broker.server import BrokerServer, ChunkPort, PinPort, RunPort, TaskPort
+from protheon_dask.broker.ports import ChunkPort, ClusterPort, PinPort, RunPort, TaskPort
+from protheon_dask.broker.server import BrokerServer
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import InvariantError
 
@@ -25,9 +26,10 @@ class BrokerThread:
         tasks: TaskPort | None = None,
         on_sent: Callable[[int, int], None] | None = None,
         pins: PinPort | None = None,
+        cluster: ClusterPort | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
-        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent, pins), host, port
+        self._server, self._host, self._asked_port = BrokerServer(runs, chunks, tasks, on_sent, pins, cluster), host, port
         self._tls = tls
         self._port: int | None = None
         self._loop = asyncio.new_event_loop()

@@ -17,7 +17,7 @@ import grpc
 from protheon_dask import errors
 from protheon_dask.broker._pb import chunk_pb2, run_pb2, task_pb2
 from protheon_dask.broker.chunks import WantedChunk
-from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotAllowed, NotFound, ProtheonError
 from protheon_dask.model import Joined, RunState, TaskState
 from protheon_dask.pipelines.pack import PackedPipeline
 
@@ -491,6 +491,7 @@ def piece_from_message(message: chunk_pb2.ReadChunkResponse) -> ChunkPiece:
 STATUS_OF: Final[dict[type[ProtheonError], grpc.StatusCode]] = {
     # most of them by their root: a new class needs no line here, unless foreign clients should tell it apart
     errors.TransientError: Status.UNAVAILABLE,
+    errors.BrokerBusy: Status.RESOURCE_EXHAUSTED,
     errors.ChunkGap: Status.OUT_OF_RANGE,
     errors.ChunkOutdated: Status.FAILED_PRECONDITION,
     errors.ChecksumMismatch: Status.DATA_LOSS,
@@ -501,6 +502,7 @@ STATUS_OF: Final[dict[type[ProtheonError], grpc.StatusCode]] = {
     errors.MissingSetting: Status.FAILED_PRECONDITION,
     errors.MigrationPending: Status.FAILED_PRECONDITION,
     errors.NotFound: Status.NOT_FOUND,
+    errors.NotAllowed: Status.PERMISSION_DENIED,
     errors.TargetRefused: Status.FAILED_PRECONDITION,
     errors.WorkspaceFull: Status.RESOURCE_EXHAUSTED,
     errors.LeaseLost: Status.ABORTED,
@@ -519,7 +521,7 @@ ERROR_OF: Final[dict[grpc.StatusCode, type[BrokerUnavailable | ConfigError | Inv
     Status.FAILED_PRECONDITION: ConfigError,
     Status.RESOURCE_EXHAUSTED: ConfigError,  # a message above the limit: a submission with too much in it
     Status.UNAUTHENTICATED: ConfigError,
-    Status.PERMISSION_DENIED: ConfigError,
+    Status.PERMISSION_DENIED: NotAllowed,
     Status.UNIMPLEMENTED: ConfigError,  # not a Protheon, or an older one
 }
 
@@ -547,6 +549,11 @@ def error_from_call(error: grpc.RpcError, address: str) -> ProtheonError:
             return InvariantError(f"{name}: {error.details()}")
     code = error.code()
     return ERROR_OF.get(code, InvariantError)(f"broker at {address}: {code.name}: {error.details() or 'no details'}")
+
+
+def is_told(error: grpc.RpcError) -> bool:
+    """Tell whether the error comes from a Protheon, and not from gRPC itself."""
+    return any(datum.key == CLASS_KEY for datum in error.trailing_metadata() or ())
 
 
 def _clipped(value: Any, limit_chars: int) -> Any:

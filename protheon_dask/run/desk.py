@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from protheon_dask import __version__
 from protheon_dask.broker import wire
-from protheon_dask.broker.server import StoredChunk
+from protheon_dask.broker.peers import HERE, Peer
+from protheon_dask.broker.ports import StoredChunk
 from protheon_dask.config import Settings, parse_reject_limit
 from protheon_dask.errors import ChunkOutdated, ChunkUnavailable, ConfigError, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import chunks, reports, runs
@@ -38,6 +39,7 @@ from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.words import since
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
+from protheon_dask.workspace.roots import SourceRoots
 from protheon_dask.workspace.url import shown
 
 logger = logging.getLogger(__name__)
@@ -73,9 +75,12 @@ class RunDesk:
 
     def __init__(self, settings: Settings, url: str, coordinator: Coordinator, place: Place, *, ephemeral: bool) -> None:
         self._settings, self._url, self._coordinator, self._place, self._ephemeral = settings, url, coordinator, place, ephemeral
+        self._roots = SourceRoots(settings.source_roots)
 
-    def submit(self, submission: wire.Submission) -> wire.Submitted:
+    def submit(self, submission: wire.Submission, peer: Peer = HERE) -> wire.Submitted:
         """Make a run of a submission: targets checked or made, sources identified, loads joined.
+
+        peer: who asks; what a client of another host names must lie below source_roots.
 
         Raises:    ConfigError: a path, a table or an option; no run was made, or it was cancelled with this reason. SourceUnavailable.
         Guarantee: the same request_id again returns the same run.
@@ -85,7 +90,7 @@ class RunDesk:
         with self._connected() as conn:
             if submission.request_id and (known := runs.run_of_request(conn, submission.request_id)) is not None:
                 return self._submitted(conn, known)
-            paths = source.resolve(submission.paths)
+            paths = (source if peer.is_here else self._roots).resolve(submission.paths)
             self._check_targets(conn, submission)  # first: sources may take long to read
             with ThreadPoolExecutor(IDENTIFIERS) as pool:
                 found = list(pool.map(_identify, paths))

@@ -17,8 +17,9 @@ import psutil
 import xxhash
 
 from protheon_dask.broker.chunks import PinnedChunk
+from protheon_dask.broker.peers import HERE, Peer
 from protheon_dask.broker.pin_wire import PinRequest
-from protheon_dask.broker.server import StoredChunk
+from protheon_dask.broker.ports import StoredChunk
 from protheon_dask.config import Settings
 from protheon_dask.errors import (
     ChunkUnavailable,
@@ -33,6 +34,7 @@ from protheon_dask.model import ChunkManifest
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.workspace import source
 from protheon_dask.workspace.pins import Located, Part, Pin, PinStore
+from protheon_dask.workspace.roots import SourceRoots
 from protheon_dask.workspace.splitter import Splitter
 from protheon_dask.workspace.splitting import ChunkCut, SplitEnded, SplitEvent, SplitFailed, SplitJob, WideWindow
 from protheon_dask.workspace.url import HIDDEN, shown
@@ -61,6 +63,7 @@ class PinDesk:
 
     def __init__(self, settings: Settings, store: PinStore, n_threads: Callable[[], int], *, ephemeral: bool = False) -> None:
         self.settings, self.store, self.n_threads, self._ephemeral = settings, store, n_threads, ephemeral
+        self.roots = SourceRoots(settings.source_roots)
         self.turns = threading.Semaphore(CUTTERS)
         self._lock = threading.Lock()
         self._cuttings: dict[str, Cutting] = {}
@@ -86,8 +89,10 @@ class PinDesk:
             for pin_id in self.store.pin_ids():
                 self.store.delete(pin_id)
 
-    def pin(self, request: PinRequest) -> Cutting:
+    def pin(self, request: PinRequest, peer: Peer = HERE) -> Cutting:
         """Begin to cut, or go on with a pin that was begun under this name.
+
+        peer: who asks; what a client of another host names must lie below source_roots.
 
         A call that cuts under this name now is ended: the name is its client's own, and asked again because that call was lost.
         Raises: ConfigError: an option that has no meaning.
@@ -104,7 +109,8 @@ class PinDesk:
         if before is not None:  # the same client's, whose connection broke: nothing may have been heard of that here
             before.close()
         with self._lock:
-            cutting = Cutting(self, request, self.store.begin(request.pin_id, time.monotonic()))
+            resolve = source.resolve if peer.is_here else self.roots.resolve
+            cutting = Cutting(self, request, resolve, self.store.begin(request.pin_id, time.monotonic()))
             self._cuttings[request.pin_id] = cutting
         return cutting
 
@@ -215,8 +221,8 @@ class Cutting:
     Guarantee: next() and close() are thread-safe. The pin stays while this is at work, however long that takes.
     """
 
-    def __init__(self, desk: PinDesk, request: PinRequest, pin: Pin) -> None:
-        self.pin = pin
+    def __init__(self, desk: PinDesk, request: PinRequest, resolve: Callable[[Sequence[str]], list[str]], pin: Pin) -> None:
+        self.pin, self._resolve = pin, resolve
         self.is_unwanted = False  # to be deleted at its end; under the desk's lock
         self._desk, self._request = desk, request
         self._lock = threading.Lock()  # of the steps, held while one is made
@@ -257,7 +263,7 @@ class Cutting:
         """Yield what the pin has or gets, source by source."""
         limit = self._request.limit or sys.maxsize
         try:
-            for source_no, path in enumerate(source.resolve(self._request.paths), start=1):
+            for source_no, path in enumerate(self._resolve(self._request.paths), start=1):
                 if self._closed.is_set():
                     return
                 if self._n_given >= limit:

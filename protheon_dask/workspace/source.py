@@ -69,8 +69,8 @@ def resolve(paths: Sequence[str]) -> list[str]:
             if is_web(path) and set("*[") & set(path.partition("?")[0].partition("://")[2].partition("/")[2]):  # [ is of a host too
                 raise NotFound(f"{exc}; web servers have no globs: name each file") from exc
             raise
-        if not names and not is_url(path) and _local(path).is_dir():
-            only = "; hidden files and those of directories below are left out" if any(_local(path).iterdir()) else ""
+        if not names and not is_url(path) and local(path).is_dir():
+            only = "; hidden files and those of directories below are left out" if any(local(path).iterdir()) else ""
             raise NotFound(f"{path}: the directory {'has no files' if only else 'is empty'} on host {socket.gethostname()}{only}")
         if not names:
             raise NotFound(f"{shown(path)}: no such file, and no files where it points, on host {socket.gethostname()}")
@@ -86,26 +86,27 @@ def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _local(path: str) -> Path:
+def local(path: str) -> Path:
+    """The file that a path means which is no URL: absolute, without ``..``, its symlinks as they are."""
     if path.startswith("file://"):
         path = unquote(urlsplit(path).path)
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - Path.absolute() keeps "..", resolve() follows links
 
 
 def _resolve_local(path: str) -> list[str]:
-    local = _local(path)
-    if local.is_dir():
-        return sorted(str(entry) for entry in local.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    if local.is_file():
-        return [str(local)]
-    if local.exists():
+    place = local(path)
+    if place.is_dir():
+        return sorted(str(entry) for entry in place.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    if place.is_file():
+        return [str(place)]
+    if place.exists():
         raise ConfigError(
             f"{path}: a pipe, socket or device on host {socket.gethostname()}, and no file: a source is read more than once, "
             "to find its checksum and after a failure; write what comes from it into a file first"
         )
-    if not glob.has_magic(str(local)):
+    if not glob.has_magic(str(place)):
         return []
-    return sorted(match for match in glob.glob(str(local), recursive=True) if Path(match).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return sorted(match for match in glob.glob(str(place), recursive=True) if Path(match).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
 
 
 def _resolve_url(url: str) -> list[str]:
@@ -139,7 +140,7 @@ def open_source(path: str) -> BinaryIO:
         if is_url(path):
             files, name = _filesystem(path)
             return cast("BinaryIO", _Translated(files.open(name, "rb", block_size=STORE_BLOCK_BYTES), path, files))
-        return _local(path).open("rb", buffering=0)
+        return local(path).open("rb", buffering=0)
 
 
 class _Translated(io.RawIOBase):
@@ -185,7 +186,7 @@ def stat(path: str) -> Stamp:
             files.invalidate_cache()
             info = files.info(name)
             return Stamp(int(info["size"]), " ".join(f"{key}={info[key]}" for key in _HINTS if info.get(key) is not None))
-        status = _local(path).stat()
+        status = local(path).stat()
         return Stamp(status.st_size, f"mtime_ns={status.st_mtime_ns} inode={status.st_ino}")
 
 

@@ -8,10 +8,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
-from protheon_dask.broker import server
+from protheon_dask.broker import calls
+from protheon_dask.broker.calls import POOL_THREADS
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.peers import Peer
 from protheon_dask.broker.pin_wire import PinRequest
+from protheon_dask.broker.ports import StoredChunk
+from protheon_dask.broker.run_service import REPORTS
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import Report
 from protheon_dask.errors import BrokerUnavailable
@@ -53,7 +57,8 @@ class Pins:
     def __init__(self) -> None:
         self.closed = threading.Event()
 
-    def pin(self, request: PinRequest) -> Pins:
+    def pin(self, request: PinRequest, peer: Peer) -> Pins:
+        assert peer.is_here
         assert request.paths == ("/a",)
         return self
 
@@ -72,7 +77,7 @@ class Pins:
     def unpin(self, pin_id: str) -> None:
         raise AssertionError(f"pin {pin_id} is not let go here")
 
-    def locate(self, pin_id: str, chunk_no: int, generation: int) -> server.StoredChunk:
+    def locate(self, pin_id: str, chunk_no: int, generation: int) -> StoredChunk:
         raise AssertionError(f"chunk {chunk_no} of pin {pin_id} is not read here, nor its generation {generation}")
 
 
@@ -88,10 +93,10 @@ def client(runs: Endless, folder: ChunkFolder) -> Iterator[BrokerClient]:
 
 
 def test_readers_who_stop_hold_a_few_reports_and_not_for_long(client: BrokerClient, runs: Endless, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "READER_S", 1.0)
+    monkeypatch.setattr(calls, "READER_S", 1.0)
     readers = [client.report(WANTED) for _ in range(N_READERS)]
     assert [len(next(reader)) for reader in readers] == [MIB] * N_READERS  # the fifth waits for one who is dropped
-    assert 0 < runs.most_open <= server.REPORTS
+    assert 0 < runs.most_open <= REPORTS
     wait_until(lambda: runs.n_open == 0)
     with pytest.raises(BrokerUnavailable, match="nothing was read here for 1 s"):
         for _ in readers[0]:
@@ -102,11 +107,11 @@ def test_readers_who_stop_hold_a_few_reports_and_not_for_long(client: BrokerClie
 
 def test_a_ledger_that_is_slow_with_reports_holds_up_no_other_call(client: BrokerClient, runs: Endless) -> None:
     runs.may_go_on.clear()
-    with ThreadPoolExecutor(server.POOL_THREADS) as pool:
-        readers = [client.report(WANTED) for _ in range(server.POOL_THREADS)]
+    with ThreadPoolExecutor(POOL_THREADS) as pool:
+        readers = [client.report(WANTED) for _ in range(POOL_THREADS)]
         pages = {pool.submit(next, reader): reader for reader in readers}
         try:
-            wait_until(lambda: runs.n_open == server.REPORTS)
+            wait_until(lambda: runs.n_open == REPORTS)
             assert client.get(4).run_id == 1
             assert not any(page.done() for page in pages)
         finally:
@@ -115,13 +120,13 @@ def test_a_ledger_that_is_slow_with_reports_holds_up_no_other_call(client: Broke
             assert len(page.result()) == MIB
             pages[page].close()
     wait_until(lambda: runs.n_open == 0)
-    assert runs.most_open == server.REPORTS
+    assert runs.most_open == REPORTS
 
 
 def test_who_takes_no_more_chunks_that_are_cut_for_him_loses_his_turn(
     runs: Endless, folder: ChunkFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "READER_S", 1.0)
+    monkeypatch.setattr(calls, "READER_S", 1.0)
     pins = Pins()
     with BrokerThread(runs, folder, "127.0.0.1", 0, pins=pins) as thread, BrokerClient(f"127.0.0.1:{thread.port}") as client:
         call = client.pin(PinRequest("a" * 32, ("/a",), 60.0))

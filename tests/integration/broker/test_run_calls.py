@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from protheon_dask import errors
 from protheon_dask.broker import client as client_module
-from protheon_dask.broker import server as server_module
+from protheon_dask.broker import run_service
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import DeadLetters, LetterChoice, Replay, Report, Resumption, RunView, Submission, Undone
@@ -88,14 +88,14 @@ def test_each_call_reaches_its_function_and_returns_its_answer(client: BrokerCli
 def test_watch_yields_each_change_once_and_ends_with_the_run(
     client: BrokerClient, runs: Runs, end: RunState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "WATCH_PERIOD_S", 0.01)
+    monkeypatch.setattr(run_service, "WATCH_PERIOD_S", 0.01)
     runs.story = [running(1), running(1), running(2), running(2), RunView(4, end, {"done": 2})]
 
     assert list(client.watch(4)) == [running(1), running(2), RunView(4, end, {"done": 2})]
 
 
 def test_watching_the_latest_run_stays_with_that_run(client: BrokerClient, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "WATCH_PERIOD_S", 0.01)
+    monkeypatch.setattr(run_service, "WATCH_PERIOD_S", 0.01)
     runs.story = [running(1), running(2), RunView(4, RunState.SUCCEEDED)]
 
     list(client.watch())
@@ -106,7 +106,7 @@ def test_watching_the_latest_run_stays_with_that_run(client: BrokerClient, runs:
 def test_watch_goes_on_unseen_when_its_stream_reaches_its_deadline(
     client: BrokerClient, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "WATCH_PERIOD_S", 0.05)
+    monkeypatch.setattr(run_service, "WATCH_PERIOD_S", 0.05)
     monkeypatch.setattr(client_module, "STREAM_S", 0.4)
     runs.story = [*[running(1)] * 20, RunView(4, RunState.SUCCEEDED)]  # a second: three streams
 
@@ -114,7 +114,7 @@ def test_watch_goes_on_unseen_when_its_stream_reaches_its_deadline(
 
 
 def test_a_watcher_that_stops_to_listen_ends_the_masters_looking(client: BrokerClient, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "WATCH_PERIOD_S", 0.01)
+    monkeypatch.setattr(run_service, "WATCH_PERIOD_S", 0.01)
     watching = client.watch(4)
     next(watching)
     watching.close()

@@ -23,10 +23,10 @@ import pytest
 import xxhash
 import zstandard
 
+from protheon_dask.broker.calls import POOL_THREADS
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.pin_wire import PinRequest
-from protheon_dask.broker.server import POOL_THREADS
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotFound, SourceChanged, WorkspaceFull

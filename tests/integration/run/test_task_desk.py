@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from protheon_dask.broker import server as server_module
+from protheon_dask.broker import task_service
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.wire import TaskSubmission
 from protheon_dask.errors import ConfigError, LedgerUnavailable, NotFound
@@ -205,7 +205,7 @@ class Counted(TaskDesk):
 def test_many_that_wait_are_answered_by_few_questions(
     bench: Bench, connect: Callable[[TaskDesk], Master], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "TASK_PERIOD_S", 0.1)
+    monkeypatch.setattr(task_service, "TASK_PERIOD_S", 0.1)
     desk = Counted(bench.url, lambda: None)
     master = connect(desk)
     task_ids = [desk.submit(TaskSubmission("elsewhere:f", str(n))).task_id for n in range(20)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from protheon_dask import errors
 from protheon_dask.broker import wire
 from protheon_dask.broker._pb import run_pb2, task_pb2
-from protheon_dask.broker.server import is_loopback
+from protheon_dask.broker.peers import is_loopback
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, NotFound, ProtheonError, SchemaViolation
 from protheon_dask.model import Joined, RunState, TaskState
 from protheon_dask.pipelines.pack import PackedPipeline

@@ -1,0 +1,106 @@
+"""Why a broker that is there does not answer: gRPC calls every handshake that fails an outage, and waiting mends none of these."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography import x509
+
+from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
+from protheon_dask.errors import ConfigError, MissingSetting
+
+ASK_S: Final = 3.0
+"""How long each step of a look may take: as many as five packets to a master that is there."""
+GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: preface and empty SETTINGS
+FRAME_BYTES, SETTINGS_TYPE = 9, 4
+# OpenSSL's verify codes, X509_V_ERR_*
+NOT_YET_VALID, EXPIRED, NAME_MISMATCH = 9, 10, 62
+
+
+def refusal(address: str, tls: TlsFiles | None) -> ConfigError | None:
+    """Look at address (host:port) as a client with this identity would, and say what stands in the way for good.
+
+    Returns None where nothing does: it is away, slow, or well.
+    Guarantee: blocks for a few times ASK_S at most; sends nothing secret.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return None
+    place = (host.strip("[]"), int(port))
+    try:
+        return _without_tls(address, place) if tls is None else _with_tls(address, place, tls)
+    except OSError:  # of TLS too: whatever it is, it is none of what is known here
+        return None
+
+
+def _without_tls(address: str, place: tuple[str, int]) -> ConfigError | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told to it: only whether it speaks TLS
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(place, ASK_S) as plain, context.wrap_socket(plain):
+        return ConfigError(
+            f"the broker at {address} speaks mutual TLS, and there is no certificate here to show it: join its cluster "
+            "(`protheon cluster invite` on the master, `protheon worker --join TOKEN` here), or set tls_dir to where this host's is"
+        )
+
+
+def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigError | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(tls.ca)
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        return MissingSetting(f"{tls.directory}: this host's certificate cannot be used: {error}; join the cluster anew")
+    try:
+        with (
+            socket.create_connection(place, ASK_S) as plain,
+            closing(context.wrap_socket(plain, server_hostname=MASTER_NAME)) as secure,
+        ):
+            secure.sendall(GREETING)
+            secure.recv(FRAME_BYTES)  # TLS 1.3: only now is heard what the other end thinks of our certificate
+    except ssl.SSLCertVerificationError as error:
+        return ConfigError(f"the broker at {address} {_what_is_wrong(error, tls)}")
+    except ssl.SSLError as error:
+        if _greets(place):
+            return ConfigError(
+                f"the broker at {address} speaks plaintext, and this host has a certificate of a cluster ({tls.directory}): "
+                "nothing was sent. Is it another master, or was it started with --insecure? Give the address of the cluster's"
+            )
+        return _refused(address, tls) if "ALERT" in (error.reason or "") else None
+    return None
+
+
+def _what_is_wrong(error: ssl.SSLCertVerificationError, tls: TlsFiles) -> str:
+    if error.verify_code in (NOT_YET_VALID, EXPIRED):
+        return "shows a certificate that is not valid now: look at the clocks of both hosts, and whether the master renews its own"
+    if error.verify_code == NAME_MISMATCH:
+        return "is a host of this cluster, and not its master: give the master's address"
+    return f"shows a certificate of another authority than {tls.ca}: it is not this cluster's master, or the cluster was made anew"
+
+
+def _refused(address: str, tls: TlsFiles) -> ConfigError:
+    ended_at = x509.load_pem_x509_certificate(tls.certificate.read_bytes()).not_valid_after_utc
+    if ended_at < datetime.now(UTC):
+        why = f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC"
+    else:
+        why = "is of another authority, or not valid yet by the master's clock"
+    return ConfigError(
+        f"the broker at {address} does not accept this host's certificate ({tls.certificate}): it {why}. "
+        "Join again: `protheon cluster invite` on the master, `protheon worker --join TOKEN` here"
+    )
+
+
+def _greets(place: tuple[str, int]) -> bool:
+    """Tell whether plaintext HTTP/2 is spoken there."""
+    try:
+        with socket.create_connection(place, ASK_S) as plain:
+            plain.sendall(GREETING)
+            frame = plain.recv(FRAME_BYTES)
+    except OSError:
+        return False
+    return len(frame) == FRAME_BYTES and frame[3] == SETTINGS_TYPE
