@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -32,6 +33,27 @@ def test_environment_yml_has_the_packages_and_the_bounds_of_pyproject() -> None:
 
     assert {name: spec for name, spec in have.items() if name not in ONLY_CONDA} == want
     assert have["python"] == bounds("python" + project["requires-python"])[1]
+
+
+def conda_entries() -> list[str]:
+    return [entry for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(entry, str)]
+
+
+@pytest.mark.parametrize("entry", conda_entries())
+def test_conda_reads_each_line_of_environment_yml_as_a_package_and_its_bounds(entry: str) -> None:
+    rattler = pytest.importorskip("rattler")  # conda's own language of versions; of the extra dev alone
+    read = rattler.MatchSpec(entry, strict=True)
+    name, bounds_of_it = bounds(entry)
+    assert read.name.normalized == name
+    assert frozenset(part for part in str(read.version or "").split(",") if part) == bounds_of_it
+    assert not any((read.build, read.channel, read.file_name))
+
+
+@pytest.mark.parametrize("entry", ["dask-core >>1", "moto [s3] >=5 [x]", "flask >=3.1 =py=0"])
+def test_conda_refuses_what_is_none(entry: str) -> None:
+    rattler, errors = pytest.importorskip("rattler"), pytest.importorskip("rattler.exceptions")
+    with pytest.raises(errors.InvalidMatchSpecError):
+        rattler.MatchSpec(entry, strict=True)
 
 
 def test_constraints_are_exact_versions_within_the_bounds_and_name_no_host() -> None:
