@@ -21,18 +21,22 @@ import psutil
 from protheon_dask import failpoints
 from protheon_dask.broker.http import HttpThread
 from protheon_dask.broker.thread import BrokerThread
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable, ProtheonError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
+from protheon_dask.run.authority import Authority
+from protheon_dask.run.cluster_desk import ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
 from protheon_dask.run.http_desk import HttpDesk
+from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.pins import PinDesk
-from protheon_dask.run.settings import read_settings, workspace_of
+from protheon_dask.run.settings import home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
 from protheon_dask.run.task_desk import TaskDesk
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
@@ -92,7 +96,7 @@ def serve(
     takes_over: the command of the cluster before this one has ended: its broker, which may still be ending, is waited for.
     owns_scheduler: the scheduler was started with our preload: that its pages are not there is a fault.
     Raises: ConfigError: another broker leads this ledger, a port is taken, or the two URLs are of different databases.
-            LeadershipLost: another took the lead.
+            LeadershipLost: another took the lead. MissingSetting: tls_dir is given, and a certificate or the authority is not there.
     """
     url = settings.direct_url or settings.database_url
     broker_uuid = uuid4()
@@ -105,13 +109,19 @@ def serve(
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: coordinator.stop())
     taker = Taker(url, coordinator, store, owns_scheduler=owns_scheduler)
+    tls = TlsFiles(Path(settings.tls_dir)) if settings.tls_dir else None
+    authority = None if tls is None else Authority.open(home_of(settings))
     with taker, HttpThread(HttpDesk(taker.latest), LOOPBACK, http_port) as http:
         place = Place(scheduler_address, dashboard_link, str(broker_uuid), http.address)
         runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
         chunks = ChunkDesk(settings.database_url, store, coordinator.tell)
         tasks = TaskDesk(settings.database_url, coordinator.look_for_ready)
         pins = PinDesk(settings, make_pins(settings, store, runs.info().ledger_id), lambda: coordinator.n_threads, ephemeral=ephemeral)
-        with pins, BrokerThread(runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent, pins=pins) as server:
+        cluster = ClusterDesk(settings, coordinator, scheduler_address, authority, read_key(make_key(home_of(settings))))
+        server = BrokerThread(
+            runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent, pins=pins, cluster=cluster, tls=tls
+        )
+        with pins, server:
             listens = {"port": server.port, "http": http.address, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}
             print(json.dumps(listens), flush=True)
             coordinator.run()

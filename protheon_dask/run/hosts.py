@@ -185,7 +185,7 @@ def _attempts(found: Collection[tuple[int, Ending]]) -> tuple[Seen, ...]:
 
 
 class HostWatch:
-    """The coordinator's judgement about hosts. Used by its thread alone, but for what ``told`` says.
+    """The coordinator's judgement about hosts. Used by its thread alone, but for what ``told`` and ``reasons`` say.
 
     Guarantee: what was judged is forgotten only after it was written; a broker that dies forgets endings, never who is aside.
     """
@@ -282,6 +282,11 @@ class HostWatch:
     def told(self) -> str | None:
         """Who gets no work, until when, and why; None: all do."""
         return hosts.aside_words(tuple(self._aside.values()))
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why no work is given to which hosts. Thread-safe: the dictionary is replaced, never changed."""
+        return {host: item.reason for host, item in self._aside.items()}
 
     # --- placing --------------------------------------------------------------------------------------------------------
 

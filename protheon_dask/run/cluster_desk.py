@@ -1,0 +1,136 @@
+"""The broker's answers about hosts: what they need to work, their certificates, and which of them are here."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Final, Protocol
+
+from protheon_dask import __version__
+from protheon_dask.broker.cluster_wire import Enrolment, HostList, HostView, Versions
+from protheon_dask.broker.peers import Peer
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError, NotAllowed
+from protheon_dask.run.authority import Authority, HostRecord
+from protheon_dask.run.dask_link import DaskLink
+from protheon_dask.run.hosts import HostWatch
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES: Final = ("dask", "distributed", "cloudpickle", "msgspec")
+"""What must agree on all hosts beside Python's minor version: tasks, pipelines and rows travel in their forms."""
+AGREED: Final = (
+    "lease_s",
+    "renew_s",
+    "stall_s",
+    "complete_grace_s",
+    "exit_grace_s",
+    "advisory_wait_s",
+    "dead_at_failures",
+    "dead_at_crashes",
+    "dead_at_losses",
+    "backoff_base_s",
+    "backoff_cap_s",
+    "backoff_jitter",
+    "batch_lines",
+    "batch_bytes",
+)
+"""Settings that are the master's on every host."""
+MAX_ENROLLED: Final = 1_000
+"""Hosts whose versions are remembered: over plaintext anybody may give any name."""
+MAX_NAME_CHARS: Final = 253
+"""Longest name of a host in the DNS."""
+
+
+class Led(Protocol):
+    """What is asked of the coordinator, from other threads."""
+
+    @property
+    def dask(self) -> DaskLink: ...
+    @property
+    def hosts(self) -> HostWatch: ...
+
+
+class ClusterDesk:
+    """Answers for hosts. Thread-safe; needs no PostgreSQL.
+
+    authority: None: there are no certificates here, and no secret leaves.
+    key:       of the cluster, given to hosts that have shown their certificate.
+    """
+
+    def __init__(self, settings: Settings, led: Led, scheduler_address: str, authority: Authority | None, key: bytes) -> None:
+        self._settings, self._led, self._scheduler_address = settings, led, scheduler_address
+        self._authority, self._key = authority, key
+        self._lock = threading.Lock()
+        self._enrolled: dict[str, Versions] = {}  # by host, the latest last
+
+    def enrol(self, host: str, version: str, versions: Versions, peer: Peer) -> Enrolment:
+        """What a host needs to work. Its secrets go to one that has shown its certificate alone.
+
+        Raises: ConfigError: it has no name that could be one.
+        """
+        name = peer.host or host
+        if not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
+            raise ConfigError(f"{name[:80]!r} cannot be a host's name: name it with --name")
+        with self._lock:
+            self._enrolled.pop(name, None)
+            self._enrolled[name] = versions
+            if len(self._enrolled) > MAX_ENROLLED:
+                del self._enrolled[next(iter(self._enrolled))]
+        is_proved = self._authority is not None and bool(peer.host)
+        logger.info("host.enrol", extra={"host": name, "version": version, "python": versions.python, "with_secrets": is_proved})
+        return Enrolment(
+            scheduler_address=self._scheduler_address,
+            version=__version__,
+            versions=versions_here(),
+            settings={name: str(getattr(self._settings, name)) for name in AGREED},
+            database_url=self._settings.database_url if is_proved else "",
+            cluster_key=self._key if is_proved else b"",
+        )
+
+    def renew(self, request_pem: bytes, peer: Peer) -> bytes:
+        """A new certificate for the caller, under the name in its present one.
+
+        Raises: NotAllowed: it was removed, or has shown none. ConfigError: the request, or there is no authority here.
+        """
+        if self._authority is None:
+            raise ConfigError("this master has no authority to renew a certificate by: it speaks plaintext, or its home is elsewhere")
+        if not peer.host:
+            raise NotAllowed(f"{peer} has shown no certificate that could be renewed: join by `protheon worker --join TOKEN`")
+        renewed = self._authority.renew(peer.host, request_pem, peer.serial_no)
+        logger.info("host.renew", extra={"host": peer.host})
+        return renewed
+
+    def hosts(self) -> HostList:
+        """All hosts that have workers here, that enrolled since this broker began, or that ever joined, by name."""
+        n_workers = Counter(worker.host for worker in self._led.dask.workers())
+        aside = self._led.hosts.reasons
+        records: Mapping[str, HostRecord] = {} if self._authority is None else {record.name: record for record in self._authority.hosts()}
+        with self._lock:
+            enrolled = dict(self._enrolled)
+        views = [
+            _view(name, n_workers[name], aside.get(name, ""), enrolled.get(name, Versions()), records.get(name))
+            for name in sorted({*n_workers, *aside, *enrolled, *records})
+        ]
+        return HostList(time.time(), __version__, versions_here(), views)
+
+    def is_removed(self, host: str, serial_no: int) -> bool:
+        """Tell whether nothing of the host that shows this certificate is accepted. Raises ConfigError: that cannot be told."""
+        return self._authority is not None and self._authority.is_removed(host, serial_no)
+
+
+def versions_here() -> Versions:
+    """Of this process: what a host's must agree with."""
+    return Versions(platform.python_version(), {name: version(name) for name in LIBRARIES})
+
+
+def _view(name: str, n_workers: int, aside: str, versions: Versions, record: HostRecord | None) -> HostView:
+    if record is None:
+        return HostView(name, n_workers, aside, versions)
+    until, is_removed = record.until_at.isoformat(timespec="seconds"), record.removed_at is not None
+    return HostView(name, n_workers, aside, versions, until, is_removed)
