@@ -76,7 +76,7 @@ class HttpServer:
             "/healthz": lambda _: port.health(),
         }
         limits = {"max_header_size": MAX_REQUEST_BYTES, "max_body_size": MAX_REQUEST_BYTES, "max_buffer_size": 4 * MAX_REQUEST_BYTES}
-        self._server = _BoundedServer(self._reply, no_keep_alive=True, idle_connection_timeout=deadline_s, **limits)
+        self._server = BoundedServer(self._reply, no_keep_alive=True, idle_connection_timeout=deadline_s, **limits)
         self._server.max_connections, self._server.deadline_s = max_connections, deadline_s
         self._is_loopback = True
 
@@ -85,13 +85,7 @@ class HttpServer:
 
         Raises: ConfigError: the address is taken, or not this machine's; nothing listens then.
         """
-        try:
-            listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
-        except (OSError, OverflowError) as exc:
-            raise ConfigError(
-                f"cannot listen on {host}:{port} for HTTP: is another program there? Stop it, or set http_port to another port"
-            ) from exc
-        listening.setblocking(False)
+        listening = listening_on(host, port, "HTTP", "http_port")
         self._is_loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
         self._server.add_sockets([listening])
         return int(listening.getsockname()[1])
@@ -136,7 +130,19 @@ class HttpServer:
         return found(request.headers.get("Accept", ""))
 
 
-class _BoundedServer(HTTPServer):
+def listening_on(host: str, port: int, purpose: str, setting: str) -> socket.socket:
+    """A socket that listens there, for an event loop. Raises: ConfigError: the address is taken, or not this machine's."""
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
+    except (OSError, OverflowError) as exc:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} for {purpose}: is another program there? Stop it, or set {setting} to another port"
+        ) from exc
+    listening.setblocking(False)
+    return listening
+
+
+class BoundedServer(HTTPServer):
     """tornado's, which bounds the time of a request's head alone: not its answer's, and not how many connections there are."""
 
     max_connections = MAX_CONNECTIONS

@@ -1,0 +1,236 @@
+"""Where hosts join by a token: HTTPS beside gRPC, for clients that have no certificate yet. GET /ca.pem, POST /join.
+
+A guest reads ca.pem over a connection that proves nothing, compares it with its token's fingerprint, and speaks to nobody else then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Thread
+from typing import Final, Protocol, Self
+
+import msgspec
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
+from tornado.iostream import StreamClosedError
+
+from protheon_dask.broker.http import DEADLINE_S, MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer, BoundedServer, json_answer, listening_on
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.errors import ConfigError, InvariantError, NotAllowed, ProtheonError, TransientError
+
+logger = logging.getLogger(__name__)
+
+CA_PATH, JOIN_PATH = "/ca.pem", "/join"
+PEM: Final = "application/x-pem-file"
+LOOK_PERIOD_S = 10.0
+"""How often the certificate's file is looked at: a new one is shown from then on. It is renewed hours before the old one ends."""
+N_THREADS = 2
+"""That admit hosts, one after the other behind the authority's lock: a second one reads ca.pem meanwhile."""
+
+
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /join. Its repr shows no secret."""
+
+    invite: str  # hex
+    secret: str  # hex
+    host: str  # the name that it asks for
+    csr: str  # PKCS #10 in PEM
+
+    def __repr__(self) -> str:
+        return f"JoinRequest(invite={self.invite!r}, host={self.host!r})"
+
+
+class JoinReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host that was admitted is told. Nothing in it is secret."""
+
+    host: str
+    certificate: str  # PEM
+    broker_port: int  # of gRPC, on the master
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The body of any other answer."""
+
+    error: str
+
+
+class JoinPort(Protocol):
+    """Admits hosts. Thread-safe; it may wait for the disk."""
+
+    def ca_pem(self) -> bytes: ...
+    def join(self, asked: JoinRequest, address: str) -> JoinReply:
+        """address: of the network, for the log. Raises: NotAllowed: the token, or the name is taken. ConfigError: the request."""
+        ...
+
+
+class JoinServer:
+    """Serves one JoinPort from the running event loop. Single use.
+
+    Guarantee: as HttpServer: one request a connection, so many at a time, each for deadline_s, whatever its client does.
+    """
+
+    def __init__(self, port: JoinPort, tls: TlsFiles, *, max_connections: int, deadline_s: float) -> None:
+        """Raises MissingSetting: of tls."""
+        self._served, self._tls = port, tls
+        tls.read()  # says what is missing
+        self._stamp = tls.stamp()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3  # both ends are ours
+        self._context.load_cert_chain(tls.certificate, tls.key)
+        self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="broker-join")
+        self._answering: set[asyncio.Task[None]] = set()
+        limits = {"max_header_size": MAX_REQUEST_BYTES, "max_body_size": MAX_REQUEST_BYTES, "max_buffer_size": 4 * MAX_REQUEST_BYTES}
+        self._server = BoundedServer(
+            self._reply, ssl_options=self._context, no_keep_alive=True, idle_connection_timeout=deadline_s, **limits
+        )
+        self._server.max_connections, self._server.deadline_s = max_connections, deadline_s
+        self._looking: asyncio.TimerHandle | None = None
+
+    async def serve(self, host: str, port: int) -> int:
+        """Listen on host and port (0: any free one) and return the port. Raises: ConfigError: the address is taken, or not ours."""
+        listening = listening_on(host, port, "HTTPS, for hosts that join", "join_port")
+        self._server.add_sockets([listening])
+        self._look()
+        return int(listening.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Listen no more, and close what is open; a host that is being admitted asks again."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._server.stop()
+        for task in self._answering:
+            task.cancel()
+        await self._server.close_all_connections()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self) -> None:
+        """Show the certificate that is in the file now."""
+        if (stamp := self._tls.stamp()) != self._stamp:
+            with suppress(OSError):  # ssl.SSLError too: it is being replaced; the old one serves until the next look
+                self._context.load_cert_chain(self._tls.certificate, self._tls.key)
+                self._stamp = stamp
+        self._looking = asyncio.get_running_loop().call_later(LOOK_PERIOD_S, self._look)
+
+    def _reply(self, request: HTTPServerRequest) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer_to(request))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer_to(self, request: HTTPServerRequest) -> None:
+        answers: dict[tuple[str, str], Callable[[HTTPServerRequest], Awaitable[Answer]]] = {
+            ("GET", CA_PATH): self._ca,
+            ("POST", JOIN_PATH): self._join,
+        }
+        found = answers.get((request.method or "", request.path))
+        answer = _refused(404, f"there are GET {CA_PATH} and POST {JOIN_PATH} alone") if found is None else await found(request)
+        headers = HTTPHeaders(
+            {
+                "Content-Type": answer.content_type,
+                "Content-Length": str(len(answer.body)),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "Date": format_timestamp(time.time()),
+            }
+        )
+        connection = request.connection
+        if connection is None:
+            raise InvariantError("an HTTP request without its connection")
+        with suppress(StreamClosedError):  # the guest has gone, or its time is over
+            start = ResponseStartLine("", answer.code, http.HTTPStatus(answer.code).phrase)
+            await connection.write_headers(start, headers, None if request.method == "HEAD" else answer.body)
+            connection.finish()
+
+    async def _ca(self, _: HTTPServerRequest) -> Answer:
+        return Answer(200, PEM, self._served.ca_pem())
+
+    async def _join(self, request: HTTPServerRequest) -> Answer:
+        if len(self._answering) > self._server.max_connections:  # those of connections that were closed go on until they are done
+            return _refused(503, "too many hosts join at once: try again in a minute")
+        try:
+            asked = msgspec.json.decode(request.body, type=JoinRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # its words may quote the secret
+            return _refused(400, "the request is not JSON of invite, secret, host and csr, each a text")
+        try:
+            reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._served.join, asked, request.remote_ip or "")
+        except NotAllowed as error:
+            return _refused(403, str(error))
+        except ConfigError as error:
+            return _refused(400, str(error))
+        except TransientError as error:
+            return _refused(503, str(error))
+        except (ProtheonError, OSError) as error:
+            logger.error("join.fail", extra={"host": asked.host[:80], "error": str(error)})
+            return _refused(500, "the master could not admit a host: its log says why")
+        return json_answer(200, reply)
+
+
+def _refused(code: int, error: str) -> Answer:
+    return json_answer(code, Refusal(error))
+
+
+class JoinThread:
+    """A JoinServer in a thread with an event loop of its own. Single use; a context manager."""
+
+    def __init__(
+        self,
+        port: JoinPort,
+        tls: TlsFiles,
+        host: str,
+        join_port: int,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._served, self._tls, self._host, self._asked_port = port, tls, host, join_port
+        self._max_connections, self._deadline_s = max_connections, deadline_s
+        self._server: JoinServer | None = None
+        self._port: int | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="broker-join", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; only after start()."""
+        if self._port is None:
+            raise InvariantError("JoinThread.port was asked for before start()")
+        return self._port
+
+    def start(self) -> None:
+        """Listen. Raises: ConfigError, as serve(); MissingSetting: of tls. The thread has ended then."""
+        self._thread.start()
+        try:
+            self._port = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result()
+        finally:
+            if self._port is None:
+                self.stop()
+
+    def stop(self) -> None:
+        """Close what is open, and wait for that. Safe to repeat."""
+        if self._loop.is_closed():
+            return
+        if self._thread.is_alive():
+            if self._server is not None:
+                asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _serve(self) -> int:
+        # made in the loop: tornado asks for the running one
+        self._server = JoinServer(self._served, self._tls, max_connections=self._max_connections, deadline_s=self._deadline_s)
+        return await self._server.serve(self._host, self._asked_port)

@@ -1,0 +1,149 @@
+"""What `protheon cluster` does on the master: found the cluster, invite hosts, tell of them, remove them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError
+from protheon_dask.run import certificates
+from protheon_dask.run.authority import AUTHORITY_DIR, Authority, HostRecord
+from protheon_dask.run.join_token import check_address
+from protheon_dask.run.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
+from protheon_dask.run.settings import home_of
+
+OUTSIDE = ("192.0.2.1", 9)
+"""An address of nobody (RFC 5737): a datagram socket bound for it tells which of ours the default route begins at, and sends nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A cluster's master, as init() left it."""
+
+    host: str
+    authority: Path
+    tls: TlsFiles
+    fingerprint: bytes  # SHA-256 of the authority's certificate
+    addresses: tuple[str, ...]  # of the joining port, for tokens; empty: those of this machine at the time
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """An invite; its repr shows no token."""
+
+    line: str  # to paste on the other host
+    until_at: datetime
+    uses: int
+    addresses: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Invited(until_at={self.until_at:%Y-%m-%d %H:%M}, uses={self.uses}, addresses={self.addresses})"
+
+
+def init(settings: Settings, name: str | None, addresses: Sequence[str]) -> Founded:
+    """Make this machine the master of a cluster: the authority, and the master's own identity.
+
+    Where both are there they are left as they are, but for addresses that are given, and a certificate that is due.
+
+    Raises: ConfigError: this host is in another cluster; or another name than the master has.
+    Guarantee: after kill -9 the same call completes it.
+    """
+    home = home_of(settings)
+    tls = tls_below(home)
+    is_new = not (home / AUTHORITY_DIR).exists()
+    if is_new and tls.certificate.exists():
+        raise ConfigError(
+            f"this host is in a cluster already ({tls.directory}), and a master has an authority of its own: leave that one (remove the "
+            "directory), or set PROTHEON_HOME to a home for the new one"
+        )
+    checked = tuple(check_address(_with_port(address, settings.join_port)) for address in addresses)
+    authority = Authority.create(home) if is_new else Authority.open(home)
+    if checked:
+        authority.set_addresses(checked)
+    host = certificates.check_host_name(name) if name else _master_name(authority) or certificates.host_name_of(socket.gethostname())
+    with locked(tls):
+        is_made = tls.certificate.exists()
+        if not is_made:
+            key = certificates.make_key()
+            given = authority.admit_master(certificates.make_request(key, host), host)
+            write_identity(
+                tls,
+                key_pem=certificates.key_to_pem(key),
+                certificate_pem=given.certificate_pem,
+                ca_pem=given.ca_pem,
+                membership=Membership(master=f"127.0.0.1:{settings.broker_port}", host=host),
+            )
+    if is_made:
+        if certificates.fingerprint(certificates.from_pem(tls.ca.read_bytes())) != authority.fingerprint:
+            raise ConfigError(f"{tls.directory} is of another cluster than {authority.directory}: remove the one that is not wanted")
+        if identity_of(tls).host != host:
+            raise ConfigError(f"this cluster's master is {identity_of(tls).host}, not {host}: leave --name out, or give that one")
+        own_key(tls)
+        renew_own_if_due(tls, authority)
+    return Founded(host, authority.directory, tls, authority.fingerprint, tuple(authority.addresses()), is_new=not is_made)
+
+
+def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str] = ()) -> Invited:
+    """Make a line to paste on another host. addresses: of the master, host or host:port; none: those of init(), else this machine's.
+
+    Raises: MissingSetting: there is no authority here. ConfigError: a number out of its range, or no address.
+    """
+    authority = Authority.open(home_of(settings))
+    told = [_with_port(address, settings.join_port) for address in addresses] or list(authority.addresses())
+    told = told or [_with_port(address, settings.join_port) for address in own_addresses()]
+    token = authority.invite(ttl_s, uses, told)
+    until_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
+    return Invited(f"protheon worker --join {token}", until_at, uses, tuple(told))
+
+
+def hosts(settings: Settings) -> Sequence[HostRecord]:
+    """Every host that this master's authority ever admitted. Raises MissingSetting: there is none here."""
+    return Authority.open(home_of(settings)).hosts()
+
+
+def remove(settings: Settings, host: str) -> int:
+    """As Authority.remove(): a running broker refuses the host at once, and has its connections closed."""
+    return Authority.open(home_of(settings)).remove(host)
+
+
+def own_addresses() -> Sequence[str]:
+    """Addresses of this machine that others may reach it by: IPv4, without loopback, the default route's first."""
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    found = [
+        address.address
+        for name, of_card in psutil.net_if_addrs().items()
+        if name in up
+        for address in of_card
+        if address.family == socket.AF_INET and not address.address.startswith(("127.", "169.254."))
+    ]
+    first = _outward_address()
+    return sorted(dict.fromkeys(found), key=lambda address: address != first)
+
+
+def _outward_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(OUTSIDE)
+        except OSError:  # no route: a machine by itself
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def _master_name(authority: Authority) -> str | None:
+    return next((host.name for host in authority.hosts() if host.is_master), None)
+
+
+def _with_port(address: str, port: int) -> str:
+    """host:port of what may be a host alone; an IPv6 address alone stands without brackets."""
+    if address.count(":") > 1 and not address.startswith("["):
+        return f"[{address}]:{port}"
+    has_port = address.rpartition("]")[2].startswith(":") if address.startswith("[") else ":" in address
+    return address if has_port else f"{address}:{port}"

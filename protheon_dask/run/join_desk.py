@@ -1,0 +1,39 @@
+"""What the joining server asks: the authority's answers, for the master's broker."""
+
+from __future__ import annotations
+
+import logging
+
+from protheon_dask.broker.join import JoinReply, JoinRequest
+from protheon_dask.errors import ConfigError, NotAllowed
+from protheon_dask.run.authority import Authority
+
+logger = logging.getLogger(__name__)
+
+
+class JoinDesk:
+    """Admits hosts by the authority. Thread-safe."""
+
+    def __init__(self, authority: Authority, broker_port: int) -> None:
+        """broker_port: of gRPC, told to hosts that join."""
+        self._authority, self._broker_port = authority, broker_port
+
+    def ca_pem(self) -> bytes:
+        return self._authority.ca_pem
+
+    def join(self, asked: JoinRequest, address: str) -> JoinReply:
+        """Admit the host. address: of the network, for the log.
+
+        Raises: NotAllowed: the token, or the name is taken. ConfigError: the request. TransientError: the authority is being changed.
+        """
+        try:
+            invite, secret = bytes.fromhex(asked.invite), bytes.fromhex(asked.secret)
+        except ValueError:  # its words would quote the secret
+            raise ConfigError("invite and secret are not hexadecimal") from None
+        try:
+            admission = self._authority.admit(invite, secret, asked.csr.encode(), asked.host)
+        except NotAllowed as error:
+            logger.warning("join.refuse", extra={"host": asked.host[:80], "address": address, "reason": str(error)})
+            raise
+        logger.info("join.admit", extra={"host": admission.host, "address": address})
+        return JoinReply(host=admission.host, certificate=admission.certificate_pem.decode("ascii"), broker_port=self._broker_port)

@@ -1,0 +1,217 @@
+"""Join a cluster by a token: prove that the master is the one that gave it, then get a certificate."""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import json
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from protheon_dask.broker.join import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
+from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
+from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError
+from protheon_dask.run import certificates
+from protheon_dask.run.join_token import JoinToken, split_address
+from protheon_dask.run.membership import (
+    Membership,
+    certificate_of,
+    check_given,
+    identity_of,
+    locked,
+    membership_of,
+    tls_below,
+    write_identity,
+)
+from protheon_dask.run.owner_files import replace_file
+
+JOINING_KEY: Final = "joining.key"
+"""The key that is being joined with: kept until the certificate is there, so that a host whose answer was lost asks again as itself."""
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 30.0
+"""The master may wait for its authority's lock."""
+MAX_ANSWER_BYTES: Final = 64 << 10
+CERTIFICATE_NOT_YET_VALID, CERTIFICATE_HAS_EXPIRED = 9, 10
+"""OpenSSL's X509_V_ERR_*: of a clock that is wrong, here or there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What came of it."""
+
+    host: str  # this one's name in the cluster
+    master: str  # host:port of gRPC
+    tls: TlsFiles
+    is_new: bool  # False: this host had joined by this very token
+
+
+def join(token_text: str, home: Path, host: str | None = None, *, now: datetime | None = None) -> Joined:
+    """Make this host one of the token's cluster, and write its identity below home. host: its name; None: what the machine calls itself.
+
+    A host that has joined by this very token is left as it is, so the line can be pasted again, and stand in a unit file.
+
+    Raises: NotAllowed: the master refuses: the token, or the name is taken. BrokerUnavailable: no address answers.
+            ConfigError: the token is not whole, another cluster answers, or this host is in another one.
+    Guarantee: the secret is sent to nobody but the master of the token's cluster. After kill -9 the same line completes it.
+    """
+    token = JoinToken.parse(token_text)
+    name = certificates.check_host_name(host) if host else certificates.host_name_of(socket.gethostname())
+    tls = tls_below(home)
+    with locked(tls):
+        present = _present(tls, token, now or datetime.now(UTC))
+        if present is not None:
+            if host is not None and present.host != host:
+                raise ConfigError(f"this host has joined by this token as {present.host}: to join as {host}, use a new one")
+            return Joined(present.host, present.master, tls, is_new=False)
+        key_pem = _joining_key(tls)
+        key = certificates.key_from_pem(key_pem)
+        request = JoinRequest(
+            invite=token.invite.hex(), secret=token.secret.hex(), host=name, csr=certificates.make_request(key, name).decode("ascii")
+        )
+        address, ca_pem, reply = _ask_each(token, request)
+        certificate_pem = reply.certificate.encode()
+        check_given(certificate_pem, ca_pem, key, name)
+        master = _with_port(address, reply.broker_port)
+        membership = Membership(master=master, host=name, invite=token.invite.hex())
+        write_identity(tls, key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem, membership=membership)
+        (tls.directory / JOINING_KEY).unlink()
+    return Joined(name, master, tls, is_new=True)
+
+
+def _present(tls: TlsFiles, token: JoinToken, now: datetime) -> Membership | None:
+    """The membership that this token gave already, while its certificate lives. Raises ConfigError: it is of another cluster."""
+    if not tls.certificate.exists():
+        return None
+    if certificates.fingerprint(certificates.from_pem(tls.ca.read_bytes())) != token.fingerprint:
+        raise ConfigError(
+            f"this host is in another cluster already: {tls.directory} has its certificate. To leave that one, remove the directory; "
+            "to be in both, give this one a home of its own (PROTHEON_HOME)"
+        )
+    membership = membership_of(tls)
+    if membership is None or membership.invite != token.invite.hex() or identity_of(tls).until_at <= now:
+        return None
+    is_whole = certificate_of(tls).public_key() == certificates.key_from_pem(tls.key.read_bytes()).public_key()
+    return membership if is_whole else None
+
+
+def _joining_key(tls: TlsFiles) -> bytes:
+    path = tls.directory / JOINING_KEY
+    if not path.exists():
+        replace_file(path, certificates.key_to_pem(certificates.make_key()))
+    return path.read_bytes()
+
+
+def _ask_each(token: JoinToken, request: JoinRequest) -> tuple[str, bytes, JoinReply]:
+    """The first address at which the token's own master answers; a master that refuses is asked nowhere else."""
+    problems: list[str] = []
+    other_cluster: ConfigError | None = None
+    for address in token.addresses:
+        try:
+            ca_pem = _trusted_ca(address, token.fingerprint)
+            return address, ca_pem, _admitted(address, ca_pem, request)
+        except _OtherCluster as error:  # two networks may number their machines alike
+            other_cluster = ConfigError(str(error))
+            problems.append(str(error))
+        except (OSError, http.client.HTTPException) as error:
+            problems.append(f"{address}: {_reason(error)}")
+    if other_cluster is not None and len(problems) == 1:
+        raise other_cluster
+    told = "; ".join(problems)
+    kind = ConfigError if other_cluster is not None else BrokerUnavailable
+    raise kind(f"no master answers to this token: {told}. Is `protheon master` running, and are its ports open to this host?")
+
+
+class _OtherCluster(Exception):
+    """At an address stands another authority than the token's: nothing was sent there."""
+
+
+def _trusted_ca(address: str, fingerprint: bytes) -> bytes:
+    """The authority's certificate, which is the token's own, whoever gave it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its fingerprint is what counts, and nothing is told here
+    code, body = _called(address, context, "GET", CA_PATH, b"")
+    try:
+        is_it = code == http.HTTPStatus.OK and hmac.compare_digest(certificates.fingerprint(certificates.from_pem(body)), fingerprint)
+    except ConfigError:
+        is_it = False
+    if not is_it:
+        raise _OtherCluster(
+            f"what answers at {address} is not the master that gave this token: another cluster's, or somebody between; it was told nothing"
+        )
+    return body
+
+
+def _admitted(address: str, ca_pem: bytes, request: JoinRequest) -> JoinReply:
+    """Ask over a connection that the authority's certificate proves to be the master's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    try:
+        code, body = _called(address, context, "POST", JOIN_PATH, msgspec.json.encode(request))
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in (CERTIFICATE_NOT_YET_VALID, CERTIFICATE_HAS_EXPIRED):
+            raise ConfigError(
+                f"the certificate of the master at {address} is not valid by this host's clock "
+                f"({datetime.now(UTC):%Y-%m-%d %H:%M} UTC): set the clock here or there; nothing was sent"
+            ) from error
+        raise _OtherCluster(
+            f"what answers at {address} shows the authority's certificate, and has none of its own: nothing was sent"
+        ) from error
+    if code == http.HTTPStatus.OK:
+        try:
+            return msgspec.json.decode(body, type=JoinReply)
+        except msgspec.DecodeError as error:
+            raise ConfigError(
+                f"the master at {address} answers in a form that this version does not know: install its version here"
+            ) from error
+    raise _refusal(address, code, body)
+
+
+def _refusal(address: str, code: int, body: bytes) -> ProtheonError:
+    try:
+        told: Any = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        told = f"it answers {code}"
+    kinds: dict[int, type[NotAllowed | ConfigError | BrokerUnavailable]] = {403: NotAllowed, 400: ConfigError}
+    return kinds.get(code, BrokerUnavailable)(f"the master at {address} does not let this host join: {told}")
+
+
+def _called(address: str, context: ssl.SSLContext, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """One request over a connection of its own; the master's name is asked for, whatever the address."""
+    place = split_address(address)
+    connection = http.client.HTTPConnection(*place, timeout=ANSWER_S)
+    plain = socket.create_connection(place, CONNECT_S)
+    try:
+        connection.sock = context.wrap_socket(plain, server_hostname=MASTER_NAME)
+        connection.sock.settimeout(ANSWER_S)
+        connection.request(method, path, body or None, {"Content-Type": "application/json", "Connection": "close"})
+        response = connection.getresponse()
+        data = response.read(MAX_ANSWER_BYTES + 1)
+        if len(data) > MAX_ANSWER_BYTES:
+            raise http.client.HTTPException("the answer is longer than any of a master")
+        return response.status, data
+    finally:
+        connection.close()
+        plain.close()
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "no answer in time"
+        case ssl.SSLError():
+            return f"speaks no TLS as a master does ({error.reason or error})"
+        case OSError(strerror=str(told)):
+            return told
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _with_port(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}"
