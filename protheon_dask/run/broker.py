@@ -13,13 +13,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 
 from protheon_dask import failpoints
+from protheon_dask.broker.cluster_wire import reached_from
 from protheon_dask.broker.http import HttpThread
+from protheon_dask.broker.join import JoinThread
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -33,6 +36,7 @@ from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
 from protheon_dask.run.http_desk import HttpDesk
+from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.pins import PinDesk
@@ -88,9 +92,14 @@ def serve(
     goes_on: bool = False,
     takes_over: bool = False,
     owns_scheduler: bool = False,
+    bind: str = LOOPBACK,
+    join_port: int | None = None,
 ) -> None:
     """Lead, listen and work until SIGTERM or SIGINT.
 
+    scheduler_address: as it is told to everybody; one that listens on all addresses of this host is reached here by loopback.
+    bind:      of gRPC, and of joining; HTTP is on loopback always.
+    join_port: where hosts join by a token; None: nowhere. It needs tls_dir.
     ephemeral: the cluster lives as long as one command: runs of an earlier one are interrupted, and this one's at a polite end.
     goes_on:   this takes the place of a broker of the same cluster that died: its runs go on, and PostgreSQL is waited for.
     takes_over: the command of the cluster before this one has ended: its broker, which may still be ending, is waited for.
@@ -102,7 +111,7 @@ def serve(
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
-    coordinator = Coordinator(settings, url, scheduler_address, store, broker_uuid, n_splitters)
+    coordinator = Coordinator(settings, url, reached_from(scheduler_address, LOOPBACK), store, broker_uuid, n_splitters)
     if ephemeral:
         coordinator.owner_lives = owner_watch()
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
@@ -118,13 +127,20 @@ def serve(
         tasks = TaskDesk(settings.database_url, coordinator.look_for_ready)
         pins = PinDesk(settings, make_pins(settings, store, runs.info().ledger_id), lambda: coordinator.n_threads, ephemeral=ephemeral)
         cluster = ClusterDesk(settings, coordinator, scheduler_address, authority, read_key(make_key(home_of(settings))))
-        server = BrokerThread(
-            runs, chunks, LOOPBACK, port, tasks=tasks, on_sent=coordinator.count_sent, pins=pins, cluster=cluster, tls=tls
-        )
-        with pins, server:
+        server = BrokerThread(runs, chunks, bind, port, tasks=tasks, on_sent=coordinator.count_sent, pins=pins, cluster=cluster, tls=tls)
+        with pins, server, door(authority, tls, bind, join_port, server.port):
             listens = {"port": server.port, "http": http.address, "pid": os.getpid(), "broker_uuid": str(broker_uuid)}
             print(json.dumps(listens), flush=True)
             coordinator.run()
+
+
+def door(
+    authority: Authority | None, tls: TlsFiles | None, bind: str, join_port: int | None, broker_port: int
+) -> AbstractContextManager[object]:
+    """Where hosts join by a token, for the time of the block; nothing where no port is asked for, or nobody could be trusted."""
+    if authority is None or tls is None or join_port is None:
+        return nullcontext()
+    return JoinThread(JoinDesk(authority, broker_port), tls, bind, join_port)
 
 
 def owner_watch() -> Callable[[], bool]:
@@ -173,7 +189,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="protheon_dask.run.broker")
     parser.add_argument("--scheduler", required=True)
     parser.add_argument("--dashboard", default="")
+    parser.add_argument("--bind", default=LOOPBACK)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--join-port", type=int)
     parser.add_argument("--http-port", type=int)
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--goes-on", action="store_true")
@@ -187,7 +205,7 @@ def main() -> int:
         kind = {"ephemeral": given.ephemeral, "goes_on": given.goes_on, "takes_over": given.takes_over}
         kind["owns_scheduler"] = given.owns_scheduler
         http_port = settings.http_port if given.http_port is None else given.http_port
-        serve(settings, given.scheduler, given.dashboard, given.port, http_port, **kind)
+        serve(settings, given.scheduler, given.dashboard, given.port, http_port, bind=given.bind, join_port=given.join_port, **kind)
     except LeadershipLost as exc:
         print(exc, file=sys.stderr)
         return 75
