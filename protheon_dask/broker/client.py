@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import Final, Self, TypeVar, assert_never
 
@@ -282,9 +283,11 @@ class BrokerClient:
             yield wire.page_from_message(page)
 
     def info(self, timeout_s: float = CALL_S) -> wire.MasterInfo:
-        """Return who leads and where its services are. Raises: BrokerUnavailable."""
+        """Return who leads and where its services are, as it is reached from here. Raises: BrokerUnavailable."""
         with self._translated():
-            return wire.info_from_message(self._runs().Info(wire.info_message(), timeout=timeout_s))
+            told = wire.info_from_message(self._runs().Info(wire.info_message(), timeout=timeout_s))
+        host = self.address.rpartition(":")[0]
+        return replace(told, scheduler_address=cluster_wire.reached_from(told.scheduler_address, host))
 
     def enrol(self, host: str, versions: cluster_wire.Versions, timeout_s: float = CALL_S) -> cluster_wire.Enrolment:
         """Return what this host needs to work. host: its own name for itself; over TLS its certificate's counts.

@@ -91,11 +91,14 @@ def enrolment_from_message(message: cluster_pb2.EnrolResponse) -> Enrolment:
 
 def seen_from(value: Enrolment, broker_address: str) -> Enrolment:
     """The same for a host that reached the broker by this address: a scheduler that listens everywhere is where the broker is."""
-    scheme, _, place = value.scheduler_address.partition("://")
-    host, _, port = place.rpartition(":")
-    if host not in EVERYWHERE:
-        return value
-    return replace(value, scheduler_address=f"{scheme}://{broker_address.rpartition(':')[0]}:{port}")
+    return replace(value, scheduler_address=reached_from(value.scheduler_address, broker_address.rpartition(":")[0]))
+
+
+def reached_from(scheduler_address: str, host: str) -> str:
+    """The scheduler's address for who reaches its machine by this host: one that listens on all of its addresses is there."""
+    scheme, _, place = scheduler_address.partition("://")
+    listens, _, port = place.rpartition(":")
+    return f"{scheme}://{host}:{port}" if listens in EVERYWHERE else scheduler_address
 
 
 def renew_message(request_pem: bytes) -> cluster_pb2.RenewRequest:

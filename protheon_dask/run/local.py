@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
-
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, ProtheonError, TransientError
 from protheon_dask.ledger import runs
@@ -26,24 +22,10 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
-from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
-from protheon_dask.workspace.chunkfile import OWNER_DIR
+from protheon_dask.run.parts import DASK_CONFIG, LOOPBACK, START_S, Places, Processes, Site, bound_port, n_cores, turn
 
-LOOPBACK = "127.0.0.1"
-WORKER_MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_ARENA_MAX": "1",
-}
-"""glibc's; other systems take no notice. Each batch's megabytes are given back and asked for again, unless it may keep them: reading
-a chunk then takes a third more CPU (Dask sets a trim threshold of 64 KiB where none is given). With an arena for each thread a
-worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
-START_S = 60.0
-"""How long a process may take to start on a busy machine before that is an error."""
 START_TRIES = 3
 """Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""
-WORKERS_END_S = 5.0
-"""How long the processes around a worker may take to end, after the worker itself."""
 POLL_S = 0.05
 ENTERABLE_DIR = 0o711
 """Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
@@ -51,25 +33,6 @@ OTHERS_S = 0.5
 """Period of the look for runs of other commands."""
 LAST_PICTURE_S = 2.0
 """How long the broker answers after the last run of another command has ended: watchers get a picture twice a second."""
-DASK_CONFIG = {
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
-    "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
-    "DASK_DISTRIBUTED__SCHEDULER__EVENTS_CLEANUP_DELAY": "10m",
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "20s",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "0.85",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
-    # Dask's looking at itself, less often: each look takes the interpreter from the thread that loads
-    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "500ms",
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
-    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "2s",
-}
-"""Dask's settings on every node (DESIGN, Defaults; PITFALLS, Config to ship)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +67,16 @@ class LocalCluster:
         on_event: Callable[[str], None],
     ) -> None:
         self.settings, self._database, self._on_event = effective.settings, database, on_event
-        self.n_workers = workers or max(1, os.cpu_count() or 1)
+        self.n_workers = workers or n_cores()
         self._force_own, self._takes_over = force_own, takes_over
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()
-        self._processes: dict[str, Supervised] = {}
+        self._processes = Processes(self.settings, on_event)
         self._ports: list[int] = []  # which our processes were told to listen on
-        self._ended: Supervised | None = None  # the first of ours that ended for good
-        self._is_closing = False
         self._joined: Joined | None = None  # whose cluster is used
         self.client: Master
         self.is_ours = False
-        self.dashboard_link = ""
+        self.dashboard_link = self.http_link = ""
         self.url = database.url
 
     def __enter__(self) -> Self:
@@ -128,17 +89,14 @@ class LocalCluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None) -> None:
-        self._is_closing = True
-        for process in self._processes.values():
-            process.leave()  # else one of which another's end is the end would be started again
+        self._processes.leave()
         if "broker" in self._processes:
             self._processes["broker"].end()  # first: what it would hear of workers that end is no loss
         self._stack.close()
 
     def check(self) -> None:
         """Raise if a process of ours has ended for good: ConfigError or BrokerUnavailable, with what it said last. Nothing goes on then."""
-        if self._ended is not None:
-            self._ended.check()
+        self._processes.check()
 
     def wait_others(self, say: Callable[[str], object], own: Collection[int] = ()) -> None:
         """Wait until no run of another command, which found this cluster running and uses it, is still at work here.
@@ -211,16 +169,15 @@ class LocalCluster:
         direct_url = self._database.direct_url or self.url
         if self._joins_running():
             return
-        with self._turn():
+        with turn():
             if self._joins_running():  # another command started it while this one waited for its turn
                 return
             migrate(direct_url)
             self.is_ours = True
-            settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url)
+            settings = replace(self.settings, database_url=self.url, direct_url=self._database.direct_url, tls_dir="")
             env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
             self._start_where_free(settings, env)
-            for process in self._processes.values():
-                process.keep()
+            self._processes.keep()
         workers = "1 worker" if self.n_workers == 1 else f"{self.n_workers} workers"
         self._on_event(f"scheduler, broker and {workers} are ready after {time.monotonic() - started_s:.1f} s")
 
@@ -231,23 +188,13 @@ class LocalCluster:
         joined, master = found
         self.client = self._stack.enter_context(master)
         try:
-            self.dashboard_link = master.info().dashboard_link
+            info = master.info()
+            self.dashboard_link, self.http_link = info.dashboard_link, f"http://{info.http_address}"
         except BrokerUnavailable:  # its command ends it at this moment
             return False
         self._joined = joined
         self._on_event("using the local master that is running already")
         return True
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Start alone: else another cluster may take a port between our look and our bind, and our workers join its scheduler."""
-        lock = FileLock(rim.start_lock_path())
-        with suppress(Timeout):
-            lock.acquire(timeout=START_S)
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _start_where_free(self, settings: Settings, env: Mapping[str, str]) -> None:
         """Start all; once more, on other ports, where another program took one between our look and the bind: our turn is our user's."""
@@ -264,101 +211,32 @@ class LocalCluster:
                     raise
             finally:
                 self._stack = outer
-            self._processes.clear()
-            self._ended = None
+            self._processes.forget()
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
-        scheduler_port, dashboard_port = _port(settings.scheduler_port), _port(settings.dashboard_port)
-        scheduler, dashboard = f"tcp://{LOOPBACK}:{scheduler_port}", f"{LOOPBACK}:{dashboard_port}"
-        self.dashboard_link = f"http://{dashboard}/status"
-        self._run(
-            "scheduler",
-            f"-m dask scheduler --host {LOOPBACK} --port {scheduler_port} --dashboard-address {dashboard} --no-show"
-            " --preload protheon_dask.run.preload_scheduler".split(),
-            env,
-            probe=http_probe(LOOPBACK, dashboard_port),
-            on_again=self._end_old_workers,
+        places = Places(
+            scheduler_port=_port(settings.scheduler_port),
+            dashboard_port=_port(settings.dashboard_port),
+            broker_port=_port(settings.broker_port),
+            http_port=_port(settings.http_port),
         )
-        port, http_port = _port(settings.broker_port), _port(settings.http_port)
-        self._ports = [scheduler_port, port, http_port]  # Dask takes another port for its dashboard by itself
-        broker = self._run(
-            "broker",
-            [
-                "-m",
-                "protheon_dask.run.broker",
-                "--scheduler",
-                scheduler,
-                "--dashboard",
-                self.dashboard_link,
-                "--port",
-                str(port),
-                "--http-port",
-                str(http_port),
-                "--ephemeral",
-                "--owns-scheduler",
-                *(["--takes-over"] if self._takes_over or any(self._home.glob(ANNOUNCEMENTS)) else []),
-            ],
-            env,
-            more_again=["--goes-on"],
-        )
-        address = f"{LOOPBACK}:{port}"
-        local_directory = self._home / "dask"
-        local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
-        self._run(
-            "workers",
-            [
-                *f"-m dask worker {scheduler} --nworkers {self.n_workers} --nthreads 1 --name local --host {LOOPBACK}".split(),
-                # without pages it has a web server none the less, which listens everywhere unless it is told where
-                *("--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
-                *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
-            ],
-            {**WORKER_MALLOC, **env, "PROTHEON_BROKER": address},
-            needs=port_probe(LOOPBACK, scheduler_port),  # else one of them that gives up on it would end all others with itself
-        )
+        self._ports = [places.scheduler_port, places.broker_port, places.http_port]  # Dask takes another port for its dashboard by itself
+        self.dashboard_link, self.http_link = places.dashboard_link, f"http://{LOOPBACK}:{places.http_port}"
+        site = Site(self._home, self.settings, env, places)
+        self._processes.start(site.scheduler(), self._stack)
+        takes_over = self._takes_over or any(self._home.glob(ANNOUNCEMENTS))
+        broker = self._processes.start(site.broker(ephemeral=True, takes_over=takes_over), self._stack)
+        self._processes.start(site.workers(self.n_workers), self._stack)
         try:
             broker.first_line(START_S)
         except ProtheonError:
             self.check()  # it may have been ended because of another: that one's words tell why
             raise
+        address = places.broker_address
         master = Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self.check, comes_back=lambda: True)
         self.client = self._stack.enter_context(master)
         self._stack.callback(announce(self._home, self.client.info().ledger_id, address, os.getpid()).unlink, missing_ok=True)
         self._wait_workers()
-
-    def _run(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        env: Mapping[str, str],
-        *,
-        more_again: Sequence[str] = (),
-        probe: Callable[[], object] | None = None,
-        needs: Callable[[], object] | None = None,
-        on_again: Callable[[float], object] = lambda _: None,
-    ) -> Supervised:
-        log = self._home / "logs" / f"{name}.log"
-        log.parent.mkdir(mode=OWNER_DIR, exist_ok=True)
-        part = Part(name, arguments, env, log, self.settings.exit_grace_s / 2, more_again, probe, needs)
-        supervised = Supervised(part, on_event=self._on_event, on_end=self._note_end, on_again=on_again)
-        self._processes[name] = self._stack.enter_context(supervised)
-        return supervised
-
-    def _note_end(self, process: Supervised) -> None:
-        """One ended for good: end the broker, which whoever watches a run notices."""
-        if not self._is_closing and self._ended is None:
-            self._ended = process
-            if "broker" in self._processes:
-                self._processes["broker"].end()
-
-    def _end_old_workers(self, ended_s: float) -> None:
-        """The scheduler is a new one: workers of the one before end by themselves, unless one of them is frozen and keeps all others.
-
-        ended_s: when the one before ended. Workers that were started later can only have joined this one.
-        """
-        workers = self._processes["workers"]
-        timer = threading.Timer(self.settings.exit_grace_s + WORKERS_END_S, workers.kill_older, [ended_s])
-        timer.daemon = True
-        timer.start()
 
     def _wait_workers(self) -> None:
         end_at = time.monotonic() + START_S
@@ -368,8 +246,7 @@ class LocalCluster:
             time.sleep(POLL_S)
 
     def _n_threads(self) -> int:
-        for process in self._processes.values():
-            process.check()
+        self._processes.check_each()
         return self.client.info().n_threads
 
 
@@ -377,13 +254,13 @@ ANNOUNCEMENTS = "local-master-*.json"
 """Files below home, one for each ledger that a local master of this user leads, or led when it was killed."""
 
 
-def announce(home: Path, ledger_id: str, address: str, pid: int) -> Path:
+def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None) -> Path:
     """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
 
-    pid: of the command that runs it, and starts it again.
+    pid: of the command that runs it, and starts it again. tls: by which clients of this host speak to it.
     """
     path = home / f"local-master-{ledger_id}.json"
-    path.write_text(json.dumps({"address": address, "pid": pid}))
+    path.write_text(json.dumps({"address": address, "pid": pid, "tls": str(tls.directory) if tls else ""}))
     return path
 
 
@@ -433,7 +310,8 @@ def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Joined, 
         joined = Joined(path, text, announced["address"], int(announced["pid"]))
         check = joined.check if to_use else lambda: None
         check()
-        master = Master(joined.address, read_key(make_key(home)), check=check, comes_back=lambda: _lives(joined.pid))
+        tls = TlsFiles(Path(announced["tls"])) if announced.get("tls") else None
+        master = Master(joined.address, read_key(make_key(home)), check=check, comes_back=lambda: _lives(joined.pid), tls=tls)
     except (OSError, ValueError, KeyError, ProtheonError):
         return None
     with suppress(ProtheonError):
@@ -458,22 +336,10 @@ def _lives(pid: int) -> bool:
 def _port(wanted: int) -> int:
     """The wanted port on loopback if it is free, else any other."""
     for port in (wanted, 0):
-        if (found := _bound(port)) is not None:
+        if (found := bound_port(port)) is not None:
             return found
     raise ConfigError("no port is free on loopback")
 
 
 def _is_taken(port: int) -> bool:
-    return _bound(port) is None
-
-
-def _bound(wanted: int) -> int | None:
-    """The port that a socket gets on loopback for the moment of the look; None: it is taken."""
-    with socket.socket() as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, wanted))
-        except OSError:
-            return None
-        return int(probe.getsockname()[1])
+    return bound_port(port) is None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protheon_dask.run.local import DASK_CONFIG
+from protheon_dask.run.parts import DASK_CONFIG
 
 FOLDER = Path(__file__).parents[2] / "scheduler"
 SHOW = "import json, dask.config, distributed; print(json.dumps(dask.config.get('distributed'), default=str))"

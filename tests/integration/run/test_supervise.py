@@ -19,7 +19,7 @@ import pytest
 
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import supervise
-from protheon_dask.run.local import _port
+from protheon_dask.run.parts import bound_port
 from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from tests.fixtures.cluster import wait_until
 
@@ -169,7 +169,8 @@ def test_an_end_before_it_is_to_be_kept_is_final(start: Starter) -> None:
 def test_a_frozen_process_is_found_by_its_probe_killed_and_replaced(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "PROBE_EVERY_S", 0.05)
     monkeypatch.setattr(supervise, "PROBE_S", 0.5)
-    port = _port(0)
+    port = bound_port(0)
+    assert port is not None
     probe = http_probe("127.0.0.1", port)
 
     def answers() -> bool:

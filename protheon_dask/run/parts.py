@@ -1,0 +1,267 @@
+"""The processes of a cluster on this host, described once for the embedded cluster, a standing master and its workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from protheon_dask.broker.cluster_wire import EVERYWHERE
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.config import Settings
+from protheon_dask.run import settings as rim
+from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
+from protheon_dask.workspace.chunkfile import OWNER_DIR
+
+LOOPBACK: Final = "127.0.0.1"
+WORKER_MALLOC: Final = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""glibc's; other systems take no notice. Each batch's megabytes are given back and asked for again, unless it may keep them: reading
+a chunk then takes a third more CPU (Dask sets a trim threshold of 64 KiB where none is given). With an arena for each thread a
+worker grew from 170 MB to 220 MB over 400,000 lines, with one it stays."""
+DASK_CONFIG: Final = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+    "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
+    "DASK_DISTRIBUTED__SCHEDULER__EVENTS_CLEANUP_DELAY": "10m",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "20s",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "0.85",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
+    # Dask's looking at itself, less often: each look takes the interpreter from the thread that loads
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "2s",
+}
+"""Dask's settings on every node (DESIGN, Defaults; PITFALLS, Config to ship)."""
+START_S: Final = 60.0
+"""How long a process may take to start on a busy machine before that is an error; and how long another's turn to start is waited for."""
+WORKERS_END_S: Final = 5.0
+"""How long the processes around a worker may take to end, after the worker itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a cluster's processes listen on this host. HTTP and the dashboard always listen on loopback."""
+
+    bind: str = LOOPBACK  # of gRPC, the scheduler and joining
+    broker_port: int
+    scheduler_port: int
+    dashboard_port: int
+    http_port: int
+    join_port: int | None = None  # None: no host can join here
+    tls: TlsFiles | None = None  # of gRPC and Dask; None: plaintext
+
+    @property
+    def here(self) -> str:
+        """The host by which processes of this host reach the others."""
+        if self.bind in EVERYWHERE:
+            return "[::1]" if ":" in self.bind else LOOPBACK
+        return self.bind
+
+    @property
+    def broker_address(self) -> str:
+        """Of gRPC, for processes of this host."""
+        return f"{bracketed(self.here)}:{self.broker_port}"
+
+    def scheduler_address(self, host: str | None = None) -> str:
+        """As it is told to everybody, or by this host."""
+        return f"{'tls' if self.tls else 'tcp'}://{bracketed(self.bind if host is None else host)}:{self.scheduler_port}"
+
+    @property
+    def dashboard_link(self) -> str:
+        return f"http://{LOOPBACK}:{self.dashboard_port}/status"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the descriptions of a cluster's processes have in common. env: of all of them, secrets included."""
+
+    home: Path
+    settings: Settings
+    env: Mapping[str, str]
+    places: Places
+
+    def scheduler(self) -> Part:
+        places = self.places
+        arguments = [
+            *f"-m dask scheduler --host {places.bind} --port {places.scheduler_port}".split(),
+            *f"--dashboard-address {LOOPBACK}:{places.dashboard_port} --no-show --preload protheon_dask.run.preload_scheduler".split(),
+        ]
+        return self._part("scheduler", arguments, probe=http_probe(LOOPBACK, places.dashboard_port))
+
+    def broker(self, *, ephemeral: bool, takes_over: bool) -> Part:
+        places = self.places
+        arguments = [
+            *("-m", "protheon_dask.run.broker", "--scheduler", places.scheduler_address(), "--dashboard", places.dashboard_link),
+            *("--bind", places.bind, "--port", str(places.broker_port), "--http-port", str(places.http_port), "--owns-scheduler"),
+            *(["--join-port", str(places.join_port)] if places.join_port is not None else []),
+            *(["--ephemeral"] if ephemeral else []),
+            *(["--takes-over"] if takes_over else []),
+        ]
+        return self._part("broker", arguments, more_again=["--goes-on"])
+
+    def workers(self, n_workers: int, *, grace_s: float | None = None) -> Part:
+        """``dask worker`` with so many processes of one thread, on this host."""
+        places = self.places
+        # other hosts' Dask must reach them: one of our addresses that all can mean, where the scheduler listens on all
+        host = _outward_host() if places.bind in EVERYWHERE else places.bind
+        local_directory = self.home / "dask"
+        local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
+        arguments = [
+            *f"-m dask worker {places.scheduler_address(host)} --nworkers {n_workers} --nthreads 1 --name local --host {host}".split(),
+            # without pages it has a web server none the less, which listens everywhere unless it is told where
+            *("--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
+            *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
+            *(["--preload-nanny", "protheon_dask.run.preload_nanny"] if places.tls else []),
+        ]
+        env = {**WORKER_MALLOC, "PROTHEON_BROKER": places.broker_address}
+        # else one of them that gives up on the scheduler would end all others with itself
+        needs = port_probe(places.here.strip("[]"), places.scheduler_port)
+        return self._part("workers", arguments, env, needs=needs, grace_s=grace_s)
+
+    def _part(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        more_again: Sequence[str] = (),
+        probe: Callable[[], object] | None = None,
+        needs: Callable[[], object] | None = None,
+        grace_s: float | None = None,
+    ) -> Part:
+        log = self.home / "logs" / f"{name}.log"
+        log.parent.mkdir(mode=OWNER_DIR, exist_ok=True)
+        grace_s = self.settings.exit_grace_s / 2 if grace_s is None else grace_s
+        return Part(name, arguments, {**self.env, **(env or {})}, log, grace_s, more_again, probe, needs)
+
+
+class Processes:
+    """The supervised processes of a cluster, by name. One that ends for good ends the broker: whoever watches a run notices.
+
+    Guarantee: leave() before they are closed, in any order: none is started again then because another has ended.
+    """
+
+    def __init__(self, settings: Settings, on_event: Callable[[str], object]) -> None:
+        self._settings, self._on_event = settings, on_event
+        self._running: dict[str, Supervised] = {}
+        self._ended: Supervised | None = None  # the first of them that ended for good
+        self._is_closing = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._running
+
+    def __getitem__(self, name: str) -> Supervised:
+        return self._running[name]
+
+    def values(self) -> Collection[Supervised]:
+        return self._running.values()
+
+    def start(self, part: Part, stack: ExitStack) -> Supervised:
+        """Start it, once; it is closed with the stack. Raises OSError."""
+        on_again = self._end_old_workers if part.name == "scheduler" else lambda _: None
+        supervised = Supervised(part, on_event=self._on_event, on_end=self._note_end, on_again=on_again)
+        self._running[part.name] = stack.enter_context(supervised)
+        return supervised
+
+    def keep(self) -> None:
+        """From now on start again what ends."""
+        for process in self._running.values():
+            process.keep()
+
+    def check(self) -> None:
+        """Raise if one has ended for good: ConfigError or BrokerUnavailable, with what it said last. Nothing goes on then."""
+        if self._ended is not None:
+            self._ended.check()
+
+    def check_each(self) -> None:
+        """Raise if one has ended, for good or, before keep(), at all."""
+        for process in self._running.values():
+            process.check()
+
+    def leave(self) -> None:
+        """Start none of them again: one of which another's end is the end would be."""
+        self._is_closing = True
+        for process in self._running.values():
+            process.leave()
+
+    def forget(self) -> None:
+        """All of them were closed; others are started."""
+        self._running.clear()
+        self._ended = None
+
+    def _note_end(self, process: Supervised) -> None:
+        if not self._is_closing and self._ended is None:
+            self._ended = process
+            if "broker" in self._running:
+                self._running["broker"].end()
+
+    def _end_old_workers(self, ended_s: float) -> None:
+        """The scheduler is a new one: workers of the one before end by themselves, unless one of them is frozen and keeps all others.
+
+        ended_s: when the one before ended. Workers that were started later can only have joined this one.
+        """
+        if "workers" not in self._running:
+            return
+        workers = self._running["workers"]
+        timer = threading.Timer(self._settings.exit_grace_s + WORKERS_END_S, workers.kill_older, [ended_s])
+        timer.daemon = True
+        timer.start()
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Start alone: else another cluster may take a port between our look and our bind, and our workers join its scheduler."""
+    lock = FileLock(rim.start_lock_path())
+    with suppress(Timeout):
+        lock.acquire(timeout=START_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def n_cores() -> int:
+    """Workers of a cluster on this host where nobody said how many."""
+    return max(1, os.cpu_count() or 1)
+
+
+def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:
+    """The port that a socket gets on this host for the moment of the look; None: it is taken, or the address is not this host's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), wanted))
+            return int(probe.getsockname()[1])
+    except OSError:
+        return None
+
+
+def bracketed(host: str) -> str:
+    """As it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _outward_host() -> str:
+    """An address of this host that others may reach it by; loopback where there is no network."""
+    from protheon_dask.run.founding import own_addresses
+
+    return next(iter(own_addresses()), LOOPBACK)
