@@ -16,9 +16,11 @@ import click
 
 from protheon_dask import __version__
 from protheon_dask.cli import exits, output
+from protheon_dask.cli.cluster import cluster
 from protheon_dask.cli.database import config, db, sql
 from protheon_dask.cli.demo import demo
 from protheon_dask.cli.dlq import dlq
+from protheon_dask.cli.doctor import doctor
 from protheon_dask.cli.lab import lab
 from protheon_dask.cli.load import load
 from protheon_dask.cli.preview import preview
@@ -28,6 +30,7 @@ from protheon_dask.cli.runs import runs
 from protheon_dask.cli.sample import sample
 from protheon_dask.cli.scaffold import scaffold
 from protheon_dask.cli.undo import undo
+from protheon_dask.cli.worker import worker
 from protheon_dask.run.exits import DONE, INTERNAL
 
 
@@ -58,7 +61,27 @@ def protheon(ctx: click.Context, config_file: Path | None) -> None:
     ctx.obj = config_file
 
 
-for command in (load, preview, lab, demo, sample, scaffold, runs, files, chunks, attempts, rejects, dlq, undo, sql, db, config):
+for command in (
+    load,
+    preview,
+    doctor,
+    lab,
+    demo,
+    sample,
+    scaffold,
+    runs,
+    files,
+    chunks,
+    attempts,
+    rejects,
+    dlq,
+    undo,
+    cluster,
+    sql,
+    db,
+    config,
+    worker,
+):
     protheon.add_command(command)
 
 

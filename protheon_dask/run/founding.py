@@ -39,10 +39,15 @@ class Founded:
 class Invited:
     """An invite; its repr shows no token."""
 
-    line: str  # to paste on the other host
+    token: str
     until_at: datetime
     uses: int
     addresses: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """To paste on the other host."""
+        return f"protheon worker --join {self.token}"
 
     def __repr__(self) -> str:
         return f"Invited(until_at={self.until_at:%Y-%m-%d %H:%M}, uses={self.uses}, addresses={self.addresses})"
@@ -101,7 +106,7 @@ def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str]
     told = told or [_with_port(address, settings.join_port) for address in own_addresses()]
     token = authority.invite(ttl_s, uses, told)
     until_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
-    return Invited(f"protheon worker --join {token}", until_at, uses, tuple(told))
+    return Invited(token, until_at, uses, tuple(told))
 
 
 def hosts(settings: Settings) -> Sequence[HostRecord]:

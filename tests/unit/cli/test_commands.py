@@ -48,6 +48,7 @@ def test_the_commands_and_verbs_are_those_of_the_contract() -> None:
         *(("rejects", verb) for verb in ("export", "replay")),
         *(("dlq", verb) for verb in ("replay", "purge")),
         *(("db", verb) for verb in ("url", "serve", "migrate", "status")),
+        *(("cluster", verb) for verb in ("init", "invite", "hosts", "remove")),
     }
 
 
