@@ -63,6 +63,7 @@ class Master:
         tls: TlsFiles | None = None,
     ) -> None:
         self.address, self._key, self._check, self._comes_back = address, key, check, comes_back
+        self.tls = tls
         self._client = BrokerClient(address, tls)
 
     @property

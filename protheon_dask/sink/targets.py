@@ -76,7 +76,7 @@ def ensure_tables(conn: Connection, tables: Sequence[Table]) -> list[str]:
             _check_names(table)
             relation = read_relation(conn, table.schema, table.relation)
             if relation is None:
-                _create(conn, table)
+                create_table(conn, table)
             else:
                 _check_relation(conn, table, relation)
                 _check_columns(table, _declared_columns(conn, table, number), read_columns(conn, relation.oid))
@@ -146,7 +146,8 @@ SELECT loaded.*, found.path
 """
 
 
-def _create(conn: Connection, table: Table) -> None:
+def create_table(conn: Connection, table: Table) -> None:
+    """Make the table, and its schema if that is missing. Raises psycopg.Error."""
     if conn.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (table.schema,)).fetchone() is None:
         conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(table.schema)))
     identifier = sql.Identifier(table.schema, table.relation)

@@ -1,0 +1,52 @@
+"""``protheon doctor`` as one call: which database and which master are meant, what was gathered there, and the diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from protheon_dask.config import Effective
+from protheon_dask.errors import ProtheonError
+from protheon_dask.run.api import opened, running_master
+from protheon_dask.run.attaching import master_address
+from protheon_dask.run.doctor import Diagnosis, diagnose
+from protheon_dask.run.gathering import Asked, gather
+from protheon_dask.run.identity import tls_of
+from protheon_dask.run.local import Database
+from protheon_dask.run.vitals import Gathered
+
+
+def examine(
+    effective: Effective,
+    database: Database,
+    master: str | None,
+    *,
+    is_given: bool,
+    wants_bench: bool = False,
+    on_step: Callable[[str], object] = lambda _: None,
+) -> tuple[Gathered, Diagnosis]:
+    """Look and judge. master: None: the local one of this database, if it runs. is_given: a person named the database for this.
+
+    The embedded database is left aside where a master is named: it is not that one's.
+    Raises: ConfigError: the address, or the database's URL, cannot be read.
+    """
+    address = master_address(master) if master else ""
+    settings = effective.settings
+    tls = tls_of(settings) if address else None
+    asked = Asked(settings, None, address, tls, database=database, wants_bench=wants_bench, on_step=on_step)
+    trouble = ""
+    with ExitStack() as stack:
+        if not (address and database.embedded and not is_given):
+            try:
+                url = stack.enter_context(opened(effective, database))
+                asked = replace(asked, url=url)
+                if not address and (local := running_master(effective, url)) is not None:
+                    local.close()
+                    asked = replace(asked, master=local.address, tls=local.tls)
+            except ProtheonError as exc:  # it does not answer, or cannot be started: that is a finding
+                trouble = str(exc)
+        found = gather(asked)
+    if trouble and not found.here.database_trouble:
+        found = replace(found, here=replace(found.here, database_trouble=trouble), database=found.database or database.origin)
+    return found, diagnose(found)
