@@ -8,8 +8,8 @@ its work is done. The secrets go from one to the other by volumes that only thos
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -27,7 +27,7 @@ DATABASE: Final = "postgresql://protheon:{password}@postgres:5432/protheon"
 PASSWORD_FILE: Final = Path("/run/protheon/database/password")
 TOKEN_FILE: Final = Path("/run/protheon/invitation/token")
 JOIN_PORT, SCHEDULER_PORT = 50052, 8786
-INVITE_TTL, INVITE_USES = "720h", "1000"
+INVITE_TTL, INVITE_USES = "30d", "1000"
 """The most that there is. Each `up` makes a new one; whoever can read its volume is an administrator of all the containers anyway."""
 PAGES: Final = ((18080, 8080), (18787, 8787))
 """The broker's HTTP and Dask's dashboard listen on the container's loopback alone, where no published port leads: from, to."""
@@ -59,22 +59,12 @@ def init() -> int:
         write_owned(PASSWORD_FILE, secrets.token_urlsafe(24))
     url = DATABASE.format(password=PASSWORD_FILE.read_text())
     write_owned(home() / "config.toml", f'database_url = "{url}"\n')
-    if not (home() / "tls" / "host.pem").exists():
-        subprocess.run(["protheon", "cluster", "init", "--name", MASTER, "--address", f"{MASTER}:{JOIN_PORT}"], check=True)
-    done = subprocess.run(
-        ["protheon", "cluster", "invite", "--ttl", INVITE_TTL, "--uses", INVITE_USES], check=True, stdout=subprocess.PIPE, text=True
-    )
-    write_owned(TOKEN_FILE, token_of(done.stdout))
+    subprocess.run(["protheon", "cluster", "init", "--name", MASTER, "--address", f"{MASTER}:{JOIN_PORT}"], check=True)
+    invite = ["protheon", "cluster", "invite", "--ttl", INVITE_TTL, "--uses", INVITE_USES, "--json"]
+    done = subprocess.run(invite, check=True, stdout=subprocess.PIPE)
+    write_owned(TOKEN_FILE, json.loads(done.stdout)["token"])
     print("the certificates, the database's password and an invitation are there")
     return 0
-
-
-def token_of(printed: str) -> str:
-    """The token in what `protheon cluster invite` printed."""
-    found = re.search(r"protheon-join\.[\w-]+", printed)
-    if found is None:
-        raise SystemExit("`protheon cluster invite` printed no token: this image and its compose.yaml are of different versions")
-    return found[0]
 
 
 def master() -> NoReturn:
