@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import closing
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
@@ -57,22 +57,18 @@ def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigErro
     except OSError as error:
         return MissingSetting(f"{tls.directory}: this host's certificate cannot be used: {error}; join the cluster anew")
     try:
-        with (
-            socket.create_connection(place, ASK_S) as plain,
-            closing(context.wrap_socket(plain, server_hostname=MASTER_NAME)) as secure,
-        ):
-            secure.sendall(GREETING)
-            secure.recv(FRAME_BYTES)  # TLS 1.3: only now is heard what the other end thinks of our certificate
+        if _greets(place, context) or _greets(place, context):  # once more: it may just have ended
+            return None
     except ssl.SSLCertVerificationError as error:
         return ConfigError(f"the broker at {address} {_what_is_wrong(error, tls)}")
-    except ssl.SSLError as error:
-        if _greets(place):
-            return ConfigError(
-                f"the broker at {address} speaks plaintext, and this host has a certificate of a cluster ({tls.directory}): "
-                "nothing was sent. Is it another master, or was it started with --insecure? Give the address of the cluster's"
-            )
-        return _refused(address, tls) if "ALERT" in (error.reason or "") else None
-    return None
+    except ssl.SSLError:
+        if not _greets(place):
+            raise
+        return ConfigError(
+            f"the broker at {address} speaks plaintext, and this host has a certificate of a cluster ({tls.directory}): "
+            "nothing was sent. Is it another master, or was it started with --insecure? Give the address of the cluster's"
+        )
+    return _refused(address, tls)
 
 
 def _what_is_wrong(error: ssl.SSLCertVerificationError, tls: TlsFiles) -> str:
@@ -95,12 +91,18 @@ def _refused(address: str, tls: TlsFiles) -> ConfigError:
     )
 
 
-def _greets(place: tuple[str, int]) -> bool:
-    """Tell whether plaintext HTTP/2 is spoken there."""
-    try:
-        with socket.create_connection(place, ASK_S) as plain:
-            plain.sendall(GREETING)
-            frame = plain.recv(FRAME_BYTES)
-    except OSError:
-        return False
+def _greets(place: tuple[str, int], context: ssl.SSLContext | None = None) -> bool:
+    """Tell whether the other end speaks HTTP/2, once the handshake is over; without a context in plaintext.
+
+    gRPC hangs up without a word on a certificate that it does not accept: in TLS 1.3 only after the handshake. Raises OSError.
+    """
+    with ExitStack() as stack:
+        way: socket.socket = stack.enter_context(socket.create_connection(place, ASK_S))
+        if context is not None:
+            way = stack.enter_context(context.wrap_socket(way, server_hostname=MASTER_NAME))
+        way.sendall(GREETING)
+        try:
+            frame = way.recv(FRAME_BYTES)
+        except ConnectionError:
+            return False
     return len(frame) == FRAME_BYTES and frame[3] == SETTINGS_TYPE

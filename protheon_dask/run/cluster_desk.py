@@ -108,7 +108,10 @@ class ClusterDesk:
 
     def hosts(self) -> HostList:
         """All hosts that have workers here, that enrolled since this broker began, or that ever joined, by name."""
-        n_workers = Counter(worker.host for worker in self._led.dask.workers())
+        try:
+            n_workers = Counter(worker.host for worker in self._led.dask.workers())
+        except OSError:  # the scheduler does not answer: nobody knows of any
+            n_workers = Counter()
         aside = self._led.hosts.reasons
         records: Mapping[str, HostRecord] = {} if self._authority is None else {record.name: record for record in self._authority.hosts()}
         with self._lock:

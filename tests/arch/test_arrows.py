@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "protheon_dask"
 GENERATED = PACKAGE / "broker" / "_pb"
 MAX_LINES = 600  # STYLE, Layout: past that, split by verb
-RIM = ("cli/", "notebook.py", "run/settings.py", "failpoints.py")
+RIM = ("cli/", "notebook.py", "run/settings.py", "failpoints.py", "broker/__init__.py")
 """Where the environment and the command line are read (STYLE: parsed once at the rim); failpoints.py reads its one variable, for the main
-function of each process of ours."""
+function of each process of ours; broker/__init__.py sets the one of gRPC, before that is loaded."""
 HEAVY = {"grpc", "dask", "distributed", "bokeh", "pandas", "psycopg", "numpy", "polars", "pyarrow", "click", "rich"}
 SQL_START = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|DROP|ALTER|COPY|WITH|TRUNCATE|LOCK|SET|SAVEPOINT|NOTIFY)\s")
 LOCKING = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM|FOR SHARE|LOCK TABLE|pg_advisory\w*lock)\b")
