@@ -38,13 +38,21 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     settings:  as `protheon config` names them, such as ``lease_s=30``.
     Raises:    ConfigError: settings, URL, rights, a cluster that does not start; LedgerUnavailable. Nothing is left running.
     Guarantee: it ends by close(), with its ``with`` block, or with this process, however that ends. The data, and the runs and tasks
-               that have not ended, stay in the database. What happens is told to this module's logger, at INFO.
+               that have not ended, stay in the database. What happens is told to this module's logger, at INFO, and on stderr while
+               it starts.
     """
     effective = api.read_settings(settings)
     database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
 
+    is_starting = True
+
+    def on_event(told: str) -> None:
+        _log_event(told)
+        if is_starting:
+            _say(told)
+
     def start(takes_over: bool) -> api.LocalCluster:
-        return api.local(effective, database, workers=workers, takes_over=takes_over, on_event=_log_event)
+        return api.local(effective, database, workers=workers, takes_over=takes_over, on_event=on_event)
 
     place = (effective.settings.home, database.url or str(database.embedded_dir))
     with _lock:
@@ -54,6 +62,7 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
         is_new = known is None or known.is_closed
         if known is None or is_new:
             known = _open[place] = _Shared(Link.started(start, say=_say))
+            is_starting = False
         known.n_users += 1
     if workers is not None and not (is_new and known.is_ours):
         _say("workers= is left aside: the cluster that runs already has workers of its own")

@@ -68,7 +68,7 @@ def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None
 
         page = api.dashboard_page(cluster.dashboard_link)
         with suppress(KeyboardInterrupt):
-            output.messages().print(f"dashboard: {page}", markup=False, soft_wrap=True)
+            output.messages().print(f"dashboard: {page}; in numbers: {cluster.http_link}/metrics", markup=False, soft_wrap=True)
             output.messages().print("JupyterLab, until Ctrl-C ends it and the cluster:", markup=False)
             output.emit(started.url)
             started.wait_ended(check)

@@ -163,7 +163,7 @@ def see_through(
 
     def see(cluster: LocalCluster) -> RunStatistics | None:
         nonlocal run_id, notices
-        progress.event(f"Dask's dashboard: {cluster.dashboard_link}")
+        progress.event(f"Dask's dashboard: {cluster.dashboard_link}; in numbers: {cluster.http_link}/metrics")
         if workers is not None and not cluster.is_ours:
             progress.note("--workers is left aside: the master that runs already has workers of its own")
         before = run_id

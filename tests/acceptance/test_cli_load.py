@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_progress_that_is_not_on_a_terminal_is_plain_lines_at_once(first: subpro
     err = first.stderr.decode()
     assert "\x1b" not in err
     assert [line for line in err.splitlines() if line.startswith("run 1; ")]
+    assert re.search(r"^Dask's dashboard: http://127\.0\.0\.1:\d+/status; in numbers: http://127\.0\.0\.1:\d+/metrics$", err, re.MULTILINE)
 
 
 def test_what_was_found_while_the_file_was_read_is_told_at_the_end(first: subprocess.CompletedProcess[bytes]) -> None:

@@ -117,7 +117,9 @@ def test_a_script_that_ends_without_a_word_interrupts_its_run_and_the_next_goes_
     os.killpg(first.process.pid, signal.SIGINT)  # as a notebook's stop button does: to all of the kernel's group
     first.wait_told("running\n")
     children = psutil.Process(first.process.pid).children(recursive=True)
-    assert (first.wait_end(), first.said) == (0, [])
+    assert first.wait_end() == 0
+    [said] = first.said
+    assert said.startswith("scheduler, broker and 1 worker are ready after ")
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert scripts.run_state(1) == ("cancelled", "interrupted: its command ended; type the same again to go on")
     gate.open()
@@ -133,6 +135,7 @@ def test_a_script_that_ends_without_a_word_interrupts_its_run_and_the_next_goes_
         "assert cluster.is_closed",
     )
     assert second.wait_end() == 0, second.said
+    assert len(second.said) == 1  # nothing started anew
     assert second.printed == ["run 2\n", "succeeded ()\n"]
     assert numbers(scripts.url, "kept") == list(range(N_LINES))
 

@@ -102,6 +102,7 @@ def count_words(directory: Path, home: Path, url: str) -> str:
     env = {**os.environ, "PROTHEON_HOME": str(home), "PROTHEON_DATABASE_URL": url}
     ran = subprocess.run([sys.executable, "count.py"], cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 0, ran.stderr
+    assert "using the local master" in ran.stderr or "workers are ready after" in ran.stderr  # it says what it starts
     return ran.stdout
 
 
