@@ -67,6 +67,14 @@ def migrate(url: str) -> list[str]:
     return ran
 
 
+def check_usable(conn: Connection, url: str) -> None:
+    """Refuse a ledger of another version than this, and one that this role may not work on: the GRANTs that it needs follow."""
+    with _telling_grants(conn, url):
+        check_current(conn, for_runs=False)
+        if rows(conn, "lacks_rights"):
+            raise _lacks_rights(conn, url)
+
+
 def grants(role: str) -> str:
     """What lets a role use a ledger that another role has made, with what later versions add to it. role: as SQL writes it."""
     rights = "SELECT, INSERT, UPDATE, DELETE"

@@ -60,6 +60,8 @@ def run_attempt(dispatch: Dispatch) -> Answer:
 
     host = socket.gethostname()
     try:
-        return Answer(current_process().run(dispatch), host)
+        process = current_process()
+        host = process.worker.host
+        return Answer(process.run(dispatch), host)
     except ProtheonError as exc:
         return Answer(f"{RAISED}{type(exc).__name__}: {exc}", host)

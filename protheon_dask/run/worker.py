@@ -11,11 +11,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
 
 from protheon_dask import failpoints
 from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import (
     ChecksumMismatch,
@@ -23,6 +25,7 @@ from protheon_dask.errors import (
     InvariantError,
     LeaseLost,
     LedgerUnavailable,
+    MissingSetting,
     ProtheonError,
     SchemaViolation,
     TargetAltered,
@@ -36,6 +39,7 @@ from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.postgres import is_outage
 from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.doing import Doing
+from protheon_dask.run.enrolling import enrol
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
@@ -68,10 +72,11 @@ class Prepared:
 class WorkerProcess:
     """The one of a process. run() is called by Dask's task thread; data and lease connections are kept between attempts."""
 
-    def __init__(self, settings: Settings, *, name: str, broker: BrokerClient, url: str, key: bytes | None) -> None:
+    def __init__(self, settings: Settings, *, name: str, broker: BrokerClient, url: str, key: bytes | None, host: str = "") -> None:
+        """host: under which this machine is set aside and told of; empty: what it calls itself."""
         self.settings, self.broker, self._url, self._key = settings, broker, url, key
         self._place = place_of(url)
-        self.worker = Worker(uuid4(), name, socket.gethostname())
+        self.worker = Worker(uuid4(), name, host or socket.gethostname())
         self._keeper = LeaseKeeper(
             url, lease_s=settings.lease_s, renew_s=settings.renew_s, stall_s=settings.stall_s, on_stall=self._end_stalled
         )
@@ -351,10 +356,10 @@ class WorkerProcess:
             logger.exception("attempt.stalled_unsaid")  # its lease will run out
         os._exit(STALL_EXIT)
 
-    def end_unfinished(self) -> None:
-        """End the process in the midst of its work, through no fault of that: what it has not finished is given back, at no cost.
+    def give_unfinished(self) -> None:
+        """Break off what is not finished, through no fault of that, and give it back at no cost. Not for the thread that does it.
 
-        Called on a thread of its own, some time after Dask began to close the worker: its scheduler ended, or it was told to.
+        The process is about to end: its scheduler ended, or it was told to.
         """
         failed = Failed(Cost.NOTHING, "WorkerClosed", "its worker process had to end: the Dask scheduler ended, or the worker was told to")
         for attempt in self._keeper.attempts():
@@ -368,6 +373,10 @@ class WorkerProcess:
                 continue
             except ProtheonError:
                 logger.exception("attempt.unfinished_unsaid")  # its lease will run out
+
+    def end_unfinished(self) -> None:
+        """As give_unfinished; then end the process. Called on a thread of its own, some time after Dask began to close the worker."""
+        self.give_unfinished()
         os._exit(STALL_EXIT)
 
 
@@ -385,19 +394,26 @@ def quiet_collector() -> None:
 
 
 def start_process(settings: Settings, env: Mapping[str, str], name: str) -> WorkerProcess:
-    """Make this process's worker. Called by the preload, once."""
+    """Make this process's worker. Called by the preload, once.
+
+    What the environment does not say, the database's URL and the cluster's key, the master is asked for (enrolling.enrolled).
+    Raises: MissingSetting: PROTHEON_BROKER is not there, or nobody says which database. What enrolled() raises.
+    """
     global _current
     from protheon_dask.run.keys import read_key
 
-    key_file = env.get("PROTHEON_KEY_FILE")
+    if not (address := env.get("PROTHEON_BROKER")):
+        raise MissingSetting(
+            "PROTHEON_BROKER is not set: give it the master's gRPC address (host:port), in the environment of `dask worker`"
+        )
+    broker = BrokerClient(address, TlsFiles(Path(settings.tls_dir).expanduser()) if settings.tls_dir else None)
+    key_file, host = env.get("PROTHEON_KEY_FILE"), env.get("PROTHEON_HOST", "")
+    key = read_key(key_file) if key_file else None
+    if not settings.database_url:
+        enrolled = enrol(settings, broker, host or socket.gethostname())
+        settings, key = enrolled.settings, key or enrolled.key
     quiet_collector()
-    _current = WorkerProcess(
-        settings,
-        name=name,
-        broker=BrokerClient(env["PROTHEON_BROKER"]),
-        url=settings.database_url,
-        key=read_key(key_file) if key_file else None,
-    )
+    _current = WorkerProcess(settings, name=name, broker=broker, url=settings.database_url, key=key, host=host)
     return _current
 
 

@@ -1,0 +1,72 @@
+"""What the master says of this host while it works: how many of its workers are there. On a thread of its own, which renews, too."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Self
+
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.errors import ConfigError, NotAllowed, ProtheonError, TransientError
+from protheon_dask.run.membership import identity_of, renew_if_due
+from protheon_dask.run.reaching import Reach
+
+ASK_S, ASK_FIRST_S = 5.0, 0.5
+"""Period of asking, and while workers are awaited."""
+
+
+class Attendance:
+    """A context manager; asks until it is left. Fields are of the last answer.
+
+    say: what a person should know, from this thread.
+    """
+
+    def __init__(self, broker: BrokerClient, at: Reach, say: Callable[[str], object]) -> None:
+        self._broker, self._at, self._say = broker, at, say
+        self._closing = threading.Event()
+        self._told = ""  # what was said of the certificate last
+        self.n_workers, self.heard_at = 0, 0.0  # heard_at: monotonic seconds of the answer; 0: none yet
+        self.trouble, self.trouble_at = "", 0.0  # why the master does not answer, and since when (monotonic); empty: it does
+        self.refused: NotAllowed | None = None
+        self.is_awaited = True  # somebody waits for the workers: ask more often
+        self._thread = threading.Thread(target=self._keep, name="attendance", daemon=True)
+
+    def _keep(self) -> None:
+        while not self._closing.wait(ASK_FIRST_S if self.is_awaited else ASK_S):
+            try:
+                self._ask()
+                self._renew()
+            except NotAllowed as exc:
+                self.refused = exc
+            except ProtheonError as exc:
+                if not self._closing.is_set() and not self.trouble:
+                    self.trouble, self.trouble_at = str(exc), time.monotonic()
+
+    def _ask(self) -> None:
+        found = {host.name: host.n_workers for host in self._broker.hosts().hosts}
+        self.n_workers, self.heard_at, self.trouble = found.get(self._at.host, 0), time.monotonic(), ""
+
+    def _renew(self) -> None:
+        """What is wrong with the certificate's files is told once, and tried again: a person may mend it while the host works."""
+        if self._at.tls is None:
+            return
+        try:
+            if renew_if_due(self._at.tls, self._broker):
+                told = f"the certificate was renewed, until {identity_of(self._at.tls).until_at.astimezone():%Y-%m-%d %H:%M}"
+            else:
+                told = ""
+        except (NotAllowed, TransientError):
+            raise
+        except (ConfigError, OSError) as exc:
+            told = f"the certificate cannot be renewed: {exc}"
+        if told and told != self._told:
+            self._say(told)
+        self._told = told
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
