@@ -30,7 +30,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lab lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry clean help
+.PHONY: demo lab lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry compose-test clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -80,6 +80,18 @@ bench-ledger: $(VENV)/.made-dev ## claims and renewals with a million tasks in t
 
 bench-telemetry: $(VENV)/.made-dev ## CPU of telemetry: a scheduler with 500 workers, and a run; BENCH_WORKERS=, BENCH_SECONDS= and BENCH_LINES= for less
 	$(BIN)/python -m benchmarks.telemetry_cost
+
+compose-test: $(VENV)/.made-dev ## compose.yaml with a real engine: up, load, kill, scale, restart, verify, down; PROOF_LINES= for a smaller sample
+	$(BIN)/python tests/deploy/compose_proof.py
+
+seeds: $(VENV)/.made-dev ## the seeds' table: 50, 500 and 1,000 tasks on 4, 8 and 16 worker processes; SEEDS=1 for the first alone
+	$(BIN)/python -m benchmarks.seeds_table
+
+soak: $(VENV)/.made-dev ## one hundred thousand small chunks: what broker and scheduler take at the end, against the beginning; SOAK_CHUNKS= for less
+	$(BIN)/python -m benchmarks.soak
+
+network: $(VENV)/.made-dev ## four hosts on a network with faults, as root on Linux: every case, and the table of recovery times for docs/reliability.md
+	$(PYTEST) -q -s tests/network
 
 clean: ## remove the environment and all caches; data directories stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench

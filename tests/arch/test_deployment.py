@@ -275,7 +275,7 @@ def documented_commands() -> list[str]:
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
     lines = [line.partition(" #")[0] for line in blocks.splitlines()]
     spans = re.findall(r"`(protheon [^`]*)`", text)
-    return [match for line in [*lines, *spans] for match in re.findall(r"(?:^|/|\s)(protheon (?:[a-z-].*))$", line.strip())]
+    return [found[1] for line in [*lines, *spans] if (found := re.search(r"(?:^|/bin/|exec master )(protheon [a-z].*)$", line.strip()))]
 
 
 def test_every_command_of_the_guide_is_one() -> None:
