@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,8 @@ from protheon_dask.cli.verbs import (
     run_argument,
 )
 from protheon_dask.errors import ConfigError, NotFound
-from protheon_dask.model import STAGES, RunState, TaskState
+from protheon_dask.model import STAGES, YOUR_PIPELINE, RunState, TaskState
+from protheon_dask.pipelines.jsonl import NAME as JSONL
 from protheon_dask.run.exits import DONE, INCOMPLETE
 from protheon_dask.run.settings import workers_log
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -197,10 +199,23 @@ def tell_next(rows: Sequence[Mapping[str, Any]], run: int | None, database: str)
     if len(dead) == 1 or dead[0]["load_id"] is None:
         of_run = "".join(f" --task {row['task_id']}" for row in dead[:1])
     told = f"once the cause is mended: protheon dlq replay{of_run}{database}"  # a function is found anew by its name
-    if (paths := [row["path"] for row in dead if row["load_id"] is not None]) and dead[0]["load_id"] is not None:
-        output.messages().print(f"with mended code: {mended_hint(paths, database)}", style="dim", markup=False, soft_wrap=True)
+    if (chunks := [row for row in dead if row["load_id"] is not None]) and dead[0]["load_id"] is not None:
+        typed = mended_hint([row["path"] for row in chunks], database, pipeline_option(chunks))
+        output.messages().print(f"with mended code: {typed}", style="dim", markup=False, soft_wrap=True)
         told = f"once a cause outside of the code is mended: protheon dlq replay{of_run}{database}"
     output.messages().print(told, style="dim", markup=False, soft_wrap=True)
+
+
+def pipeline_option(chunks: Sequence[Mapping[str, Any]]) -> str:
+    """What names the pipeline of these letters in a command, as far as the ledger knows it.
+
+    Code that came by value is known by its name alone; jsonl may have been given a table, which makes another load.
+    """
+    named = {(row["pipeline_reference"], row["pipeline_name"]) for row in chunks}
+    reference, name = next(iter(named))
+    if len(named) > 1 or reference == JSONL:
+        return YOUR_PIPELINE
+    return f"--pipeline {shlex.quote(reference or f'FILE.py:{name}')}"
 
 
 def letter_card(row: Mapping[str, Any]) -> list[RenderableType]:

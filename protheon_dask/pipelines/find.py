@@ -60,6 +60,13 @@ def is_installed(file: str | None) -> bool:
     return any(path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
+def is_own_code(file: str) -> bool:
+    """Whether a frame's code is a person's: of a file that is nobody's package, of a prompt, a cell, or text that was executed."""
+    if file.startswith("<"):  # the rest of these is the interpreter's
+        return not file.startswith("<frozen ")
+    return not is_installed(file)
+
+
 def _of_entry_point(name: str) -> Pipeline:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:

@@ -116,6 +116,7 @@ def debug(
     """
     given = _given(what, reject, task, line)
     place = None if path is None else os.fspath(path)
+    __tracebackhide__ = True
     if reach.url is None:
         return _on_line(_line_of_row(given, pipeline, place), pdb)
     with opened(reach.url, application=APPLICATION) as conn:
@@ -336,6 +337,7 @@ def _as_in_source(batches: Iterator[LineBatch], numbers: Sequence[tuple[int, int
 
 
 def _on_line(case: _Line, pdb: bool | None) -> Debugged:
+    __tracebackhide__ = True  # IPython's word for a frame that tells a person nothing
     batch = LineBatch(case.data + LF, case.line_no, case.byte_offset, 1)
     [given] = batch.lines
     seen = retrace_line(case.pipeline, case.context, given, case.line_no, case.part)
@@ -368,6 +370,7 @@ class _Chunk:
     reading: Callable[[], AbstractContextManager[Iterator[_Batch]]]
 
     def debug(self, pdb: bool | None) -> Debugged:
+        __tracebackhide__ = True
         if self.row["error_class"] in DEADLY:
             with self.reading() as batches:
                 ended = probe(self.pipeline, self.context, ((batch.lines, batch.line_nos) for batch in batches))
@@ -427,12 +430,15 @@ def _where(path: str, line_no: int, byte_offset: int, data: bytes) -> str:
 
 
 def _stop_or_raise(error: BaseException, notes: Sequence[str], pdb: bool | None) -> Debugged:
-    """Show the error where it was raised to a person, or raise it as it is, with notes."""
+    """Show the error where it was raised to a person, or raise it as it is, with notes, from that person's code on."""
+    __tracebackhide__ = True
     for note in notes:
         error.add_note(note)
     frames = own_frames(error)
-    if frames is None or not (is_interactive() if pdb is None else pdb):
+    if frames is None:
         raise error
+    if not (is_interactive() if pdb is None else pdb):
+        raise error.with_traceback(frames)
     raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     told = (*notes, f"{words.visible(raised)} ({place_of(frames)})")
     print(*told, sep="\n")

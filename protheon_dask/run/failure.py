@@ -12,6 +12,7 @@ from protheon_dask.ledger import verbs
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.ledger.transaction import as_error, is_of_server, sqlstate_of
 from protheon_dask.model import Cost, Failed, Lease, Outcome
+from protheon_dask.pipelines.find import is_own_code
 from protheon_dask.policy import GiveUp, Retry, RetryPolicy
 from protheon_dask.postgres import Place
 from protheon_dask.run.function import FunctionFailed
@@ -29,7 +30,7 @@ def failure_of(exc: Exception, place: Place | None = None) -> Failed:
     if isinstance(exc, RejectLimitCrossed):
         return Failed(Cost.NOTHING, "RejectLimitCrossed", str(exc), pause=str(exc))
     if isinstance(exc, FunctionFailed) and (cause := exc.__cause__) is not None:
-        story = traceback.TracebackException.from_exception(cause)  # also of an exception whose text cannot be had
+        story = _story_of(cause)
         return Failed(Cost.FAILURE, type(cause).__name__, str(story) or type(cause).__name__, "".join(story.format()), sqlstate_of(cause))
     sqlstate = sqlstate_of(exc)
     error = as_error(exc, place)
@@ -38,7 +39,20 @@ def failure_of(exc: Exception, place: Place | None = None) -> Failed:
     if isinstance(error, TargetRefused) or (isinstance(error, ConfigError) and is_of_server(exc)):
         return Failed(Cost.NOTHING, type(error).__name__, str(error), sqlstate=sqlstate, pause=str(error))
     told = str(error) if isinstance(error, ProtheonError) else f"{exc}" or type(exc).__name__
-    return Failed(Cost.FAILURE, type(exc).__name__, told, "".join(traceback.format_exception(exc)), sqlstate)
+    return Failed(Cost.FAILURE, type(exc).__name__, told, "".join(_story_of(exc).format()), sqlstate)
+
+
+def _story_of(exc: BaseException) -> traceback.TracebackException:
+    """The exception as it is told, also one whose text cannot be had: from the author's first frame on, where there is one."""
+    story = traceback.TracebackException.from_exception(exc)
+    left: list[traceback.TracebackException | None] = [story]
+    while left:
+        if (one := left.pop()) is None:
+            continue
+        first = next((at for at, frame in enumerate(one.stack) if is_own_code(frame.filename)), 0)
+        one.stack = traceback.StackSummary.from_list(one.stack[first:])
+        left += [one.__cause__, one.__context__, *(one.exceptions or ())]
+    return story
 
 
 def is_misfit(exc: Exception) -> bool:

@@ -69,7 +69,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind]]] = {
     "dead_letters": _columns(
         int="task_id attempt_no load_id run_id chunk_no first_line n_lines byte_offset raw_bytes",
         text="path message traceback",
-        category="reason status task_state handler host worker error_class sqlstate",
+        category="reason status task_state handler host worker error_class sqlstate pipeline_name pipeline_reference",
         time="died_at replayed_at purged_at",
     ),
     "runs": _columns(

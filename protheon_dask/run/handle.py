@@ -230,6 +230,7 @@ class Run:
         """
         from protheon_dask.run.debug import Reach, debug
 
+        __tracebackhide__ = True  # IPython's word for a frame that tells a person nothing
         reach = Reach(self._link.known_url, self._link.master.address, self._link.master.key)
         return debug(self._id, reach, what, reject=reject, task=task, line=line, path=path, pipeline=pipeline, pdb=pdb)
 

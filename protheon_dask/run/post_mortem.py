@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from protheon_dask.pipelines.find import is_installed
+from protheon_dask.pipelines.find import is_own_code
 from protheon_dask.run.live import shell_here
 
 
@@ -19,7 +19,7 @@ def own_frames(error: BaseException) -> TracebackType | None:
     n_wanted = 0
     traceback = error.__traceback__
     while traceback is not None:
-        is_own = _is_own(traceback.tb_frame.f_code.co_filename)
+        is_own = is_own_code(traceback.tb_frame.f_code.co_filename)
         if is_own or kept:
             kept.append(traceback)
         if is_own:
@@ -37,12 +37,6 @@ def place_of(traceback: TracebackType) -> str:
         traceback = traceback.tb_next
     code = traceback.tb_frame.f_code
     return f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}"
-
-
-def _is_own(file: str) -> bool:
-    if file.startswith("<"):  # of a prompt, a cell or text that was executed; the rest is the interpreter's
-        return not file.startswith("<frozen ")
-    return not is_installed(file)
 
 
 def is_interactive() -> bool:

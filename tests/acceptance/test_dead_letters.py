@@ -73,7 +73,7 @@ def test_a_letter_shows_its_error_its_lines_and_every_attempt(world: World, type
     had = dead(world, "shown", gate)
     listed = type_("dlq", "list", had.run.run)
     assert (listed.code, f"2 x {SHORT}" in listed.out) == (0, True)
-    assert f"with mended code: protheon load {world.directory}/shown.txt --pipeline PIPELINE" in listed.err
+    assert f"with mended code: protheon load {world.directory}/shown.txt --pipeline FILE.py:shown" in listed.err
     assert f"once a cause outside of the code is mended: protheon dlq replay {had.run.run}" in listed.err
     bounded = type_("dlq", "list", had.run.run, "--limit", 1)
     assert (f"2 x {SHORT}" in bounded.out, "the first 1; --limit shows more" in bounded.err) == (True, True)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from protheon_dask.cli.dlq import LETTER_COLUMNS, letter_card, reasons, stages_text, tell_closed, tell_log, tell_next, tell_none
+from protheon_dask.cli.dlq import (
+    LETTER_COLUMNS,
+    letter_card,
+    pipeline_option,
+    reasons,
+    stages_text,
+    tell_closed,
+    tell_log,
+    tell_next,
+    tell_none,
+)
 from protheon_dask.cli.main import main
 from protheon_dask.cli.output import render
 from protheon_dask.cli.reports import emit_list
@@ -50,6 +60,8 @@ LETTER: dict[str, Any] = {
     "byte_offset": 8_890,
     "raw_bytes": 5_000,
     "path": "/data/orders.jsonl.zst",
+    "pipeline_name": "orders",
+    "pipeline_reference": None,
     "error_class": "MemoryError",
     "message": "no room",
     "sqlstate": "53200",
@@ -121,12 +133,26 @@ def test_the_words_around_a_list_name_what_is_left_out_and_the_next_command(caps
     tell_closed([{"status": "replayed", "n": 4}], everything=True)
     assert capsys.readouterr().err.splitlines() == [
         "left out: 4 replayed, 1 purged (--all shows them)",
-        "with mended code: protheon load /data/orders.jsonl.zst --pipeline PIPELINE --into embedded",
+        "with mended code: protheon load /data/orders.jsonl.zst --pipeline FILE.py:orders --into embedded",
         "once a cause outside of the code is mended: protheon dlq replay 3 --into embedded",
-        "with mended code: protheon load /data/orders.jsonl.zst --pipeline PIPELINE",
+        "with mended code: protheon load /data/orders.jsonl.zst --pipeline FILE.py:orders",
         "once a cause outside of the code is mended: protheon dlq replay --task 12",
         "once the cause is mended: protheon dlq replay --task 12",
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "option"),
+    [
+        ([("pgcr", "pgcr")], "--pipeline pgcr"),
+        ([("shop.pipelines:orders", "orders"), ("shop.pipelines:orders", "orders")], "--pipeline shop.pipelines:orders"),
+        ([(None, "two words")], "--pipeline 'FILE.py:two words'"),
+        ([("pgcr", "pgcr"), (None, "orders")], "--pipeline PIPELINE"),
+        ([("jsonl", "jsonl")], "--pipeline PIPELINE"),  # it may have been given a table
+    ],
+)
+def test_a_hint_names_the_pipeline_as_far_as_the_ledger_knows_it(named: list[tuple[str | None, str]], option: str) -> None:
+    assert pipeline_option([{"pipeline_reference": reference, "pipeline_name": name} for reference, name in named]) == option
 
 
 @pytest.mark.parametrize(

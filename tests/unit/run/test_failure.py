@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import errors as pg
 
-from protheon_dask import errors
+import protheon_dask as protheon
+from protheon_dask import errors, words
 from protheon_dask.model import Cost
+from protheon_dask.pipelines.pipeline import ChunkContext
 from protheon_dask.run.failure import failure_of
 from protheon_dask.run.ingest import RejectLimitCrossed
 
@@ -94,3 +98,32 @@ def test_a_refused_connection_is_the_operators_and_a_pipelines_own_refusal_a_fai
     refused.__cause__ = psycopg.OperationalError("password authentication failed")
     assert (failure_of(refused).cost, failure_of(refused).pause) == (Cost.NOTHING, str(refused))
     assert failure_of(errors.ConfigError("no module of that name")).cost is Cost.FAILURE
+
+
+def test_a_traceback_begins_in_the_code_of_the_person() -> None:
+    def total(line: dict[str, Any]) -> int:
+        try:
+            return int(line["n"])
+        except ValueError as error:
+            raise MemoryError("no room") from error
+
+    pipeline = protheon.pipeline(tables=[protheon.Table(name="public.t", columns=(protheon.Column("n", "bigint"),))])(total)
+    with pytest.raises(MemoryError) as caught:
+        pipeline.open(ChunkContext(0, 0, "")).transform([b'{"n": "x"}'], [1])
+    told = story_without_this_test(caught.value)
+    assert [line.rpartition(" in ")[2] for line in told.splitlines() if line.startswith('  File "')] == ["total", "total"]
+    assert told.endswith("MemoryError: no room\n")
+
+
+def test_a_traceback_without_a_persons_code_is_whole() -> None:
+    with pytest.raises(ValueError, match="could not convert") as caught:
+        words.size("many")  # type: ignore[arg-type]
+    assert "words.py" in story_without_this_test(caught.value)
+
+
+def story_without_this_test(error: BaseException) -> str:
+    """What the ledger would keep; to it a test is a person's code."""
+    assert error.__traceback__ is not None
+    failed = failure_of(error.with_traceback(error.__traceback__.tb_next))  # type: ignore[arg-type]
+    assert failed.traceback is not None
+    return failed.traceback
