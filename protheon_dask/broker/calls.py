@@ -25,7 +25,7 @@ POOL_THREADS: Final = 8
 SHARE: Final = POOL_THREADS // 2
 """Threads of a pool that calls of one party may have: whoever floods the broker waits behind himself."""
 READER_S = 30.0
-"""How long a reader of a report, or of chunks that are cut for him, may take nothing: others wait for what is held for him."""
+"""How long a reader of a report or of chunks may take nothing: others wait for what is held for him. Ours ask again where they were."""
 
 
 @dataclass(slots=True)

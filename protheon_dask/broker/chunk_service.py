@@ -97,7 +97,7 @@ class ChunkService(chunk_pb2_grpc.ChunkServiceServicer):
                 next_bytes = offset_bytes + len(data)
                 if next_bytes < stored.stored_bytes:
                     ahead = self._read_pool.submit(reader.read)
-                await context.write(wire.piece_to_message(offset_bytes, data))
+                await write(context, wire.piece_to_message(offset_bytes, data))
                 if self._on_sent is not None and not asked.pin_id:
                     self._on_sent(asked.chunk_id, len(data))
                 if next_bytes == stored.stored_bytes:

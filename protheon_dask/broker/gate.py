@@ -18,8 +18,9 @@ from protheon_dask.errors import BrokerBusy, NotAllowed, ProtheonError
 
 CONNECTION_STREAMS: Final = 32
 """Streams that one connection may have open: a worker process has two, a notebook one for each run that it shows."""
-HOST_STREAMS: Final = 256
-"""Those of all connections of another host together: 64 worker processes, twice over."""
+HOST_STREAMS: Final = 128
+"""Those of all connections of another host together: two for each of 64 worker processes. A chunk whose reader has stopped holds 6 MiB
+here (measured: message, copies, and what gRPC keeps of it), so that a host can make the broker hold 0.8 GiB, for READER_S."""
 LOOK_PERIOD_S = 0.5
 """How often the hosts that have calls open are looked up again."""
 

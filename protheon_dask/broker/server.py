@@ -51,7 +51,7 @@ class BrokerServer:
     pins:    None: chunks are not kept here for anybody but runs.
     cluster: None: hosts cannot enrol here, and none is known to be removed.
     on_sent: called in the loop with (chunk_id, bytes) after each message: count and return.
-    Guarantee: memory is two messages a stream, however slow its reader; nothing blocks the loop.
+    Guarantee: memory is a few messages a stream, however slow its reader, who is left after calls.READER_S; nothing blocks the loop.
     """
 
     def __init__(
