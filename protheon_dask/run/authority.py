@@ -95,7 +95,7 @@ class Authority:
     """Signs certificates of hosts, and remembers whom it trusts.
 
     Guarantee: thread-safe, and safe with other processes: every change is made under one lock, and a file is replaced whole. After
-               kill -9 each file is as it was before the change or after it; a token's use may be spent for nothing, never given twice.
+               kill -9 each file is as it was before the change or after it; who was cut off asks again, and no use counts twice.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], datetime] = _utc_now) -> None:
@@ -269,20 +269,22 @@ class Authority:
             invite = self._invited(invites, invite_id.hex(), secret, now)
             record = _by_name(hosts).get(host)
             is_known = record is not None and record.removed_at is None
-            if record is not None and is_known and invite.joined.get(host) == certificates.key_hash(key):
+            is_again = invite.joined.get(host) == certificates.key_hash(key)
+            if record is not None and is_known and is_again:
                 return self._sign(hosts, key, record)
-            if invite.n_used >= invite.uses:
-                raise NotAllowed(f"this token is used up: it was for {invite.uses}; `protheon cluster invite` makes a new one")
-            if record is not None and is_known and (record.is_master or record.until_at > now):
-                raise NotAllowed(
-                    f"a host {host} is in this cluster already: join under another name (--name), or if this is that machine anew, "
-                    f"`protheon cluster remove {host}` on the master and join by a new invite"
-                )
-            used = msgspec.structs.replace(invite, n_used=invite.n_used + 1, joined={**invite.joined, host: certificates.key_hash(key)})
-            self._put_invite(invites, used)  # before the host: a kill between the two spends a use, and gives none away
             join_no = 1 if record is None else record.join_no + 1
-            if join_no > certificates.MAX_JOIN_NO:
-                raise NotAllowed(f"host {host} has joined too often: join under another name")
+            if not is_again:  # else the use was spent, and a kill came between the two files
+                if invite.n_used >= invite.uses:
+                    raise NotAllowed(f"this token is used up: it was for {invite.uses}; `protheon cluster invite` makes a new one")
+                if record is not None and is_known and (record.is_master or record.until_at > now):
+                    raise NotAllowed(
+                        f"a host {host} is in this cluster already: join under another name (--name), or if this is that machine anew, "
+                        f"`protheon cluster remove {host}` on the master and join by a new invite"
+                    )
+                if join_no > certificates.MAX_JOIN_NO:
+                    raise NotAllowed(f"host {host} has joined too often: join under another name")
+                joined = {**invite.joined, host: certificates.key_hash(key)}
+                self._put_invite(invites, msgspec.structs.replace(invite, n_used=invite.n_used + 1, joined=joined))
             return self._sign(hosts, key, HostRecord(name=host, joined_at=now, until_at=now, join_no=join_no))
 
     def _invited(self, invites: tuple[_Invite, ...], invite_id: str, secret: bytes, now: datetime) -> _Invite:
