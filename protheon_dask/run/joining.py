@@ -68,6 +68,7 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
         if present is not None:
             if host is not None and present.host != host:
                 raise ConfigError(f"this host has joined by this token as {present.host}: to join as {host}, use a new one")
+            (tls.directory / JOINING_KEY).unlink(missing_ok=True)  # a kill came before: a later joining must have a key of its own
             return Joined(present.host, present.master, tls, is_new=False)
         key_pem = _joining_key(tls)
         key = certificates.key_from_pem(key_pem)
