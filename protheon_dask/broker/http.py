@@ -10,8 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Thread
-from typing import Any, Final, Protocol, Self, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from tornado.http1connection import HTTP1ServerConnection
@@ -19,6 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
 from tornado.iostream import IOStream
 
+from protheon_dask.broker.looped import LoopedServer
 from protheon_dask.errors import ConfigError, InvariantError
 
 JSON: Final = "application/json; charset=utf-8"
@@ -169,8 +169,8 @@ class BoundedServer(HTTPServer):
             deadline.cancel()
 
 
-class HttpThread:
-    """An HttpServer in a thread with an event loop of its own. Single use; a context manager.
+class HttpThread(LoopedServer):
+    """An HttpServer in a thread with an event loop of its own.
 
     Of its own, not the one that streams chunks: a picture of 500 workers takes milliseconds to write, in which no chunk would be
     sent, and a loop that is full of chunks would let a probe of /healthz wait.
@@ -185,49 +185,22 @@ class HttpThread:
         max_connections: int = MAX_CONNECTIONS,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        super().__init__("broker-http")
         self._served, self._host, self._asked_port = port, host, http_port
         self._max_connections, self._deadline_s = max_connections, deadline_s
         self._server: HttpServer | None = None
-        self._port: int | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="broker-http", daemon=True)
 
     @property
     def address(self) -> str:
         """Where it listens, as host:port; only after start()."""
-        if self._port is None:
-            raise InvariantError("HttpThread.address was asked for before start()")
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
-
-    def start(self) -> None:
-        """Listen. Raises: ConfigError, as serve(); the thread has ended then."""
-        self._thread.start()
-        try:
-            self._port = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result()
-        finally:
-            if self._port is None:
-                self.stop()
-
-    def stop(self) -> None:
-        """Close what is open, and wait for that. Safe to repeat."""
-        if self._loop.is_closed():
-            return
-        if self._thread.is_alive():
-            if self._server is not None:
-                asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        return f"{host}:{self.port}"
 
     async def _serve(self) -> int:
         # made in the loop: tornado asks for the running one
         self._server = HttpServer(self._served, max_connections=self._max_connections, deadline_s=self._deadline_s)
         return await self._server.serve(self._host, self._asked_port)
+
+    async def _end(self) -> None:
+        if self._server is not None:
+            await self._server.stop()

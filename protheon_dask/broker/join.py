@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import msgspec
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError
 
 from protheon_dask.broker.http import DEADLINE_S, MAX_CONNECTIONS, MAX_REQUEST_BYTES, Answer, BoundedServer, json_answer, listening_on
+from protheon_dask.broker.looped import LoopedServer
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import ConfigError, InvariantError, NotAllowed, ProtheonError, TransientError
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 CA_PATH, JOIN_PATH = "/ca.pem", "/join"
 PEM: Final = "application/x-pem-file"
-LOOK_PERIOD_S = 10.0
+LOOK_PERIOD_S = 1.0
 """How often the certificate's file is looked at: a new one is shown from then on. It is renewed hours before the old one ends."""
 N_THREADS = 2
 """That admit hosts, one after the other behind the authority's lock: a second one reads ca.pem meanwhile."""
@@ -176,8 +176,8 @@ def _refused(code: int, error: str) -> Answer:
     return json_answer(code, Refusal(error))
 
 
-class JoinThread:
-    """A JoinServer in a thread with an event loop of its own. Single use; a context manager."""
+class JoinThread(LoopedServer):
+    """A JoinServer in a thread with an event loop of its own. start() raises MissingSetting, too: of tls."""
 
     def __init__(
         self,
@@ -189,48 +189,16 @@ class JoinThread:
         max_connections: int = MAX_CONNECTIONS,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        super().__init__("broker-join")
         self._served, self._tls, self._host, self._asked_port = port, tls, host, join_port
         self._max_connections, self._deadline_s = max_connections, deadline_s
         self._server: JoinServer | None = None
-        self._port: int | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="broker-join", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; only after start()."""
-        if self._port is None:
-            raise InvariantError("JoinThread.port was asked for before start()")
-        return self._port
-
-    def start(self) -> None:
-        """Listen. Raises: ConfigError, as serve(); MissingSetting: of tls. The thread has ended then."""
-        self._thread.start()
-        try:
-            self._port = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result()
-        finally:
-            if self._port is None:
-                self.stop()
-
-    def stop(self) -> None:
-        """Close what is open, and wait for that. Safe to repeat."""
-        if self._loop.is_closed():
-            return
-        if self._thread.is_alive():
-            if self._server is not None:
-                asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     async def _serve(self) -> int:
         # made in the loop: tornado asks for the running one
         self._server = JoinServer(self._served, self._tls, max_connections=self._max_connections, deadline_s=self._deadline_s)
         return await self._server.serve(self._host, self._asked_port)
+
+    async def _end(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
