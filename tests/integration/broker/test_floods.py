@@ -194,6 +194,23 @@ def test_who_says_nothing_is_hung_up_on(runs: SlowRuns, folder: ChunkFolder, mon
         assert client.info().broker_uuid == "a-uuid"  # it connects anew, without a word
 
 
+def test_a_connection_that_is_old_is_replaced_without_a_call_that_fails(
+    runs: SlowRuns, folder: ChunkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tuple((name, 300 if name == "grpc.max_connection_age_ms" else value) for name, value in server.OPTIONS)
+    monkeypatch.setattr(server, "OPTIONS", options)
+    with BrokerThread(runs, folder, "127.0.0.1", 0) as broker, BrokerClient(f"127.0.0.1:{broker.port}") as client:
+        views = client.watch(1)
+        next(views)
+        end_at, n_calls = time.monotonic() + 2.0, 0  # six ages
+        while time.monotonic() < end_at:
+            assert client.info().broker_uuid == "a-uuid"
+            n_calls += 1
+        assert n_calls > 20
+        runs.story = [wire.RunView(1, wire.RunState.SUCCEEDED)]
+        assert [view.state for view in views] == [wire.RunState.SUCCEEDED]  # its stream was open all the time
+
+
 def test_a_message_above_the_limit_is_refused_by_either_end_and_its_connection_goes_on(
     broker: BrokerThread, client: BrokerClient, folder: ChunkFolder
 ) -> None:
