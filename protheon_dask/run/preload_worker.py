@@ -80,4 +80,4 @@ async def drain_when_told(worker: Worker, process: WorkerProcess, told: Path, gr
             workers=[worker.address], close_workers=False, remove=True, stimulus_id=f"protheon-drain-{time.time()}"
         )
         await asyncio.wait_for(away, SAY_S)
-    await worker.close(nanny=True, reason="protheon-drain")
+    await worker.close(nanny=True, executor_wait=False, reason="protheon-drain")  # what still runs has been given back
