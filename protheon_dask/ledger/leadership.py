@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
@@ -44,3 +45,21 @@ def is_led(conn: psycopg.Connection) -> bool:
     """Does a broker lead this ledger now, whoever it is? Any connection may ask."""
     [row] = rows(conn, "is_led", {"lock_class": ADVISORY_CLASS, "lock": LOCK_LEADERSHIP})
     return bool(row["is_led"])
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The session that leads, as PostgreSQL sees it."""
+
+    client_address: str | None  # None: over a socket, or it is not for this role to see
+    since_at: datetime | None
+
+    def __str__(self) -> str:
+        told = f"connected from {self.client_address or 'a host that PostgreSQL does not name'}"
+        return told + (f" since {self.since_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if self.since_at else "")
+
+
+def leader(conn: psycopg.Connection) -> Leader | None:
+    """Who leads this ledger now; None: nobody. Any connection may ask."""
+    found = rows(conn, "who_leads", {"lock_class": ADVISORY_CLASS, "lock": LOCK_LEADERSHIP})
+    return Leader(found[0]["client_address"], found[0]["since_at"]) if found else None

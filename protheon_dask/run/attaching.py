@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
 from protheon_dask.ledger import reports
@@ -13,11 +15,13 @@ from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.cluster import Cluster
+from protheon_dask.run.identity import tls_of
 from protheon_dask.run.keys import KEY_FILE, read_key
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
+from protheon_dask.run.versions import own_versions
 
 PORT: Final = Settings().broker_port
 """Of a master whose address names none."""
@@ -30,17 +34,40 @@ def attach(effective: Effective, address: str, database: Database, *, is_given: 
     Raises:   BrokerUnavailable: no master answers there. ConfigError: the address, or the database that was given is another one.
     """
     place = master_address(address)
-    key_file = home_of(effective.settings) / KEY_FILE
-    master = Master(place, read_key(key_file) if key_file.exists() else None)
+    master, ledger_id = reached(effective.settings, place)
     try:
-        try:
-            ledger_id = master.info().ledger_id
-        except BrokerUnavailable as exc:
-            raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({exc})") from exc
         return Cluster(Link(master, ledger_url(effective.settings, database, ledger_id, is_given=is_given), say=say))
     except ProtheonError:
         master.close()
         raise
+
+
+def reached(settings: Settings, place: str) -> tuple[Master, str]:
+    """The master at this address, and its ledger's id: by this host's certificate, if it has one.
+
+    On loopback the embedded cluster answers without TLS, whatever certificate the host has: where nobody answers by it, that is tried.
+    Raises: BrokerUnavailable, ConfigError.
+    """
+    tls, key_file = tls_of(settings), home_of(settings) / KEY_FILE
+    key = read_key(key_file) if key_file.exists() else None
+    ways = [tls, None] if tls is not None and is_loopback(place.rpartition(":")[0]) else [tls]
+    told: BrokerUnavailable | None = None
+    for way in ways:
+        master = Master(place, key, tls=way)
+        try:
+            found = master.info().ledger_id
+            if key is None and way is not None:  # this host has joined: it signs pipelines as the master's own does
+                key = master.enrol(socket.gethostname(), own_versions()).cluster_key or None
+                master.close()
+                master = Master(place, key, tls=way)
+            return master, found
+        except BrokerUnavailable as exc:
+            master.close()
+            told = told or exc
+        except ProtheonError:
+            master.close()
+            raise
+    raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({told})") from told
 
 
 def master_address(text: str) -> str:

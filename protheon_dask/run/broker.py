@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,7 +27,7 @@ from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable, ProtheonError
-from protheon_dask.ledger import reports
+from protheon_dask.ledger import leadership, reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.authority import Authority
@@ -111,7 +111,9 @@ def serve(
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
-    coordinator = Coordinator(settings, url, reached_from(scheduler_address, LOOPBACK), store, broker_uuid, n_splitters)
+    coordinator = Coordinator(
+        settings, url, reached_from(scheduler_address, "[::1]" if ":" in bind else LOOPBACK), store, broker_uuid, n_splitters
+    )
     if ephemeral:
         coordinator.owner_lives = owner_watch()
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
@@ -180,8 +182,16 @@ def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_
                 logger.warning("ledger.lost", extra={"error": str(exc)})
             end_at, is_told = time.monotonic() + LEAD_S, True
         if not (goes_on or takes_over) or time.monotonic() > end_at:
-            raise ConfigError("another broker leads this ledger already: use that master, or stop it first")
+            raise ConfigError(f"another broker leads this ledger already{_leader(settings)}: use that master, or stop it first")
         time.sleep(LEAD_POLL_S)
+
+
+def _leader(settings: Settings) -> str:
+    """Who that is, for the message; nothing where it is not known."""
+    with suppress(LedgerUnavailable), opened(settings.direct_url or settings.database_url, application="protheon-broker") as conn:
+        if (found := leadership.leader(conn)) is not None:
+            return f", {found}"
+    return ""
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import MOST_ROWS, limit_of, report_frame, sql_frame
 from protheon_dask.run.handle import Run
+from protheon_dask.run.identity import dask_security
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.master import Master
 from protheon_dask.run.submitting import Paths, loading, places_of
@@ -98,8 +99,9 @@ class Cluster:
             if self._dask is None:
                 from distributed import Client
 
+                security = dask_security(self.master.tls)
                 try:
-                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION)  # type: ignore[no-untyped-call]
+                    self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION, security=security)  # type: ignore[no-untyped-call]
                 except OSError as exc:
                     raise TransientError(f"Dask's scheduler at {address} does not answer: {exc}") from exc
                 self._dask_generation = self._link.generation

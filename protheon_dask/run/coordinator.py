@@ -13,9 +13,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 from protheon_dask import failpoints
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable
 from protheon_dask.ledger import chunks, leadership, runs, verbs
@@ -67,7 +69,8 @@ class Coordinator:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._events: deque[Event] = deque()
-        self._dask = DaskLink(scheduler_address, self.tell, self._wake.set)
+        tls = TlsFiles(Path(settings.tls_dir)) if settings.tls_dir else None
+        self._dask = DaskLink(scheduler_address, self.tell, self._wake.set, tls)
         self.cutting = Cutting(store, SplitterPool(store, n_splitters, self.tell), broker_uuid)
         self._finisher = TableFinisher(url, self.wake)
         self._dispatched: dict[int, Dispatch] = {}

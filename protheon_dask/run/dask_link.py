@@ -21,8 +21,11 @@ from distributed import Client, Future, fire_and_forget
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.model import Dispatch
+from protheon_dask.run.dask_tls import Renewed
 from protheon_dask.run.doing import METRIC
+from protheon_dask.run.identity import dask_security
 from protheon_dask.run.lives import COORDINATOR
 from protheon_dask.run.tasks import CANCELLED, RAISED, STARTUP_KEY, Answer, run_attempt
 from protheon_dask.telemetry.workers import Report
@@ -109,10 +112,16 @@ class DaskLink:
     """
 
     def __init__(
-        self, scheduler_address: str, on_event: Callable[[DaskEvent], None], on_change: Callable[[], object] = lambda: None
+        self,
+        scheduler_address: str,
+        on_event: Callable[[DaskEvent], None],
+        on_change: Callable[[], object] = lambda: None,
+        tls: TlsFiles | None = None,
     ) -> None:
+        """tls: of this host; None: plaintext."""
         self.scheduler_address = scheduler_address
-        self._on_event, self._on_change = on_event, on_change
+        self._on_event, self._on_change, self._tls = on_event, on_change, tls
+        self._renewed: Renewed | None = None  # of the client that is there now
         self._lock = threading.Lock()  # of the fields below; held for no call that waits
         self._client: Client | None = None
         self._handed: dict[str, _Handed] = {}
@@ -234,12 +243,13 @@ class DaskLink:
             if len(self._late) >= MAX_LATE:
                 raise TimeoutError(f"{self.scheduler_address} has made no client yet")
         making: ConcurrentFuture[Client] = ConcurrentFuture()
-        threading.Thread(target=_make_client, args=(self.scheduler_address, making), name="dask-client", daemon=True).start()
+        threading.Thread(target=_make_client, args=(self.scheduler_address, self._tls, making), name="dask-client", daemon=True).start()
         if not wait([making], ANSWER_S).done:
             making.add_done_callback(_close_late)
             self._late.append(making)
             raise TimeoutError(f"{self.scheduler_address} made no client in {ANSWER_S:g} s")
         client = making.result()
+        self._renewed = None if self._tls is None else Renewed(self._tls)
         with self._lock:
             if not self._closing.is_set():
                 self._client = client
@@ -250,6 +260,8 @@ class DaskLink:
     def _ask(self, client: Client) -> tuple[tuple[WorkerSeen, ...], tuple[Report, ...]]:
         if client.scheduler is None:
             raise OSError("the connection to it closed just now")
+        if self._renewed is not None:
+            self._renewed.look(client)
         # client.scheduler_info() asks the same, and waits for ever
         try:
             told: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S)  # type: ignore[no-untyped-call]  # as above
@@ -310,9 +322,10 @@ class DaskLink:
         self._on_event(WorkerGone(item, str(last.name), nanny_lives))
 
 
-def _make_client(scheduler_address: str, answer: ConcurrentFuture[Client]) -> None:
+def _make_client(scheduler_address: str, tls: TlsFiles | None, answer: ConcurrentFuture[Client]) -> None:
     try:
-        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        security = dask_security(tls)
+        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR, security=security)  # type: ignore[no-untyped-call]  # distributed is not typed here
         answer.set_result(client)
     except Exception as exc:  # noqa: BLE001  # raised again in the link's thread
         answer.set_exception(exc if isinstance(exc, OSError) else OSError(f"{type(exc).__name__}: {exc}"))

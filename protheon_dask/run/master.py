@@ -64,6 +64,7 @@ class Master:
     ) -> None:
         self.address, self._key, self._check, self._comes_back = address, key, check, comes_back
         self.tls = tls
+        self.tls = tls
         self._client = BrokerClient(address, tls)
 
     @property

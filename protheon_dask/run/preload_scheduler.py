@@ -13,8 +13,10 @@ from distributed import Scheduler
 from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.settings import read_settings
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 
@@ -49,8 +51,11 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Called by Dask before the scheduler starts."""
+    """Called by Dask when the scheduler listens, before it is announced."""
     log_to_stderr("protheon_dask")  # Dask has set up its own
+    settings = read_settings({}).settings
+    refuse_removed(scheduler, settings)
+    keep_renewed(scheduler, settings)
     plugin = ProtheonPlugin()
     scheduler.add_plugin(plugin)
     scheduler.handlers[TAKE_PICTURE] = plugin.take_picture

@@ -243,6 +243,10 @@ class Supervised:
             if self._started_s < than_s and not self._closing.is_set():
                 self._current.kill()
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of the process that runs now, by itself, after leave(); False if that took longer."""
+        return self._current.wait_ended(timeout_s)
+
     def close(self) -> None:
         """End it, and wait for that. Idempotent."""
         self.end()

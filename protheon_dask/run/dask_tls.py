@@ -1,0 +1,144 @@
+"""Dask's side of a cluster's certificates, in its own processes and in clients: renewed without a restart, and removed hosts refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any, Final
+
+from distributed import Client, Scheduler
+from distributed.comm.core import Comm
+from distributed.core import Server
+from tornado.ioloop import PeriodicCallback
+
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError, ProtheonError
+from protheon_dask.run.settings import home_of
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 30.0
+"""Period of the look whether the certificate was replaced: it is, hours before the old one ends."""
+REMOVED_LOOK_S: Final = 0.5
+"""Period of the look whether a host was removed: one stat() each."""
+
+Removed = Callable[[str, int], bool]
+"""Of a host and its certificate's serial number: is nothing of it accepted? Raises ProtheonError: that cannot be told."""
+
+
+class Renewed:
+    """Shows the certificate that is in the file, from the next handshake on: of one server or client of Dask, which reads it once only.
+
+    Not thread-safe, but contexts may be in use by other threads meanwhile.
+    """
+
+    def __init__(self, tls: TlsFiles) -> None:
+        self._tls, self._stamp = tls, tls.stamp()
+
+    def look(self, node: Server | Client) -> None:
+        """Load the certificate anew where it was replaced."""
+        stamp = self._tls.stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            for context in contexts_of(node):
+                context.load_cert_chain(self._tls.certificate, self._tls.key)
+        except OSError as exc:  # ssl.SSLError too: it is being replaced; the old one serves until the next look
+            logger.warning("certificate.unread", extra={"error": str(exc)})
+            return
+        self._stamp = stamp
+        logger.info("certificate.renewed", extra={"directory": str(self._tls.directory)})
+
+
+def contexts_of(node: Server | Client) -> Iterator[SSLContext]:
+    """All that a server or client of Dask makes its connections by, incoming and outgoing."""
+    arguments = [getattr(node, "connection_args", None) or {}, getattr(getattr(node, "rpc", None), "connection_args", None) or {}]
+    seen = {id(context): context for each in arguments if (context := each.get("ssl_context")) is not None}
+    for listener in getattr(node, "listeners", ()):
+        if (context := getattr(listener, "server_args", {}).get("ssl_options")) is not None:
+            seen[id(context)] = context
+    yield from seen.values()
+
+
+def keep_renewed(server: Server, settings: Settings) -> None:
+    """Called by preloads, in the server's event loop: show new certificates as long as it lives. Nothing without TLS."""
+    if not settings.tls_dir:
+        return
+    renewed = Renewed(TlsFiles(Path(settings.tls_dir).expanduser()))
+    _periodically(server, "protheon-certificate", partial(renewed.look, server), LOOK_S)
+
+
+def refuse_removed(scheduler: Scheduler, settings: Settings) -> None:
+    """Called by the scheduler's preload: accept no connection of a removed host, and close those that it has.
+
+    The scheduler runs on the master, and asks the authority's own file: so it does after any restart, before anything else.
+    Nothing where there is no authority here, or no TLS. One that cannot be read lets nobody in.
+    """
+    if not settings.tls_dir:
+        return
+    from protheon_dask.run.authority import AUTHORITY_DIR, Authority  # here: it loads cryptography
+
+    home = home_of(settings)
+    if not (home / AUTHORITY_DIR).is_dir():
+        return
+    try:
+        is_removed: Removed = Authority.open(home).is_removed
+    except ProtheonError as exc:  # Dask would log it and go on without us
+        logger.exception("authority.unread")
+        is_removed = partial(_cannot_tell, str(exc))
+    for listener in scheduler.listeners:
+        listener.comm_handler = partial(_let_in, listener.comm_handler, is_removed)  # type: ignore[attr-defined]  # of TCP's and TLS's
+    _periodically(scheduler, "protheon-removed", partial(close_removed, scheduler, is_removed), REMOVED_LOOK_S)
+
+
+def _cannot_tell(why: str, _host: str, _serial_no: int) -> bool:
+    raise ConfigError(why)
+
+
+async def _let_in(handler: Callable[[Comm], Any], is_removed: Removed, comm: Comm) -> None:
+    """Hand a new connection to Dask, unless it is one of a removed host."""
+    if (host := _removed_host(comm, is_removed)) is not None:
+        logger.warning("host.refused", extra={"host": host, "address": comm.peer_address})
+        comm.abort()  # type: ignore[no-untyped-call]  # distributed is not typed here
+        return
+    await handler(comm)
+
+
+def close_removed(scheduler: Scheduler, is_removed: Removed) -> None:
+    """Close every connection of a removed host, incoming and outgoing: Dask takes its workers and clients for lost."""
+    pool = scheduler.rpc
+    outgoing = [comm for comms in (*pool.available.values(), *pool.occupied.values()) for comm in comms]
+    for comm in [*scheduler._comms, *outgoing]:
+        if (host := _removed_host(comm, is_removed)) is not None:
+            logger.warning("host.closed", extra={"host": host, "address": comm.peer_address})
+            comm.abort()  # type: ignore[no-untyped-call]  # as above
+
+
+def _removed_host(comm: Comm, is_removed: Removed) -> str | None:
+    """The host at the other end, if nothing of it is accepted; a certificate that cannot be read as one of ours is no host's."""
+    host, serial_no = peer_of(comm)
+    try:
+        return host or "(no name)" if not host or is_removed(host, serial_no) else None
+    except ProtheonError:  # the list of hosts is damaged: nobody is trusted then
+        return host
+
+
+def peer_of(comm: Comm) -> tuple[str, int]:
+    """Name and serial number in the certificate of the other end; empty and 0: it has shown none."""
+    shown = comm.extra_info.get("peercert") or {}
+    names = [value for name in shown.get("subject", ()) for what, value in name if what == "commonName"]
+    serial_no = 0
+    with suppress(ValueError):
+        serial_no = int(shown.get("serialNumber", ""), 16)
+    return (names[0] if names else ""), serial_no
+
+
+def _periodically(server: Server, name: str, look: Callable[[], None], period_s: float) -> None:
+    callback = PeriodicCallback(look, period_s * 1000.0)
+    server.periodic_callbacks[name] = callback  # Dask stops it with the server
+    callback.start()

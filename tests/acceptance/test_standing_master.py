@@ -1,0 +1,169 @@
+"""``protheon master`` on loopback with certificates of its own authority: commands find it, it restarts what dies, it ends in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+import protheon_dask as protheon
+from protheon_dask.config import Settings
+from protheon_dask.run import founding
+from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
+from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.postgres import fresh_database
+from tests.fixtures.standing import Master, started
+
+N_LINES = 40
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_url: str) -> Iterator[str]:
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def master(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
+    """One for the module, with two workers; nothing in it is plaintext."""
+    home = tmp_path_factory.mktemp("standing") / "home"
+    founding.init(Settings(home=str(home)), "nuc", [])
+    with started(home, database_url, "--workers", "2", PROTHEON_EXIT_GRACE_S="5") as made:
+        yield made
+
+
+def load(master: Master, *arguments: object) -> dict[str, object]:
+    done = master.run("load", *arguments, "--chunk-lines", 10, "--json")
+    assert done.returncode == 0, done.stderr
+    loaded: dict[str, object] = json.loads(done.stdout)
+    return loaded
+
+
+def wait_run(master: Master, run: object) -> dict[str, object]:
+    """The run, once it has ended."""
+
+    def ended() -> dict[str, object] | None:
+        """the run has ended"""
+        [row] = [row for row in json.loads(master.run("runs", "--json").stdout) if row["run"] == run]
+        return row if row["state"] in ("succeeded", "incomplete", "cancelled") else None
+
+    found: dict[str, object] = wait_until(ended, 90)
+    return found
+
+
+def test_it_says_where_everything_is_and_no_password(master: Master, database_url: str) -> None:
+    told = master.told
+    assert "mutual TLS" in told["gRPC"]
+    assert told["Dask's scheduler"].strip().startswith("tls://127.0.0.1:")
+    assert told["dashboard"].strip().startswith("http://127.0.0.1:")
+    assert "***" in told["database"] or ":" not in database_url.split("@")[0].removeprefix("postgresql://")
+
+
+def test_a_load_of_this_host_finds_it_and_speaks_by_this_hosts_certificate(master: Master, database_url: str, tmp_path: Path) -> None:
+    done = master.run(
+        "load", write_numbers(tmp_path / "found.txt", N_LINES), "--pipeline", write_pipeline(tmp_path, "found"), "--chunk-lines", 10
+    )
+    assert done.returncode == 0, done.stderr
+    assert "using the local master" in done.stderr
+    assert numbers(database_url, "found") == list(range(N_LINES))
+    with grpc.insecure_channel(master.address) as channel, pytest.raises(grpc.FutureTimeoutError):
+        grpc.channel_ready_future(channel).result(timeout=1.0)
+
+
+def test_a_detached_load_goes_on_without_its_command(master: Master, database_url: str, tmp_path: Path, gate: Gate) -> None:
+    pipeline = write_pipeline(tmp_path, "detached", gate.body(1, 10))
+    told = load(master, write_numbers(tmp_path / "detached.txt", N_LINES), "--pipeline", pipeline, "--detach")
+    assert told["state"] in ("queued", "running")
+    gate.open()
+    assert wait_run(master, told["run"])["state"] == "succeeded"
+    assert numbers(database_url, "detached") == list(range(N_LINES))
+
+
+def test_a_second_master_on_the_ledger_refuses_and_says_who_leads(master: Master) -> None:
+    second = master.run("master")
+    assert second.returncode == 2
+    assert f"a master leads this ledger already: process {master.process.pid} of this host, at {master.address}" in second.stderr
+
+
+def test_a_second_master_of_another_home_refuses_and_says_where_the_leader_is(master: Master, database_url: str, tmp_path: Path) -> None:
+    with started(tmp_path / "other", database_url, is_ready=False) as second:
+        assert second.wait_end() == 2
+    assert "another broker leads this ledger already, connected from " in second.said[-1]
+
+
+def test_a_notebook_connects_by_its_address_and_gets_dasks_client(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in master.env.items():
+        if name.startswith("PROTHEON_"):
+            monkeypatch.setenv(name, value)
+    with protheon.connect(master.address) as cluster:
+        assert cluster.info().n_threads == 2
+        assert cluster.client.submit(sum, [1, 2], pure=False).result(timeout=30) == 3
+        assert cluster.info().scheduler_address.startswith("tls://")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["run.broker", "dask scheduler", "dask worker"])
+def test_what_is_killed_comes_back_and_the_run_goes_on(master: Master, database_url: str, tmp_path: Path, word: str) -> None:
+    name = "killed_" + word.replace(".", "_").replace(" ", "_")
+    pipeline = write_pipeline(tmp_path, name, "if n % 10 == 0:\n    time.sleep(0.5)")
+    told = load(master, write_numbers(tmp_path / f"{name}.txt", 200), "--pipeline", pipeline, "--detach")
+    wait_until(lambda: len(numbers(database_url, name)) >= 20, 60)
+    master.part(word).kill()
+    assert wait_run(master, told["run"])["state"] == "succeeded"
+    assert numbers(database_url, name) == list(range(200))
+    wait_until(lambda: psutil.Process(master.part(word).pid).is_running(), 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_bounded_time_and_its_runs_go_on_at_the_next_start(postgres_url: str, tmp_path: Path, signum: int) -> None:
+    """What the workers had is given back at no cost, so that the next start waits for no lease."""
+    gate = Gate(tmp_path / "open")
+    pipeline = write_pipeline(tmp_path, "resumed", gate.body(1, 10))
+    source = write_numbers(tmp_path / "resumed.txt", N_LINES)
+    with fresh_database(postgres_url) as url:
+        home = tmp_path / "home"
+        with started(home, url, "--workers", "2", PROTHEON_EXIT_GRACE_S="3") as first:
+            run = load(first, source, "--pipeline", pipeline, "--detach")["run"]
+            wait_until(lambda: ask(url, "SELECT count(*) FROM protheon.task WHERE state = 'running'") == [(2,)], 60)
+            children = psutil.Process(first.process.pid).children(recursive=True)
+            began_s = time.monotonic()
+            assert first.end(signum) == 0, first.said
+            took_s = time.monotonic() - began_s
+        print(f"{signal.Signals(signum).name}: ended after {took_s:.1f} s")
+        assert took_s < 3 + 4 + 5 + 20  # the grace, what is told late, the processes around, and a busy machine
+        assert not [child for child in children if child.is_running()]
+        assert ask(url, "SELECT state FROM protheon.run") == [("running",)]
+        assert ask(url, "SELECT DISTINCT state FROM protheon.task WHERE state = 'running'") == []
+        assert ask(url, "SELECT DISTINCT cost FROM protheon.attempt WHERE outcome <> 'succeeded'") == [("nothing",)]
+        gate.open()
+        with started(home, url, "--workers", "2") as second:
+            assert wait_run(second, run)["state"] == "succeeded"
+        assert numbers(url, "resumed") == list(range(N_LINES))
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_leaves_no_process_and_starts_again(postgres_url: str, tmp_path: Path) -> None:
+    with fresh_database(postgres_url) as url:
+        with started(tmp_path / "home", url, "--workers", "1") as first:
+            children = psutil.Process(first.process.pid).children(recursive=True)
+            first.process.kill()
+            wait_until(lambda: not [child for child in children if child.is_running()], 60)
+        with started(tmp_path / "home", url, "--workers", "1") as second:
+            assert "127.0.0.1" in second.address
+
+
+def test_a_port_that_is_taken_is_refused_by_name(master: Master, postgres_url: str, tmp_path: Path) -> None:
+    port = master.address.rpartition(":")[2]
+    with (
+        fresh_database(postgres_url) as url,
+        started(tmp_path / "home", url, is_ready=False, PROTHEON_BROKER_PORT=port) as second,
+    ):
+        assert second.wait_end() == 2
+    assert f"port {port} on 127.0.0.1, of gRPC, is taken: stop what listens there, or set PROTHEON_BROKER_PORT" in second.said[-1]
