@@ -5,36 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from protheon_dask.model import RunState, TableCount
+from protheon_dask.model import TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
+from tests.fixtures.scenes import run_of
 
-MIDDLE = RunStatistics(
-    run=3,
-    state=RunState.RUNNING,
-    reason=None,
-    pipeline="pgcr",
-    paths=("/data/reports.jsonl.zst",),
-    notices=(),
+MIDDLE = run_of(
     files=1,
     files_done=0,
-    skipped_files=0,
-    attached_files=0,
-    split_done=True,
     estimated_lines=20_000,
     chunks=16,
     chunks_ready=7,
     chunks_running=2,
     chunks_done=7,
-    chunks_dead=0,
-    chunks_cancelled=0,
     lines=8_750,
     loaded=8_747,
-    filtered=0,
     rejected=2,
     blank=1,
-    rejected_parts=0,
     rows=(TableCount("pgcr.destiny_player", 39_000, 30_000, 1_000, 8_000), TableCount("pgcr.instance", 8_747, 8_747, 0, 0)),
-    dead_letters=0,
     retries=1,
     own_lines=8_750,
     own_raw_bytes=58_000_000,

@@ -12,26 +12,18 @@ from hypothesis import strategies as st
 
 from protheon_dask.model import STAGES, Death, Refusal, RunState, TableCount
 from protheon_dask.telemetry.statistics import RunStatistics
+from tests.fixtures.scenes import run_of
 
-BASE = RunStatistics(
-    run=3,
-    state=RunState.RUNNING,
-    reason=None,
-    pipeline="pgcr",
+BASE = run_of(
     paths=("/a.zst", "/b.zst"),
     notices=("/b.zst: loaded already by run 1: skipped",),
     files=2,
-    files_done=1,
     skipped_files=1,
-    attached_files=0,
-    split_done=True,
     estimated_lines=1_000,
     chunks=10,
     chunks_ready=3,
     chunks_running=2,
     chunks_done=5,
-    chunks_dead=0,
-    chunks_cancelled=0,
     lines=500,
     loaded=480,
     filtered=10,
@@ -39,7 +31,6 @@ BASE = RunStatistics(
     blank=4,
     rejected_parts=2,
     rows=(TableCount("public.t", 960, 900, 40, 20),),
-    dead_letters=0,
     retries=1,
     own_lines=250,
     own_raw_bytes=5_000_000,
