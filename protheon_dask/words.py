@@ -71,6 +71,11 @@ def since(at: datetime, what: str) -> str:
     return f"{_SINCE}{at:%H:%M:%S} UTC: {what}"
 
 
+def since_epoch(at: float, what: str) -> str:
+    """As since(); at: in seconds of the epoch, as a clock has it."""
+    return since(datetime.fromtimestamp(at, UTC), what)
+
+
 def says_since(told: str) -> bool:
     """Does this say already since when?"""
     return told.startswith(_SINCE)

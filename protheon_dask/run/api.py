@@ -28,7 +28,7 @@ from protheon_dask.run.dead_letters import (
     task_states,
 )
 from protheon_dask.run.lab import Lab, LabServer, check_lab
-from protheon_dask.run.link import page_of as dashboard_page
+from protheon_dask.run.link import dashboard_page
 from protheon_dask.run.local import Database, LocalCluster, find_local
 from protheon_dask.run.master import Master
 from protheon_dask.run.notebooks import Copies, copy_notebooks

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -36,7 +35,7 @@ from protheon_dask.run.undo import undo_load, undo_loads
 from protheon_dask.run.verify import never_compared
 from protheon_dask.sink import targets
 from protheon_dask.telemetry.statistics import RunStatistics
-from protheon_dask.words import since
+from protheon_dask.words import since_epoch
 from protheon_dask.workspace import source
 from protheon_dask.workspace.chunkfile import ChunkStore, chunk_path
 from protheon_dask.workspace.roots import SourceRoots
@@ -225,7 +224,7 @@ class RunDesk:
         except LedgerUnavailable as exc:
             if (lost_at := self._coordinator.ledger_lost_at) is None:
                 raise
-            raise LedgerUnavailable(since(datetime.fromtimestamp(lost_at, UTC), str(exc))) from exc
+            raise LedgerUnavailable(since_epoch(lost_at, str(exc))) from exc
 
     @contextmanager
     def _cancelled_on_error(self, run_id: int) -> Iterator[None]:
@@ -250,7 +249,7 @@ class RunDesk:
             if waiting_for is None and (wait := self._coordinator.cutting.source_wait(run_id)) is not None:
                 waiting_for, waiting_since_at = f"{wait.message}; it is tried again at least every {SPLIT_RETRY_S:g} s", wait.since_at
             if waiting_for is not None:
-                statistics = replace(statistics, reason=since(datetime.fromtimestamp(waiting_since_at, UTC), waiting_for))
+                statistics = replace(statistics, reason=since_epoch(waiting_since_at, waiting_for))
         return wire.RunView(run_id, statistics.state, statistics.to_json())
 
     def _submitted(self, conn: Connection, run_id: int) -> wire.Submitted:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from protheon_dask.broker.http import Answer, json_answer
 from protheon_dask.telemetry import prometheus
 from protheon_dask.telemetry.metrics import health_json, metrics_json, workers_json
-from protheon_dask.telemetry.picture import ClusterPicture
-from protheon_dask.words import since
+from protheon_dask.telemetry.picture import STALE_S, ClusterPicture
+from protheon_dask.words import since_epoch
 
-STALE_S = 10.0
-"""A picture is taken each second. Without one for so long nobody knows what flows, and /healthz says so."""
 NOT_COUNTED = "the ledger's first answer: it comes within seconds of the start, if PostgreSQL is there"
 NOT_YET = json_answer(503, {"healthy": False, "missing": ["the first picture of the cluster: it is taken within seconds of the start"]})
 
@@ -60,5 +57,5 @@ class HttpDesk:
         """The picture; where it is old, that is what is missing first."""
         if self._now_s() - picture.at <= STALE_S:
             return picture
-        told = since(datetime.fromtimestamp(picture.at, UTC), "no picture of the cluster could be taken")
+        told = since_epoch(picture.at, "no picture of the cluster could be taken")
         return replace(picture, missing=(told, *picture.missing))

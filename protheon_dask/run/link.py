@@ -105,7 +105,7 @@ class Link:
 
     def dashboard_link(self) -> str:
         """The page that shows the cluster at work: ours where its scheduler has it, else Dask's own."""
-        return page_of(self.master.info().dashboard_link)
+        return dashboard_page(self.master.info().dashboard_link)
 
     def report(self, name: str, run_id: int = 0, limit: int | None = ROWS, *, everything: bool = False) -> list[Mapping[str, Any]]:
         """Rows of a named report, one more than limit where there are more: from the database where it is known here, else by the master.
@@ -173,7 +173,7 @@ class Link:
             self.generation += 1
 
 
-def page_of(dashboard_link: str) -> str:
+def dashboard_page(dashboard_link: str) -> str:
     """Our page of the dashboard that this link is of, where the scheduler has it; else the link itself."""
     try:
         parts = urlsplit(dashboard_link)

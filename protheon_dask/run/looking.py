@@ -19,15 +19,14 @@ from protheon_dask.ledger.hosts import hosts_aside
 from protheon_dask.ledger.pictures import TaskSums
 from protheon_dask.model import RunState
 from protheon_dask.run.statistics import statistics_of
+from protheon_dask.telemetry.board import SHARE
 from protheon_dask.telemetry.picture import HostAside, Totals
 from protheon_dask.telemetry.statistics import RunStatistics
 
-SHARE: Final = 0.05
-"""Of the time that may be spent on waiting for the ledger's answers; twice, for totals and for runs."""
 SELDOM: Final = 0.001
 """Of what is asked again only because it might have changed without a sign: everything, and runs that have ended."""
 SAVED_S: Final = 1.0
-"""What is saved up of it: so long may the answers to one look take, before the next ones come later."""
+"""What is saved up of an allowance of time: so long may the answers to one look take, before the next ones come later."""
 NEWEST, LIVE = 20, 50
 """Runs that a picture shows: the newest, and so many that are at work or paused."""
 LIVE_S, PAUSED_S, ENDED_S = 1.0, 5.0, 60.0

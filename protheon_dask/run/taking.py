@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from protheon_dask import __version__
@@ -22,10 +21,10 @@ from protheon_dask.run.story import story_of
 from protheon_dask.telemetry.board import SHARE, TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.bound import bound_of
 from protheon_dask.telemetry.flow import FlowWindow
-from protheon_dask.telemetry.picture import LOST, ClusterPicture, Totals
+from protheon_dask.telemetry.picture import LOST, STALE_S, ClusterPicture, Totals
 from protheon_dask.telemetry.story import RunStory
 from protheon_dask.telemetry.workers import Workers
-from protheon_dask.words import since
+from protheon_dask.words import since_epoch
 from protheon_dask.workspace.chunkfile import ChunkStore
 
 logger = logging.getLogger(__name__)
@@ -37,8 +36,6 @@ SEND_S: Final = 3.0
 """How long the scheduler may take to answer a picture, of which it gets the latest only."""
 NO_PRELOAD_S: Final = 10.0
 """A scheduler without our plugin is offered a picture that seldom: it writes a line into its log each time."""
-STALE_S: Final = 10.0
-"""Without an answer for so long the ledger is missing, or the plugin; and so is the lead, without a round of the coordinator's."""
 PREPARED_AFTER: Final = 3
 """Executions after which a statement is prepared: planning the same ones each second was most of what the looks cost the database."""
 APPLICATION: Final = "protheon-telemetry"
@@ -240,20 +237,16 @@ class Taker:
         led, told = self._led, []
         seen_at = self._viewed_at or self._started_at
         if (lost_at := led.ledger_lost_at) is not None:
-            told.append(_since(lost_at, f"PostgreSQL is away: {led.waiting_for or 'its connection was lost'}"))
+            told.append(since_epoch(lost_at, f"PostgreSQL is away: {led.waiting_for or 'its connection was lost'}"))
         elif self._ledger_trouble is not None and now_at - seen_at > STALE_S:
-            told.append(_since(seen_at, f"PostgreSQL does not answer: {self._ledger_trouble}"))
+            told.append(since_epoch(seen_at, f"PostgreSQL does not answer: {self._ledger_trouble}"))
         elif now_at - led.round_at > STALE_S:
-            told.append(_since(led.round_at, "the broker leads, and its coordinator has not come round"))
+            told.append(since_epoch(led.round_at, "the broker leads, and its coordinator has not come round"))
         if scheduler_trouble is not None:
-            told.append(_since(scheduler_since_at, f"the Dask scheduler does not answer: {scheduler_trouble}"))
+            told.append(since_epoch(scheduler_since_at, f"the Dask scheduler does not answer: {scheduler_trouble}"))
         elif self._owns_scheduler and (lost_at := self._plugin_lost_at) is not None and now_at - lost_at > STALE_S:
-            told.append(_since(lost_at, f"the dashboard's preload is not with the Dask scheduler: {self._plugin_trouble}"))
+            told.append(since_epoch(lost_at, f"the dashboard's preload is not with the Dask scheduler: {self._plugin_trouble}"))
         return tuple(told)
-
-
-def _since(at: float, what: str) -> str:
-    return since(datetime.fromtimestamp(at, UTC), what)
 
 
 def _close(conn: Connection | None) -> None:

@@ -21,7 +21,8 @@ WANTED_S: Final = 15.0
 REFRESH_S: Final = 5.0
 """How old the story of a run that is still at work becomes at least, and how long it is waited until an unknown run is looked for again."""
 SHARE: Final = 0.05
-"""Of the time that the ledger may be asked for stories anew, whatever a run's size: one that takes long to read is kept less fresh."""
+"""Of the time that the ledger may be kept at work for telemetry's sake by each of its askers, whatever its size: for stories (one that
+takes long to read is kept less fresh), for the totals, and for the runs (run.looking)."""
 MAX_RUN: Final = 2**53 - 1
 """A greater number is none of a run: a browser does not know it exactly, and what is beyond 64 bits does not travel to the broker."""
 TAKE_PICTURE, TAKE_STORY = "protheon_picture", "protheon_story"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from protheon_dask.telemetry.statistics import RunStatistics
 
 IDLE, BUSY, LOST = "idle", "busy", "lost"
+STALE_S: Final = 10.0
+"""A picture is taken each second. Without one for so long nobody knows what flows; without an answer the ledger is missing, or the
+dashboard's plugin; without a round of the coordinator's the lead."""
 
 
 @dataclass(frozen=True, slots=True)

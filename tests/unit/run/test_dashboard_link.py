@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from protheon_dask.run.link import page_of
+from protheon_dask.run.link import dashboard_page
 
 PANELS = b'{"Individual Protheon": "/individual-protheon-workers"}'
 
@@ -50,12 +50,12 @@ def answering(answer: bytes) -> Iterator[str]:
 )
 def test_our_page_is_linked_where_it_is_and_whatever_else_answers_is_no_error(answer: bytes, path: str) -> None:
     with answering(answer) as dashboard_link:
-        assert page_of(dashboard_link) == dashboard_link.replace("/status", path)
+        assert dashboard_page(dashboard_link) == dashboard_link.replace("/status", path)
 
 
 @pytest.mark.parametrize("nothing", ["", "dashboard", "http://127.0.0.1:1/status", "http://[::1/status"])
 def test_a_link_that_leads_nowhere_stays_what_it_is(nothing: str) -> None:
-    assert page_of(nothing) == nothing
+    assert dashboard_page(nothing) == nothing
 
 
 def test_the_environments_proxy_is_not_asked_for_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,4 +63,4 @@ def test_the_environments_proxy_is_not_asked_for_the_cluster(monkeypatch: pytest
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     with answering(http(PANELS)) as dashboard_link:
-        assert page_of(dashboard_link).endswith("/protheon")
+        assert dashboard_page(dashboard_link).endswith("/protheon")

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from protheon_dask.run.http_desk import STALE_S, HttpDesk
+from protheon_dask.run.http_desk import HttpDesk
 from protheon_dask.telemetry import metrics, prometheus
-from protheon_dask.telemetry.picture import ClusterPicture, Flow, Totals
+from protheon_dask.telemetry.picture import STALE_S, ClusterPicture, Flow, Totals
 
 AT = 1_790_000_000.0
 PICTURE = ClusterPicture(AT, "9.9", 1.0, (), Totals(lines=5), Flow(), (), (), {}, None, 0, 0, 0, counted_at=AT)
