@@ -90,11 +90,11 @@ def test_our_client_waits_for_a_place_among_its_own_streams(
     wanted, sink = folder.put(7, 10_000), io.BytesIO()
     with pytest.raises(BrokerBusy, match="may have no more"):
         client.fetch_chunk(wanted, sink, deadline_s=0.5)
-    threading.Timer(1.0, first.close).start()
+    threading.Timer(0.2, first.close).start()
     assert client.fetch_chunk(wanted, sink, deadline_s=30) == 10_000
     third, fourth = client.watch(1), client.watch(1)
     next(third)
-    threading.Timer(1.0, second.close).start()
+    threading.Timer(0.2, second.close).start()
     assert next(fourth).run_id == 1  # a run that is watched waits likewise
     for views in (third, fourth):
         views.close()
@@ -194,6 +194,7 @@ def test_who_says_nothing_is_hung_up_on(runs: SlowRuns, folder: ChunkFolder, mon
         assert client.info().broker_uuid == "a-uuid"  # it connects anew, without a word
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_old_is_replaced_without_a_call_that_fails(
     runs: SlowRuns, folder: ChunkFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
