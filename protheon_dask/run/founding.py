@@ -70,10 +70,11 @@ def init(settings: Settings, name: str | None, addresses: Sequence[str]) -> Foun
             "directory), or set PROTHEON_HOME to a home for the new one"
         )
     checked = tuple(check_address(_with_port(address, settings.join_port)) for address in addresses)
+    given_name = certificates.check_host_name(name) if name else ""
     authority = Authority.create(home) if is_new else Authority.open(home)
     if checked:
         authority.set_addresses(checked)
-    host = certificates.check_host_name(name) if name else _master_name(authority) or certificates.host_name_of(socket.gethostname())
+    host = given_name or _master_name(authority) or certificates.host_name_of(socket.gethostname())
     with locked(tls):
         is_made = tls.certificate.exists()
         if not is_made:
