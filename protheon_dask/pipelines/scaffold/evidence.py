@@ -34,6 +34,9 @@ def evidence(leaf: Leaf, n_rows: int) -> str:
         parts.append(f"lists of up to {seen.longest_list:,}")
         assert seen.item is not None  # a list of something
         seen = seen.item
+    if leaf.common is not None:
+        n_odd, seen = seen.n_there - seen.only(leaf.common).n, seen.only(leaf.common)
+        parts.append(f"{n_odd:,} of {leaf.seen.n_there:,} {'is' if n_odd == 1 else 'are'} of another kind, and refused")
     if not leaf.note:
         parts += _values(leaf.key, seen)
     return "; ".join(parts)

@@ -67,7 +67,7 @@ def given_key(sample: Sample, names: Sequence[str]) -> Key:
         if seen.n_there < sample.n_lines:
             lacking = sample.n_lines - seen.n_there
             raise ConfigError(f"--key {name}: {lacking:,} of {sample.n_lines:,} lines lack it or have null; a key is in every line")
-        if seen.objects or seen.lists or seen.floats.n or seen.texts.has_nul or (seen.ints.n and seen.texts.n):
+        if seen.objects or seen.lists or seen.floats.n or seen.texts.has_nul or (seen.ints.n and seen.texts.n and not seen.common_kind):
             raise ConfigError(f"--key {name}: a key is an int or a text in every line; this one is not")
         if path not in paths:
             paths.append(path)
@@ -101,9 +101,10 @@ def written(path: Path) -> str:
 def _can_be_key(seen: Seen, n_lines: int) -> bool:
     if seen.distinct is None or len(seen.distinct) != n_lines or seen.texts.has_nul:
         return False
-    if seen.ints.n == n_lines:
+    common = seen.common_kind
+    if seen.ints.n == n_lines or common == "number":
         return int(seen.ints.low) in INT8 and int(seen.ints.high) in INT8
-    return seen.texts.n == n_lines and seen.texts.shortest > 0 and seen.texts.longest <= MAX_KEY_CHARACTERS
+    return (seen.texts.n == n_lines or common == "text") and seen.texts.shortest > 0 and seen.texts.longest <= MAX_KEY_CHARACTERS
 
 
 def _why_not(sample: Sample) -> str:

@@ -25,7 +25,12 @@ NUMERIC_EXPONENTS: Final = range(-16_383, 131_072)
 DOUBLE_DIGITS: Final = 17
 """Significant digits that tell any two doubles apart; a number with more was written by something more exact."""
 
+ODD_SHARE: Final = 0.001
+"""Of the values of one place: so few of another kind are odd ones, whose lines are refused, and no reason to give the type up."""
+
 TextKind = Literal["plain", "int", "decimal", "uuid", "date", "zoned", "naive"]
+
+ScalarKind = Literal["bool", "number", "text"]
 
 _INT = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,99}")
@@ -234,6 +239,24 @@ class Seen:
             self.has_nul_below = self.has_nul_below or b"\\u0000" in msgspec.json.encode(value)
         except RecursionError:  # a depth that could just be read: json takes it in any case
             self.has_nul_below = True
+
+    @property
+    def common_kind(self) -> ScalarKind | None:
+        """The kind that all but a few odd values have, whatever those are; None: there are no odd ones, or too many."""
+        kinds: dict[ScalarKind, int] = {"bool": self.bools, "number": self.ints.n + self.floats.n, "text": self.texts.n}
+        kind = max(kinds, key=kinds.__getitem__)
+        return kind if 0 < self.n_there - kinds[kind] <= ODD_SHARE * self.n_there else None
+
+    def only(self, kind: ScalarKind) -> Seen:
+        """The values of this kind alone."""
+        made = Seen()
+        if kind == "bool":
+            made.n, made.bools, made.trues = self.bools, self.bools, self.trues
+        elif kind == "number":
+            made.n, made.ints, made.floats = self.ints.n + self.floats.n, self.ints, self.floats
+        else:
+            made.n, made.texts = self.texts.n, self.texts
+        return made
 
     def needs_json(self) -> bool:
         """Whether something below, or here, can stand in a column of type json and not in one of type jsonb."""

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from protheon_dask.pipelines.scaffold.keys import MAX_OBJECTS, Path
 from protheon_dask.pipelines.scaffold.names import can_be_field
-from protheon_dask.pipelines.scaffold.observe import INT8, Sample, Seen
+from protheon_dask.pipelines.scaffold.observe import INT8, Sample, ScalarKind, Seen
 
 FEW: Final = 20
 """Values from which a rule is believed (present in all, all of them numbers) where the sample is not all there is."""
@@ -40,7 +40,10 @@ _DATA_KEY = re.compile(
 
 @dataclass(slots=True)
 class Leaf:
-    """A column. is_list: of a list of the type. note: what its comment begins with, where the type is a way out."""
+    """A column. is_list: of a list of the type. note: what its comment begins with, where the type is a way out.
+
+    common: the kind of its values, where lines have a few odd ones, and are refused for them.
+    """
 
     key: str
     seen: Seen
@@ -49,6 +52,7 @@ class Leaf:
     is_list: bool = False
     has_null_items: bool = False
     note: str = ""
+    common: ScalarKind | None = None
 
 
 @dataclass(slots=True)
@@ -120,6 +124,10 @@ class Decider:
         if seen.n_there and seen.lists == seen.n_there:
             return self._list(key, seen, is_optional, lists)
         type_, note = self._scalar(seen)
+        if path is not None and (common := seen.common_kind) is not None:  # within lists odd ones may be in many more of the lines
+            common_type, no_way_out = self._scalar(seen.only(common))
+            if note and not no_way_out:
+                return Leaf(key, seen, common_type, is_optional, common=common)
         return Leaf(key, seen, type_, is_optional, note=note)
 
     def _is_sure(self, n: int) -> bool:

@@ -90,6 +90,37 @@ def test_the_type_of_a_column_takes_each_value_that_was_seen(values: list[Any], 
     assert (result.n_rows, result.n_rejected) == ({"public.t": len(values)}, 0)
 
 
+@pytest.mark.parametrize(
+    ("odd", "common", "annotation", "told"),
+    [
+        ("n/a", 7, "int", "1 of 1,000 is of another kind, and refused; always 7"),
+        ({"a": 1}, 1.5, "float", "1 of 1,000 is of another kind, and refused; always 1.5"),
+        ("yes", True, "bool", "1 of 1,000 is of another kind, and refused; always true"),
+        ([7], "2026-03-01", "dt.date", "1 of 1,000 is of another kind, and refused; always 2026-03-01"),
+    ],
+)
+def test_one_odd_value_of_a_thousand_is_a_reject_and_no_other_type(odd: Any, common: Any, annotation: str, told: str) -> None:
+    result = made([{"n": n, "x": odd if n == 500 else common} for n in range(1_000)])
+    assert column(result.text, "x") == annotation
+    assert told in result.text
+    assert (result.n_rows, result.n_rejected) == ({"public.t": 999}, 1)
+    seldom = made([{"n": n, "x": odd if n == 500 else common} for n in range(999)])
+    assert (column(seldom.text, "x"), seldom.n_rejected) == ("msgspec.Raw", 0)
+
+
+def test_an_odd_value_of_a_key_leaves_the_key_as_it_is() -> None:
+    documents = [{"id": n if n != 500 else "n/a", "items": [{"a": 1}, {"a": 2}]} for n in range(1_000)]
+    for result in (made(documents), made(documents, key=["id"])):
+        assert column(result.text, "id") == "int"
+        assert 'primary_key="id"' in result.text
+        assert result.n_rows == {"public.t": 999, "public.t_items": 1_998}
+
+
+def test_odd_values_within_lists_are_kept_for_they_may_be_in_many_more_of_the_lines() -> None:
+    result = made([{"id": n, "tags": list(range(20)) if n else [*range(19), "odd"], "x": 1} for n in range(100)])
+    assert (column(result.text, "tags"), result.n_rejected) == ("msgspec.Raw", 0)
+
+
 def test_a_number_with_more_digits_than_a_double_has_is_numeric() -> None:
     lines = [b'{"x": 0.12345678901234567890}', b'{"x": 1}', b'{"x": 1e400}']
     result = scaffold(lines, WHOLE, table="t")
