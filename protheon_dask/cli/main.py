@@ -23,6 +23,7 @@ from protheon_dask.cli.dlq import dlq
 from protheon_dask.cli.doctor import doctor
 from protheon_dask.cli.lab import lab
 from protheon_dask.cli.load import load
+from protheon_dask.cli.master import master
 from protheon_dask.cli.preview import preview
 from protheon_dask.cli.rejects import rejects
 from protheon_dask.cli.reports import attempts, chunks, files
@@ -76,6 +77,7 @@ for command in (
     rejects,
     dlq,
     undo,
+    master,
     cluster,
     sql,
     db,
