@@ -25,6 +25,7 @@
     |   |-- MigrationPending    the ledger's schema and this version do not fit
     |   |-- NotFound            no such run, load, file, table or pipeline
     |   |-- NotAllowed          this client may not: its host was removed, or only the master's own host may
+    |   |-- OtherTransport      one end speaks TLS, the other plaintext
     |   |-- TargetRefused       a table exists and cannot take these rows
     |   `-- WorkspaceFull       pinned chunks need more room than the workspace gives them
     |-- LeaseLost          nobody: another attempt owns the task; stop and write nothing
@@ -191,6 +192,10 @@ class NotFound(ConfigError):
 
 class NotAllowed(ConfigError):
     """The cluster does not let this client do it: its host was removed, or only the master's own host may."""
+
+
+class OtherTransport(ConfigError):
+    """One end of a connection speaks TLS, the other plaintext: another address, or another identity, is needed."""
 
 
 class TargetRefused(ConfigError):

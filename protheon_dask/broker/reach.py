@@ -11,7 +11,7 @@ from typing import Final
 from cryptography import x509
 
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
-from protheon_dask.errors import ConfigError, MissingSetting
+from protheon_dask.errors import ConfigError, MissingSetting, OtherTransport
 
 ASK_S: Final = 3.0
 """How long each step of a look may take: as many as five packets to a master that is there."""
@@ -42,7 +42,7 @@ def _without_tls(address: str, place: tuple[str, int]) -> ConfigError | None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told to it: only whether it speaks TLS
     context.set_alpn_protocols(["h2"])
     with socket.create_connection(place, ASK_S) as plain, context.wrap_socket(plain):
-        return ConfigError(
+        return OtherTransport(
             f"the broker at {address} speaks mutual TLS, and there is no certificate here to show it: join its cluster "
             "(`protheon cluster invite` on the master, `protheon worker --join TOKEN` here), or set tls_dir to where this host's is"
         )
@@ -64,7 +64,7 @@ def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigErro
     except ssl.SSLError:
         if not _greets(place):
             raise
-        return ConfigError(
+        return OtherTransport(
             f"the broker at {address} speaks plaintext, and this host has a certificate of a cluster ({tls.directory}): "
             "nothing was sent. Is it another master, or was it started with --insecure? Give the address of the cluster's"
         )

@@ -9,7 +9,7 @@ from typing import Final
 
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
-from protheon_dask.errors import BrokerUnavailable, ConfigError, ProtheonError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, OtherTransport, ProtheonError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
@@ -51,7 +51,7 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
     tls, key_file = tls_of(settings), home_of(settings) / KEY_FILE
     key = read_key(key_file) if key_file.exists() else None
     ways = [tls, None] if tls is not None and is_loopback(place.rpartition(":")[0]) else [tls]
-    told: BrokerUnavailable | None = None
+    told: ProtheonError | None = None
     for way in ways:
         master = Master(place, key, tls=way)
         try:
@@ -61,12 +61,14 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
                 master.close()
                 master = Master(place, key, tls=way)
             return master, found
-        except BrokerUnavailable as exc:
+        except (BrokerUnavailable, OtherTransport) as exc:
             master.close()
             told = told or exc
         except ProtheonError:
             master.close()
             raise
+    if isinstance(told, OtherTransport):
+        raise told
     raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({told})") from told
 
 

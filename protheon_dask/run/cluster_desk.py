@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import platform
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Final, Protocol
 
 from protheon_dask import __version__
@@ -19,11 +17,10 @@ from protheon_dask.errors import ConfigError, NotAllowed
 from protheon_dask.run.authority import Authority, HostRecord
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.run.hosts import HostWatch
+from protheon_dask.run.versions import own_versions
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES: Final = ("dask", "distributed", "cloudpickle", "msgspec")
-"""What must agree on all hosts beside Python's minor version: tasks, pipelines and rows travel in their forms."""
 AGREED: Final = (
     "lease_s",
     "renew_s",
@@ -87,7 +84,7 @@ class ClusterDesk:
         return Enrolment(
             scheduler_address=self._scheduler_address,
             version=__version__,
-            versions=versions_here(),
+            versions=own_versions(),
             settings={name: str(getattr(self._settings, name)) for name in AGREED},
             database_url=self._settings.database_url if is_proved else "",
             cluster_key=self._key if is_proved else b"",
@@ -120,16 +117,11 @@ class ClusterDesk:
             _view(name, n_workers[name], aside.get(name, ""), enrolled.get(name, Versions()), records.get(name))
             for name in sorted({*n_workers, *aside, *enrolled, *records})
         ]
-        return HostList(time.time(), __version__, versions_here(), views)
+        return HostList(time.time(), __version__, own_versions(), views)
 
     def is_removed(self, host: str, serial_no: int) -> bool:
         """Tell whether nothing of the host that shows this certificate is accepted. Raises ConfigError: that cannot be told."""
         return self._authority is not None and self._authority.is_removed(host, serial_no)
-
-
-def versions_here() -> Versions:
-    """Of this process: what a host's must agree with."""
-    return Versions(platform.python_version(), {name: version(name) for name in LIBRARIES})
 
 
 def _view(name: str, n_workers: int, aside: str, versions: Versions, record: HostRecord | None) -> HostView:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from cryptography import x509
 
+from protheon_dask import __version__
 from protheon_dask.broker import wire
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.cluster_wire import Versions
@@ -22,8 +23,9 @@ from protheon_dask.broker.peers import Peer
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.config import Settings
-from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed
+from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, OtherTransport
 from protheon_dask.run import certificates
+from protheon_dask.run.attaching import reached
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.cluster_desk import ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
@@ -163,7 +165,7 @@ def test_without_a_certificate_nothing_is_answered_and_the_client_says_why(place
         pytest.raises(ConfigError, match=f"{place.address} speaks mutual TLS.*protheon worker --join") as info,
     ):
         client.info()
-    assert info.type is ConfigError  # no outage: waiting would not mend it
+    assert info.type is OtherTransport  # no outage: waiting would not mend it
 
 
 def test_a_certificate_of_another_authority_is_refused_by_both_ends(place: Place, tmp_path: Path) -> None:
@@ -214,6 +216,17 @@ def test_a_client_with_a_certificate_says_nothing_to_a_port_that_speaks_plaintex
         pytest.raises(ConfigError, match=f"{place.plain_address} speaks plaintext.*--insecure"),
     ):
         client.info()
+
+
+def test_a_host_that_has_joined_a_cluster_still_reaches_a_master_of_its_own_on_loopback(place: Place, tmp_path: Path) -> None:
+    """As `protheon.connect` does: by its certificate first."""
+    tls = place.join("laptop")
+    for address in (place.address, place.plain_address):
+        master, ledger_id = reached(Settings(home=str(tmp_path), tls_dir=str(tls.directory)), address)
+        with master:
+            assert (ledger_id, master.hosts().version) == ("a-ledger", __version__)
+    with pytest.raises(OtherTransport, match="speaks mutual TLS"):
+        reached(Settings(home=str(tmp_path)), place.address)
 
 
 def test_files_that_are_missing_are_named(place: Place, tmp_path: Path) -> None:
