@@ -128,7 +128,8 @@ def tell_replayed(run: int | None, into: str | None, *, everything: bool) -> Non
     if everything or not (found := read("replayed", run, into)):
         return
     by = ", ".join(str(row["run_id"]) for row in found)
-    told = f"{words.count(sum(row['n'] for row in found))} were replayed by run {by} (--all shows them)"
+    n = sum(row["n"] for row in found)
+    told = f"{words.counted(n, 'was', 'were')} replayed by run {by} (--all shows {'it' if n == 1 else 'them'})"
     output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
@@ -276,7 +277,7 @@ def rejects_replay(
 
     final = see_through(effective, database, ask, workers=workers, quiet=quiet, into=flag_of(into))
     if final is None:
-        now = f"{words.counted(left.n_lines, 'line')} of run {left.run_id} stay refused: none of them can be replayed now"
+        now = f"still refused of run {left.run_id}: {words.counted(left.n_lines, 'line')}, of which none can be replayed now"
         tell_nothing(left.run_id, now, as_json=as_json)
         click.get_current_context().exit(INCOMPLETE)
     finish(final, flag_of(into), quiet=quiet, as_json=as_json)

@@ -332,4 +332,6 @@ def runs_cancel(run: int | None, into: str | None, as_json: bool) -> None:
         return
     state = Text(str(cancelled.state), style=STATE_STYLES.get(cancelled.state, "bold"))
     late = " had ended already" if before.state.is_final else ""
-    output.emit_drawing(Text.assemble(f"run {cancelled.run}{late}: ", state, f"; {words.counted(cancelled.lines, 'line')} stay loaded"))
+    output.emit_drawing(
+        Text.assemble(f"run {cancelled.run}{late}: ", state, f"; {words.counted(cancelled.lines, 'line stays', 'lines stay')} loaded")
+    )

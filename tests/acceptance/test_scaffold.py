@@ -238,7 +238,7 @@ def test_the_command_says_what_it_made_and_what_to_look_at(tmp_path: Path) -> No
     assert "def notes(line: Note) -> Note:" in done.stdout
     assert "3 lines of the sample give these rows: 3 in public.notes" in done.stderr
     assert "note: no key was found" in done.stderr
-    assert "note: 25 % of the lines are no JSON" in done.stderr
+    assert "note: 1 of 4 lines is no JSON" in done.stderr
     assert str(tmp_path) not in done.stdout
 
 

@@ -16,7 +16,7 @@ from protheon_dask.pipelines.scaffold.names import IDENTIFIER_BYTES, docstring, 
 from protheon_dask.pipelines.scaffold.observe import MAX_KEYS, Sample, observe
 from protheon_dask.pipelines.scaffold.plan import Planner
 from protheon_dask.pipelines.scaffold.render import render
-from protheon_dask.pipelines.scaffold.shape import Decider, LeftOut, share
+from protheon_dask.pipelines.scaffold.shape import Decider, LeftOut
 from protheon_dask.pipelines.verdict import way_on
 from protheon_dask.words import counted
 
@@ -139,9 +139,9 @@ def _doc(sample: Sample, origin: Origin, function: str) -> list[str]:
     ]
     if sample.n_refused:
         reason = docstring(sample.first_reason[:60])  # cut first: half an escape would be another one
-        doc += ["", f"{sample.n_refused:,} sampled lines are no JSON ({reason}) and become rejects."]
+        doc += ["", f"{counted(sample.n_refused, 'sampled line is', 'sampled lines are')} no JSON ({reason}), and refused."]
     if sample.n_others:
-        doc += ["", f"{sample.n_others:,} sampled lines are no objects and become rejects."]
+        doc += ["", f"{counted(sample.n_others, 'sampled line is no object', 'sampled lines are no objects')}, and refused."]
     return doc
 
 
@@ -186,7 +186,11 @@ def _notes(sample: Sample, key: Key) -> list[str]:
         notes.append(f"no key was found{why}: lists of objects stay jsonb, and loading with --again would double the rows; --key names one")
     n = sample.n_lines + sample.n_refused + sample.n_others
     if sample.n_refused:
-        notes.append(f"{share(sample.n_refused, n)} of the lines are no JSON ({sample.first_reason}) and will be rejects")
+        notes.append(f"{_of_lines(sample.n_refused, n)} no JSON ({sample.first_reason}), and will be refused")
     if sample.n_others:
-        notes.append(f"{share(sample.n_others, n)} of the lines are no objects and will be rejects")
+        notes.append(f"{_of_lines(sample.n_others, n)} no {'object' if sample.n_others == 1 else 'objects'}, and will be refused")
     return notes
+
+
+def _of_lines(n: int, of: int) -> str:
+    return f"{n:,} of {counted(of, 'line')} {'is' if n == 1 else 'are'}"

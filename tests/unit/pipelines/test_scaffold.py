@@ -370,7 +370,7 @@ def test_keys_that_are_data_are_refused_with_a_way_on() -> None:
 def test_some_bad_lines_are_told_and_become_rejects() -> None:
     result = scaffold([b'{"id": 1}', b'{"id": 2', b'{"id": 3}', b"[]"], WHOLE, table="t")
     assert result.n_lines == 2
-    assert "1 sampled lines are no JSON" in result.text
+    assert "1 sampled line is no JSON" in result.text
     assert len(result.notes) == 2
 
 
