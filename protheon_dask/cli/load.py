@@ -64,7 +64,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears; beyond, it pauses.  [default: 50%]"
 )
-@click.option("--detach", is_flag=True, hidden=True, help="Submit to a running master and return at once.")  # until a master can stand
+@click.option("--detach", is_flag=True, help="Submit to the running `protheon master` and return at once; the run goes on there.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @json_option
 def load(
@@ -115,11 +115,12 @@ def load(
         with api.opened(effective, database) as url, display(quiet=quiet) as progress:
             master = api.running_master(effective, url)
             if master is None:
-                raise ConfigError("--detach needs a running master; this version has no command that starts a standing one: leave it out")
+                raise ConfigError("--detach needs a master that goes on with the run: start `protheon master`, or leave it out")
             with master:
                 if master.info().ephemeral:
                     raise ConfigError(
-                        "--detach needs a master that stays: the one that runs here ends with the command that started it; leave it out"
+                        "--detach needs a master that stays, and the one that runs here ends with the command that started it: "
+                        "leave it out, or start `protheon master` once that has ended"
                     )
                 submitted = chosen.submit(master)
                 tell([for_pasting(notice, typed, flag_of(into)) for notice in submitted.notices], progress)

@@ -202,7 +202,7 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(shell: Shell, no_color: 
     [
         (["load", "/no/such/file.jsonl"], 2, "/no/such/file.jsonl: no such file"),
         (["load", __file__, "--into", "mysql://x"], 2, "mysql://x is not a PostgreSQL URL"),
-        (["load", __file__, "--detach"], 2, "this version has no command that starts a standing one"),
+        (["load", __file__, "--detach"], 2, "start `protheon master`, or leave it out"),
         (["load", __file__, "--pipeline", "no_such_module:x"], 2, "no module 'no_such_module' here"),
         (["sql", "selec 1"], 2, 'syntax error at or near "selec"'),
         (["sql", "select 1 / 0"], 2, "division by zero"),
