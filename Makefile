@@ -82,7 +82,7 @@ bench-telemetry: $(VENV)/.made-dev ## CPU of telemetry: a scheduler with 500 wor
 	$(BIN)/python -m benchmarks.telemetry_cost
 
 compose-test: $(VENV)/.made-dev ## compose.yaml with a real engine: up, load, kill, scale, restart, verify, down; PROOF_LINES= for a smaller sample
-	$(BIN)/python tests/deploy/compose_proof.py
+	@tests/deploy/compose.sh
 
 seeds: $(VENV)/.made-dev ## the seeds' table: 50, 500 and 1,000 tasks on 4, 8 and 16 worker processes; SEEDS=1 for the first alone
 	$(BIN)/python -m benchmarks.seeds_table

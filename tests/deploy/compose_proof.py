@@ -1,8 +1,8 @@
-"""The proof that compose.yaml works, with a real engine: ``make compose-test``. Not part of the suites.
+"""The proof that compose.yaml works, with a real engine: ``make compose-test`` (compose.sh). Not part of the suites.
 
-It builds the image, brings everything up, loads a sample of made-up reports, kills a worker's container in the middle, scales to four,
-restarts the master, and has the run verified against the tables. What took how long is printed as a table; the first thing that is not
-as it should be ends it with exit code 1. What it started is taken down again, volumes too.
+``build`` builds the image. ``run`` brings everything up, loads a sample of made-up reports, kills a worker's container in the middle,
+scales to four, restarts the master, and has the run verified against the tables. What took how long is printed as a table; the first
+thing that is not as it should be ends it with exit code 1. What it started is taken down again, volumes too.
 
 From the environment: DOCKER_HOST; PROOF_LINES (of the sample); PROOF_INSIDE, words before a command that reaches published ports, where
 the engine has a network of its own; PROOF_POSTGRES=stand-in for tests/deploy/postgres instead of the image `postgres`; and the PROTHEON_*
@@ -150,9 +150,9 @@ def check_closed(stack: Stack) -> str:
             hosts = {binding["HostIp"] for bindings in ports.values() for binding in bindings or []}
             check(hosts <= {"127.0.0.1"}, f"{service} is published on {hosts}")
             if service in ("master", "worker"):
-                lines = run("docker", "top", container, "-eo", "uid,args").splitlines()[1:]
+                lines = run("docker", "top", container, "-eo", "pid,uid,args").splitlines()[1:]
                 n_processes += len(lines)
-                check(all(line.split()[0] == "10001" for line in lines), f"a process of {service} is another user's:\n" + "\n".join(lines))
+                check(all(line.split()[1] == "10001" for line in lines), f"a process of {service} is another user's:\n" + "\n".join(lines))
                 check(password not in "\n".join(lines) and token not in "\n".join(lines), f"a secret is among the arguments in {service}")
     health = run(*INSIDE, sys.executable, "-c", FETCH, f"http://127.0.0.1:{stack.env.get('PROTHEON_PUBLISH_HTTP', '8080')}/healthz")
     check(health.startswith("200"), f"/healthz says {health}")
@@ -188,8 +188,6 @@ except (ssl.SSLError, ConnectionError) as exc:
 
 
 def story(stack: Stack, told: Story) -> None:
-    with told.step("build the images (from the cache where nothing changed)") as words:
-        words.append(build(stack))
     with told.step("`up`: from nothing to four healthy services") as words:
         stack.compose("up", "-d")
         for service, n in (("postgres", 1), ("master", 1), ("worker", 2)):
@@ -247,6 +245,11 @@ def state(stack: Stack) -> str:
 
 
 def main() -> int:
+    if sys.argv[1:] == ["build"]:
+        told = Story()
+        with told.step("build the images (from the cache where nothing changed)") as words:
+            words.append(build(Stack("protheon-build", dict(os.environ))))
+        return 0
     project = f"protheon-proof-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="protheon-proof-") as directory:
         Path(directory).chmod(0o755)
