@@ -136,8 +136,10 @@ def sql_frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataF
 def _series(values: list[Any], kind: Kind) -> pd.Series[Any]:
     import pandas as pd
 
-    if kind == "text":
+    if kind in ("text", "category"):
         values = [None if value is None else str(value) for value in values]
+    if kind == "category":  # of texts of the other columns' dtype: what is missing is <NA> in both
+        return pd.Series(pd.Categorical(pd.array(values, dtype="string")))
     return pd.Series(values, dtype=DTYPES[kind])
 
 

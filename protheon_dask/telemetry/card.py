@@ -263,10 +263,10 @@ def cluster_html(facts: ClusterFacts) -> str:
 
 
 def cluster_text(facts: ClusterFacts) -> str:
-    """The same for a console."""
+    """Where it is and what it has on one line, and a line for each thing that is away: what is printed beside other things is short."""
     dashboard = [facts.dashboard_link] if facts.dashboard_link else []
     lines = ["  ·  ".join(words.visible(part) for part in (f"Protheon {facts.version}", *_places(facts), *dashboard))]
-    return "\n".join([*lines, *map(words.visible, facts.missing), runs_text(facts.runs)])
+    return "\n".join([*lines, *map(words.visible, facts.missing)])
 
 
 def _places(facts: ClusterFacts) -> list[str]:

@@ -58,6 +58,15 @@ def test_a_uuid_is_text_on_both_ways() -> None:
         assert list(report_frame("attempts", [one], None).process_uuid) == [UUID_TEXT]
 
 
+@pytest.mark.parametrize("name", COLUMNS)
+def test_what_is_missing_looks_the_same_in_all_columns_of_texts(name: str) -> None:
+    texts = [column for column, kind in COLUMNS[name].items() if kind in ("text", "category")]
+    for rows in ([row(name), dict.fromkeys(COLUMNS[name])], [dict.fromkeys(COLUMNS[name])]):
+        frame = report_frame(name, rows, None)
+        shown = frame[texts].to_string()
+        assert (shown.count("<NA>"), "NaN" in shown) == (len(texts), False)
+
+
 def test_numbers_beyond_a_floats_precision_and_bytes_stay_what_they_are() -> None:
     frame = report_frame("rejects", [row("rejects"), dict.fromkeys(COLUMNS["rejects"])], None)
     assert (frame.line[0], frame.raw[0]) == (2**53 + 1, b"\xff\x00")
