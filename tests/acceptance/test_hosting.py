@@ -15,7 +15,7 @@ from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.hosting import WorkerHost, worker_host
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 
 SETTINGS = {"lease_s": 10, "renew_s": 2, "stall_s": 30, "exit_grace_s": 4}
 CHUNK_LINES = 100
