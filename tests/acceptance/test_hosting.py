@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.cluster_wire import HostView
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.hosting import WorkerHost, worker_host
@@ -114,3 +119,34 @@ def test_asked_twice_a_host_ends_at_once(world: World, gate: Gate, tmp_path: Pat
     gate.open()
     assert world.finish(run_id).state == "succeeded"
     assert numbers(world.url, "hurried") == list(range(500))
+
+
+def test_dasks_own_command_joins_by_its_preload(world: World, tmp_path: Path) -> None:
+    """The plain way of docs/hosts.md; without --nthreads 1 it would take a thread for each core."""
+    scheduler = world.cluster.client.info().scheduler_address
+    with plain_worker(tmp_path, scheduler, {**env(world), "PROTHEON_BROKER": address(world), "PROTHEON_HOST": "plain"}):
+        wait_until(lambda: {host.name: host.n_workers for host in broker_hosts(world)}.get("plain") == 1, 60)
+        pipeline = write_pipeline(world.directory, "plain", "time.sleep(0.002)")
+        run_id = world.submit(pipeline, write_numbers(world.directory / "n.txt", 2_000), chunk_lines=CHUNK_LINES).run_id
+        assert world.finish(run_id).state == "succeeded"
+    assert "plain" in hosts_of(world, run_id)
+
+
+def broker_hosts(world: World) -> Sequence[HostView]:
+    with BrokerClient(address(world)) as broker:
+        return broker.hosts().hosts
+
+
+@contextmanager
+def plain_worker(directory: Path, scheduler: str, environment: dict[str, str]) -> Iterator[None]:
+    """``dask worker`` as a person types it."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+    command = [sys.executable, *f"-m dask worker {scheduler} --nthreads 1 --no-dashboard".split()]
+    command += ["--preload", "protheon_dask.run.preload_worker", "--local-directory", str(directory)]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, env={**inherited, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
