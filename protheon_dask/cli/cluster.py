@@ -90,8 +90,9 @@ def cluster_init(name: str | None, addresses: Sequence[str], as_json: bool) -> N
 @click.option("--ttl", "ttl_s", default="1h", show_default=True, callback=seconds_of, metavar="TIME", help="How long it can be used.")
 @click.option("--uses", type=int, default=1, show_default=True, help="How many hosts can join by it.")
 @click.option("--address", "addresses", multiple=True, metavar="HOST[:PORT]", help="Where the host reaches this one, for this invite.")
+@click.option("--withdraw", is_flag=True, help="Make every open invite void instead.")
 @json_option
-def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], as_json: bool) -> None:
+def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], withdraw: bool, as_json: bool) -> None:
     """Print the line to paste on a host that is to join. Who reads it can join: hand it on as you would a password.
 
     \b
@@ -99,7 +100,15 @@ def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], as_json: b
     """
     from protheon_dask.run import founding
 
-    made = founding.invite(effective_settings().settings, ttl_s, uses, addresses)
+    settings = effective_settings().settings
+    if withdraw:
+        n_withdrawn = founding.withdraw(settings)
+        if as_json:
+            output.emit_json({"withdrawn_invites": n_withdrawn})
+        else:
+            output.emit(f"{words.counted(n_withdrawn, 'open invite')} withdrawn")
+        return
+    made = founding.invite(settings, ttl_s, uses, addresses)
     if as_json:
         facts = {"uses": made.uses, "until": made.until_at, "addresses": list(made.addresses)}
         output.emit_json({"command": made.line, "token": made.token, **facts})

@@ -11,6 +11,7 @@ from protheon_dask.broker.client import BrokerClient
 from protheon_dask.errors import ConfigError, NotAllowed, ProtheonError, TransientError
 from protheon_dask.run.membership import identity_of, renew_if_due
 from protheon_dask.run.reaching import Reach
+from protheon_dask.run.removed import note_removed
 
 ASK_S, ASK_FIRST_S = 5.0, 0.5
 """Period of asking, and while workers are awaited."""
@@ -39,13 +40,16 @@ class Attendance:
                 self._renew()
             except NotAllowed as exc:
                 self.refused = exc
-            except ProtheonError as exc:
+            except (ProtheonError, OSError) as exc:  # OSError: the note of removed hosts cannot be written
                 if not self._closing.is_set() and not self.trouble:
                     self.trouble, self.trouble_at = str(exc), time.monotonic()
 
     def _ask(self) -> None:
-        found = {host.name: host.n_workers for host in self._broker.hosts().hosts}
+        hosts = self._broker.hosts().hosts
+        found = {host.name: host.n_workers for host in hosts}
         self.n_workers, self.heard_at, self.trouble = found.get(self._at.host, 0), time.monotonic(), ""
+        if self._at.tls is not None:
+            note_removed(self._at.tls, [host.name for host in hosts if host.is_removed])  # this host's workers close their doors to them
 
     def _renew(self) -> None:
         """What is wrong with the certificate's files is told once, and tried again: a person may mend it while the host works."""

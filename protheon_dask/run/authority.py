@@ -24,9 +24,8 @@ from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFou
 from protheon_dask.run import certificates
 from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
 from protheon_dask.run.owner_files import OWNER_DIR, check_owner_alone, replace_file, sync_directory
+from protheon_dask.run.settings import AUTHORITY_DIR
 
-AUTHORITY_DIR: Final = "authority"
-"""Below home."""
 CA_CERTIFICATE, CA_KEY, HOSTS, INVITES, LOCK = "ca.pem", "ca.key", "hosts.json", "invites.json", "lock"
 LOCK_S: Final = 30.0
 """A change takes milliseconds; who waits longer is told."""
@@ -178,11 +177,10 @@ class Authority:
                 raise NotFound(f"there is no host {host[:80]!r}; there are: {known}")
             if record.is_master:
                 raise ConfigError(f"{host} is the master, which is not removed: a new authority on another machine takes its place")
-            open_invites = [invite for invite in self._invites().invites if invite.until_at > self._clock() and invite.n_used < invite.uses]
-            self._write(INVITES, _Invites())
+            n_withdrawn = self._withdraw()
             if record.removed_at is None:
                 self._put(hosts, msgspec.structs.replace(record, removed_at=self._clock()))
-        return len(open_invites)
+        return n_withdrawn
 
     def admit_master(self, csr_pem: bytes, host: str) -> Admission:
         """A certificate for the master itself, by which hosts know it; also to renew it. Only who has the directory can ask.
@@ -253,6 +251,16 @@ class Authority:
             kept = [invite for invite in self._invites().invites if invite.until_at + KEPT > now]
             self._write(INVITES, _Invites(invites=(*kept, made)))
         return token.text()
+
+    def withdraw(self) -> int:
+        """Make every invite void. Returns how many were open. Safe to repeat."""
+        with self._changing():
+            return self._withdraw()
+
+    def _withdraw(self) -> int:
+        now, invites = self._clock(), self._invites().invites
+        self._write(INVITES, _Invites())
+        return sum(invite.until_at > now and invite.n_used < invite.uses and invite.n_wrong < MAX_WRONG for invite in invites)
 
     def admit(self, invite_id: bytes, secret: bytes, csr_pem: bytes, host: str) -> Admission:
         """A certificate for a host with a valid token. Of its request only the public key counts.

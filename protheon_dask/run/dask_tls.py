@@ -10,7 +10,7 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Final
 
-from distributed import Client, Scheduler
+from distributed import Client
 from distributed.comm.core import Comm
 from distributed.core import Server
 from tornado.ioloop import PeriodicCallback
@@ -18,7 +18,8 @@ from tornado.ioloop import PeriodicCallback
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, ProtheonError
-from protheon_dask.run.settings import home_of
+from protheon_dask.run.removed import Noted
+from protheon_dask.run.settings import AUTHORITY_DIR, home_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,27 +74,30 @@ def keep_renewed(server: Server, settings: Settings) -> None:
     _periodically(server, "protheon-certificate", partial(renewed.look, server), LOOK_S)
 
 
-def refuse_removed(scheduler: Scheduler, settings: Settings) -> None:
-    """Called by the scheduler's preload: accept no connection of a removed host, and close those that it has.
+def refuse_removed(server: Server, settings: Settings) -> None:
+    """Called by preloads: accept no connection of a removed host, and close those that it has. Nothing without TLS.
 
-    The scheduler runs on the master, and asks the authority's own file: so it does after any restart, before anything else.
-    Nothing where there is no authority here, or no TLS. One that cannot be read lets nobody in.
+    The scheduler, and any other process on the master, asks the authority's own file: so it does after any restart, before anything
+    else; one that cannot be read lets nobody in. Elsewhere it is what the master told this host last.
     """
     if not settings.tls_dir:
         return
-    from protheon_dask.run.authority import AUTHORITY_DIR, Authority  # here: it loads cryptography
+    is_removed = _who_tells(home_of(settings), TlsFiles(Path(settings.tls_dir).expanduser()))
+    for listener in server.listeners:
+        listener.comm_handler = partial(_let_in, listener.comm_handler, is_removed)  # type: ignore[attr-defined]  # of TCP's and TLS's
+    _periodically(server, "protheon-removed", partial(close_removed, server, is_removed), REMOVED_LOOK_S)
 
-    home = home_of(settings)
+
+def _who_tells(home: Path, tls: TlsFiles) -> Removed:
     if not (home / AUTHORITY_DIR).is_dir():
-        return
+        return Noted(tls).is_removed
+    from protheon_dask.run.authority import Authority  # here: it loads cryptography
+
     try:
-        is_removed: Removed = Authority.open(home).is_removed
+        return Authority.open(home).is_removed
     except ProtheonError as exc:  # Dask would log it and go on without us
         logger.exception("authority.unread")
-        is_removed = partial(_cannot_tell, str(exc))
-    for listener in scheduler.listeners:
-        listener.comm_handler = partial(_let_in, listener.comm_handler, is_removed)  # type: ignore[attr-defined]  # of TCP's and TLS's
-    _periodically(scheduler, "protheon-removed", partial(close_removed, scheduler, is_removed), REMOVED_LOOK_S)
+        return partial(_cannot_tell, str(exc))
 
 
 def _cannot_tell(why: str, _host: str, _serial_no: int) -> bool:
@@ -109,11 +113,11 @@ async def _let_in(handler: Callable[[Comm], Any], is_removed: Removed, comm: Com
     await handler(comm)
 
 
-def close_removed(scheduler: Scheduler, is_removed: Removed) -> None:
+def close_removed(server: Server, is_removed: Removed) -> None:
     """Close every connection of a removed host, incoming and outgoing: Dask takes its workers and clients for lost."""
-    pool = scheduler.rpc
+    pool = server.rpc
     outgoing = [comm for comms in (*pool.available.values(), *pool.occupied.values()) for comm in comms]
-    for comm in [*scheduler._comms, *outgoing]:
+    for comm in [*server._comms, *outgoing]:
         if (host := _removed_host(comm, is_removed)) is not None:
             logger.warning("host.closed", extra={"host": host, "address": comm.peer_address})
             comm.abort()  # type: ignore[no-untyped-call]  # as above

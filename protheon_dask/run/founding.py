@@ -14,10 +14,10 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import certificates
-from protheon_dask.run.authority import AUTHORITY_DIR, Authority, HostRecord
+from protheon_dask.run.authority import Authority, HostRecord
 from protheon_dask.run.join_token import check_address
 from protheon_dask.run.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
-from protheon_dask.run.settings import home_of
+from protheon_dask.run.settings import AUTHORITY_DIR, home_of
 
 OUTSIDE = ("192.0.2.1", 9)
 """An address of nobody (RFC 5737): a datagram socket bound for it tells which of ours the default route begins at, and sends nothing."""
@@ -108,6 +108,11 @@ def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str]
     token = authority.invite(ttl_s, uses, told)
     until_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
     return Invited(token, until_at, uses, tuple(told))
+
+
+def withdraw(settings: Settings) -> int:
+    """Make every invite void, and return how many were open. Raises MissingSetting: there is no authority here."""
+    return Authority.open(home_of(settings)).withdraw()
 
 
 def hosts(settings: Settings) -> Sequence[HostRecord]:

@@ -18,7 +18,7 @@ from distributed import Worker
 from distributed.core import Status
 
 from protheon_dask import failpoints
-from protheon_dask.run.dask_tls import keep_renewed
+from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.doing import METRIC
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.settings import environment, read_settings
@@ -45,6 +45,7 @@ def dask_setup(worker: Worker) -> None:
     told = {"host": process.worker.host, "process_uuid": str(process.worker.process_uuid)}
     worker.startup_information[STARTUP_KEY] = lambda _worker: told
     worker.metrics[METRIC] = lambda _worker: process.doing.told()
+    refuse_removed(worker, settings)
     keep_renewed(worker, settings)
     if drain_file := env.get("PROTHEON_DRAIN_FILE"):
         _draining = asyncio.get_running_loop().create_task(drain_when_told(worker, process, Path(drain_file), settings.exit_grace_s))

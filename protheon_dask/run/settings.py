@@ -6,12 +6,15 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import platformdirs
 
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError
+
+AUTHORITY_DIR: Final = "authority"
+"""Below home, on the master of several hosts: its certificate authority."""
 
 
 def environment() -> Mapping[str, str]:

@@ -281,10 +281,10 @@ def _identity(effective: Effective, wish: Wish) -> tuple[TlsFiles | None, Author
 
     Raises: ConfigError, MissingSetting: it is to be reached by other hosts, and nothing keeps strangers out.
     """
-    from protheon_dask.run.authority import AUTHORITY_DIR, Authority
+    from protheon_dask.run.authority import Authority
 
     home, tls = rim.home_of(effective.settings), tls_of(effective.settings)
-    has_authority = (home / AUTHORITY_DIR).is_dir()
+    has_authority = (home / rim.AUTHORITY_DIR).is_dir()
     if tls is not None and has_authority:
         if wish.is_insecure:
             raise ConfigError(

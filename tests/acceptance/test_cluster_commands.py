@@ -73,6 +73,10 @@ def test_a_cluster_is_founded_once_and_invites_by_one_line_to_paste(
     assert "the cluster was there already" in again.err
     assert first["fingerprint"] in again.out
     join_by_hand(home, token)
+    assert main(["cluster", "invite", "--withdraw"]) == 0
+    assert capsys.readouterr().out == "1 open invite withdrawn\n"
+    assert main(["cluster", "invite"]) == 0
+    capsys.readouterr()
     assert main(["cluster", "remove", "pc"]) == 0
     assert capsys.readouterr().out == "host pc is removed; 1 open invite withdrawn\n"
     assert main(["cluster", "hosts", "--json"]) == 0

@@ -206,6 +206,16 @@ def test_removing_a_host_withdraws_every_open_invite(authority: Authority) -> No
             admit(authority, stolen, "another-name")
 
 
+def test_invites_are_withdrawn_without_a_host_to_remove(authority: Authority) -> None:
+    token, _used = invited(authority), admit(authority, invited(authority))
+
+    assert authority.withdraw() == 1
+    with pytest.raises(NotAllowed, match="withdrawn"):
+        admit(authority, token, "another-name")
+    assert authority.withdraw() == 0
+    assert not authority.is_removed("nuc")
+
+
 def test_a_removed_host_that_joins_anew_is_trusted_but_not_by_its_old_certificate(authority: Authority) -> None:
     old = serial_of(admit(authority, invited(authority)))
     authority.remove("nuc")

@@ -1,0 +1,132 @@
+"""A host that was removed is shut out of Dask's processes: by the authority's own file on the master, by what the master told elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed.comm.core import CommClosedError, connect
+from distributed.core import Server
+
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError
+from protheon_dask.run.authority import Authority
+from protheon_dask.run.dask_tls import refuse_removed
+from protheon_dask.run.identity import dask_security
+from protheon_dask.run.removed import REMOVED_FILE, Noted, note_removed
+from tests.fixtures import tls
+
+WAIT_S = 30.0
+
+
+class Cluster:
+    """A Dask server of one host, and connections to it by certificates of others."""
+
+    def __init__(self, server: Server, authority: Authority) -> None:
+        self.server, self.authority = server, authority
+
+    async def connection(self, files: TlsFiles) -> Any:
+        security: Any = dask_security(files)  # distributed is not typed here, nor are its comms
+        dial: Any = connect
+        return await dial(self.server.address, timeout=WAIT_S, **security.get_connection_args("worker"))
+
+    async def is_answered(self, comm: Any) -> bool:
+        try:
+            await comm.write({"op": "ping", "reply": True})
+            return bool(await asyncio.wait_for(comm.read(), WAIT_S) == "pong")
+        except CommClosedError:
+            return False
+
+    async def is_let_in(self, files: TlsFiles) -> bool:
+        try:
+            comm = await self.connection(files)
+        except OSError:  # the handshake of Dask was cut off
+            return False
+        try:
+            return await self.is_answered(comm)
+        finally:
+            comm.abort()
+
+
+def run(home: Path, own: TlsFiles, authority: Authority, story: Callable[[Cluster], Awaitable[None]]) -> None:
+    """Tell the story to a server of this home, whose processes Dask's preloads have set up."""
+
+    async def told() -> None:
+        security: Any = dask_security(own)
+        make: Any = Server
+        async with make({"ping": lambda: "pong"}, connection_args=security.get_connection_args("worker")) as server:
+            await server.listen("tls://127.0.0.1:0", **security.get_listen_args("worker"))
+            refuse_removed(server, Settings(home=str(home), tls_dir=str(own.directory)))
+            await story(Cluster(server, authority))
+
+    asyncio.run(told())
+
+
+async def closed(cluster: Cluster, comm: Any) -> None:
+    """Wait until the other end of a connection that is open has closed it, though nobody uses it."""
+    with pytest.raises(CommClosedError):
+        await asyncio.wait_for(comm.read(), WAIT_S)
+
+
+def test_a_worker_of_another_host_shuts_out_whom_its_master_removed(tmp_path: Path) -> None:
+    authority = tls.authority(tmp_path / "master")
+    own, good, bad = (tls.identity(authority, name, tmp_path / name) for name in ("nuc", "good", "bad"))
+
+    async def story(cluster: Cluster) -> None:
+        held, kept = await cluster.connection(bad), await cluster.connection(good)
+        assert await cluster.is_answered(held)
+        assert note_removed(own, ["bad", "another"])
+        await closed(cluster, held)
+        assert not await cluster.is_let_in(bad)
+        assert await cluster.is_answered(kept)
+        assert await cluster.is_let_in(good)
+
+        assert note_removed(own, ["another"])  # it was invited anew
+        assert await cluster.is_let_in(bad)
+
+    run(tmp_path / "nuc", own, authority, story)
+
+
+def test_a_process_on_the_master_asks_the_authority_itself(tmp_path: Path) -> None:
+    authority = tls.authority(tmp_path)
+    own, bad = tls.identity(authority, tls.MASTER, tmp_path), tls.identity(authority, "bad")
+
+    async def story(cluster: Cluster) -> None:
+        held = await cluster.connection(bad)
+        assert await cluster.is_answered(held)
+        authority.remove("bad")
+        await closed(cluster, held)
+        assert not await cluster.is_let_in(bad)
+
+        again = tls.identity(authority, "bad", tmp_path / "again")
+        assert await cluster.is_let_in(again)
+        assert not await cluster.is_let_in(bad)  # the certificate from before
+
+    run(tmp_path, own, authority, story)
+
+
+def test_a_note_that_is_no_news_is_not_written(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path)
+    path = tmp_path / REMOVED_FILE
+    assert not note_removed(files, [])
+    assert not path.exists()
+    assert note_removed(files, ["b", "a"])
+    stamp = path.stat().st_ino
+    assert not note_removed(files, ["a", "b", "b"])
+    assert path.stat().st_ino == stamp
+
+
+def test_a_note_that_is_damaged_trusts_nobody_until_it_is_written_anew(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path)
+    noted = Noted(files)
+    assert not noted.is_removed("pc", 1)
+    (tmp_path / REMOVED_FILE).write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        noted.is_removed("pc", 1)
+    assert note_removed(files, ["other"])
+    assert not noted.is_removed("pc", 1)
+    assert noted.is_removed("other", 1)
