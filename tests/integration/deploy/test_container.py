@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import socket
 import stat
+import sys
 import threading
+import tomllib
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from protheon_dask.errors import BrokerUnavailable
+from protheon_dask.run.authority import Authority
+from protheon_dask.run.join_token import JoinToken
+from tests.fixtures import tls
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "container.py"
 
@@ -43,6 +52,47 @@ def test_a_secret_is_written_for_its_owner_alone_over_what_a_killed_one_left(tmp
     assert path.read_text() == "second"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Home and the volumes of a container, below tmp_path; the programs of this environment are on the path."""
+    monkeypatch.setenv("PROTHEON_HOME", str(tmp_path))
+    monkeypatch.delenv("PROTHEON_TLS_DIR", raising=False)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setattr(container, "PASSWORD_FILE", tmp_path / "password")
+    monkeypatch.setattr(container, "TOKEN_FILE", tmp_path / "token")
+    return tmp_path
+
+
+def test_init_makes_what_is_missing_and_a_second_one_only_a_new_invitation(places: Path) -> None:
+    assert container.init() == 0
+    made = {name: (places / name).read_bytes() for name in ("password", "config.toml", "authority/ca.pem", "tls/host.pem")}
+    token = JoinToken.parse((places / "token").read_text())
+    assert token.addresses == ("master:50052",)
+    url = tomllib.loads((places / "config.toml").read_text())["database_url"]
+    assert url == f"postgresql://protheon:{made['password'].decode()}@postgres:5432/protheon"
+    assert [path.name for path in places.iterdir() if path.is_file() and stat.S_IMODE(path.stat().st_mode) != 0o600] == []
+
+    assert container.init() == 0
+    assert {name: (places / name).read_bytes() for name in made} == made
+    assert JoinToken.parse((places / "token").read_text()).secret != token.secret
+
+
+def test_a_container_joins_when_it_has_no_certificate_that_lives(places: Path) -> None:
+    now = datetime.now(UTC)
+    old = Authority.create(places / "master", clock=lambda: now - timedelta(days=2))
+    container.write_owned(places / "token", old.invite(29 * 86400.0, 5, [tls.NOWHERE]))
+    with pytest.raises(BrokerUnavailable, match="no master answers"):  # it asks, at an address where nobody is
+        container.join_once()
+
+    tls.identity(old, "worker-1", home=places)  # it ended a day ago
+    with pytest.raises(BrokerUnavailable, match="no master answers"):
+        container.join_once()
+
+    tls.identity(Authority.open(places / "master"), "worker-2", home=places)
+    (places / "token").unlink()  # what is not wanted is not read
+    container.join_once()
 
 
 def test_a_connection_that_is_up_is_seen_and_one_that_listens_or_goes_elsewhere_is_not() -> None:
