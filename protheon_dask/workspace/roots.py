@@ -57,10 +57,13 @@ class SourceRoots:
                 )
 
     def _has_local(self, path: str) -> bool:
-        place = source.local(path)
-        parts = place.parts
-        fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        real = {Path(*parts[:fixed]).resolve(), place.resolve()}  # as a glob, and as a name with such characters in it
+        try:
+            place = source.local(path)
+            parts = place.parts
+            fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+            real = {Path(*parts[:fixed]).resolve(), place.resolve()}  # as a glob, and as a name with such characters in it
+        except (OSError, RuntimeError, ValueError):  # links in a circle, a home that nobody has, a NUL: nowhere
+            return False
         roots = [root.resolve() for root in self._directories]  # now: they may be links, and mounted later
         return all(any(name.is_relative_to(root) for root in roots) for name in real)
 
@@ -72,7 +75,7 @@ class SourceRoots:
         if outer and not is_url(inner):
             return self._has_local(inner)
         plain = unquote(unquote(inner))
-        if "\\" in plain or ".." in re.split(r"[/?#]", plain):
+        if "\\" in plain or ".." in re.split(r"[/?#;]", plain):
             return False
         return any(inner == root or inner.startswith(f"{root}/") for root in self._urls)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from protheon_dask.errors import ConfigError, NotAllowed, NotFound
+from protheon_dask.errors import ConfigError, NotAllowed, NotFound, SourceUnavailable
 from protheon_dask.workspace.roots import SourceRoots
 from protheon_dask.workspace.url import shown
 from tests.fixtures.web import WebServer
@@ -76,6 +77,28 @@ def test_a_link_that_leads_elsewhere_is_refused_and_its_aim_not_told(tree: Path,
     refuses(SourceRoots(str(tree / "open")), str(tree / name))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["open/circle", "open/circle/a", "open/a\0.jsonl", "~nobody-of-that-name/a", f"open/{'x/' * 5_000}", f"open/{'x' * 5_000}"],
+    ids=["a link to itself", "below it", "a NUL", "nobody's home", "a deep path", "a long name"],
+)
+def test_names_that_lead_nowhere_end_in_an_error_of_ours(tree: Path, name: str) -> None:
+    (tree / "open/circle").symlink_to(tree / "open/circle")
+    with pytest.raises((ConfigError, SourceUnavailable)):
+        SourceRoots(str(tree / "open")).resolve([name if name.startswith("~") else f"{tree}/{name}"])
+
+
+def test_an_archive_below_a_root_may_be_looked_into(tree: Path) -> None:
+    for name in ("open", "outside"):
+        with zipfile.ZipFile(tree / name / "a.zip", "w") as archive:
+            archive.writestr("inside.jsonl", "{}\n")
+    roots = SourceRoots(str(tree / "open"))
+    for inner in (f"{tree}/open/a.zip", f"file://{tree}/open/a.zip"):
+        assert len(roots.resolve([f"zip://*.jsonl::{inner}"])) == 1
+    for inner in (f"{tree}/outside/a.zip", f"{tree}/open/../outside/a.zip", f"file://{tree}/outside/a.zip"):
+        refuses(roots, f"zip://*.jsonl::{inner}")
+
+
 def test_a_root_may_be_a_link_and_a_link_may_lead_to_another_root(tree: Path) -> None:
     (tree / "data").symlink_to(tree / "open")
     (tree / "open/other").symlink_to(tree / "outside" / SECRET)
@@ -106,6 +129,7 @@ def test_a_relative_path_and_a_home_are_those_of_the_master(tree: Path, monkeypa
         "http://127.0.0.1:{port}/open/%2e%2e/secret.jsonl",
         "http://127.0.0.1:{port}/open/%252E%252E/secret.jsonl",
         "http://127.0.0.1:{port}/open/..\\secret.jsonl",
+        "http://127.0.0.1:{port}/open/..;/secret.jsonl",
         "http://127.0.0.1:{port}/openly/secret.jsonl",
         "http://127.0.0.1:{port}@evil.example/open/secret.jsonl",
         "https://127.0.0.1:{port}/open/secret.jsonl",
