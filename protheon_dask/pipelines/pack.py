@@ -80,9 +80,14 @@ def pack(pipeline: Pipeline, key: bytes | None) -> PackedPipeline:
         code_hash=code_hash(pipeline),
         tables_json=_json([table.to_json() for table in pipeline.tables]),
         versions_json=versions,
-        options_json=_json(dict(pipeline.options)),
+        options_json=options_of(pipeline),
     )
     return packed if key is None else replace(packed, signature=_sign(packed, key))
+
+
+def options_of(pipeline: Pipeline) -> str:
+    """A pipeline's options as the ledger keeps them: a part of a load's identity."""
+    return _json(dict(pipeline.options))
 
 
 def unpack(packed: PackedPipeline, key: bytes | None) -> Pipeline:

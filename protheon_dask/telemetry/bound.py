@@ -97,14 +97,10 @@ def find_bound(stage_seconds: Mapping[str, float], n_workers: int, n_cores: int 
 
     stage_seconds: over all workers, by model.STAGES. n_cores: of all hosts that have workers; None: more than there are workers.
     """
-    seconds = {stage: max(0.0, stage_seconds.get(stage, 0.0)) for stage in STAGES}
-    total_s = sum(seconds.values())
-    if n_workers < 1 or total_s < LEAST_S:
+    observed = _observed(stage_seconds, n_workers, n_cores)
+    if observed is None:
         return None
-    share = {kind: sum(seconds[stage] for stage in stages) / total_s for kind, stages in KINDS.items()}
-    crowd = 1.0 if n_cores is None else max(1.0, n_workers / n_cores)
-    alone = {CPU: share[CPU] / crowd, WAIT: share[WAIT]}
-    cycle = _Cycle({**alone, **{name: share[name] / (1 + (n_workers - 1) * share[name]) for name in STATIONS}}, n_cores)
+    cycle, seconds, share = observed
     now = cycle.throughput(n_workers)
 
     def helps(kind: str) -> float:
@@ -114,6 +110,30 @@ def find_bound(stage_seconds: Mapping[str, float], n_workers: int, n_cores: int 
     kind = max(KINDS, key=lambda kind: (round(helps(kind) / now, 6), share[kind]))
     stage = max(KINDS[kind], key=seconds.__getitem__)
     return Bound(stage, min(1.0, max(0.0, cycle.throughput(n_workers + 1) / now - 1)))
+
+
+def _observed(
+    stage_seconds: Mapping[str, float], n_workers: int, n_cores: int | None
+) -> tuple[_Cycle, Mapping[str, float], Mapping[str, float]] | None:
+    """The cycle, its seconds by stage, and the share of each kind; None: too little was done to say anything."""
+    seconds = {stage: max(0.0, stage_seconds.get(stage, 0.0)) for stage in STAGES}
+    total_s = sum(seconds.values())
+    if n_workers < 1 or total_s < LEAST_S:
+        return None
+    share = {kind: sum(seconds[stage] for stage in stages) / total_s for kind, stages in KINDS.items()}
+    crowd = 1.0 if n_cores is None else max(1.0, n_workers / n_cores)
+    alone = {CPU: share[CPU] / crowd, WAIT: share[WAIT]}
+    demand = {**alone, **{name: share[name] / (1 + (n_workers - 1) * share[name]) for name in STATIONS}}
+    return _Cycle(demand, n_cores), seconds, share
+
+
+def speedup(stage_seconds: Mapping[str, float], n_workers: int, wanted: int, n_cores: int | None = None) -> float:
+    """How many times as much so many wanted workers would do, by what n_workers did; 1.0 where that says too little.
+
+    As find_bound() has it; cores as the wanted workers find them.
+    """
+    found = _observed(stage_seconds, n_workers, n_cores)
+    return 1.0 if found is None or wanted < 1 else found[0].throughput(wanted) / found[0].throughput(n_workers)
 
 
 def bound_of(

@@ -18,7 +18,7 @@ import xxhash
 
 from protheon_dask.errors import ConfigError, MissingSetting, NotFound, ProtheonError, SourceChanged, SourceDamaged, SourceUnavailable
 from protheon_dask.model import Identity
-from protheon_dask.workspace.archives import open_archive
+from protheon_dask.workspace.archives import Format, open_archive
 from protheon_dask.workspace.cut import LF
 from protheon_dask.workspace.url import is_url, is_web, shown, without_secrets
 from protheon_dask.workspace.web import WebFile
@@ -48,6 +48,16 @@ class Stamp:
 
     size_bytes: int  # -1: it does not say
     version: str  # mtime and inode of a local file, ETag or the like of an object
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a source may hold, decompressed. is_exact: it was read to its end."""
+
+    n_lines: int
+    raw_bytes: int
+    format: Format
+    is_exact: bool
 
 
 def resolve(paths: Sequence[str]) -> list[str]:
@@ -236,6 +246,11 @@ def estimate_lines(path: str, size_bytes: int) -> int:
     Raises:     as open_source.
     Guarantee:  exact for what is smaller than that. A damaged head counts as far as it can be read.
     """
+    return estimate(path, size_bytes).n_lines
+
+
+def estimate(path: str, size_bytes: int) -> Estimate:
+    """Guess a source's lines and bytes; as estimate_lines."""
     n_lines, last = 0, LF
     with open_source(path) as fileobj, _foreign(path):
         archive = open_archive(fileobj)
@@ -244,10 +259,13 @@ def estimate_lines(path: str, size_bytes: int) -> int:
                 n_lines += block.count(LF)
                 last = block[-1:]
                 if archive.raw_offset >= ESTIMATE_BYTES:
-                    return max(1, n_lines * size_bytes // max(1, archive.stored_offset))
+                    stored = max(1, archive.stored_offset)
+                    n_lines = max(1, n_lines * size_bytes // stored)
+                    return Estimate(n_lines, archive.raw_offset * size_bytes // stored, archive.format, is_exact=False)
         except (SourceDamaged, MemoryError):
-            return n_lines  # what is whole; the splitter locates the damage, or has the memory to itself, and tells
-    return n_lines + (last != LF)
+            # what is whole; the splitter locates the damage, or has the memory to itself, and tells
+            return Estimate(n_lines, archive.raw_offset, archive.format, is_exact=False)
+    return Estimate(n_lines + (last != LF), archive.raw_offset, archive.format, is_exact=True)
 
 
 def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:

@@ -15,7 +15,8 @@ SELECT current_setting('server_version') AS version,
        has_database_privilege(current_database(), 'TEMP') AS may_create_temporary,
        current_schema()::text AS schema_name,
        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create_table,
-       to_regclass('protheon.migration') IS NOT NULL AS has_ledger
+       EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS place ON place.oid = c.relnamespace  -- to_regclass() may refuse
+                WHERE place.nspname = 'protheon' AND c.relname = 'migration') AS has_ledger
   FROM pg_catalog.pg_roles AS own
   JOIN pg_catalog.pg_database AS here ON here.datname = current_database()
  CROSS JOIN (SELECT count(*)::integer AS in_use,
