@@ -24,6 +24,7 @@ from protheon_dask.cli.doctor import doctor
 from protheon_dask.cli.lab import lab
 from protheon_dask.cli.load import load
 from protheon_dask.cli.master import master
+from protheon_dask.cli.plan import plan
 from protheon_dask.cli.preview import preview
 from protheon_dask.cli.rejects import rejects
 from protheon_dask.cli.reports import attempts, chunks, files
@@ -65,6 +66,7 @@ def protheon(ctx: click.Context, config_file: Path | None) -> None:
 for command in (
     load,
     preview,
+    plan,
     doctor,
     lab,
     demo,
