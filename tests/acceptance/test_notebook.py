@@ -58,18 +58,6 @@ def kernel_environment(world: World) -> dict[str, str]:
     return {**kept, "PROTHEON_HOME": str(world.cluster._home), "PROTHEON_DATABASE_URL": world.url, "PYTHONPATH": str(ROOT)}
 
 
-def test_a_run_is_verified_through_the_master_as_from_the_database(near: Cluster, far: Cluster, world: World) -> None:
-    lines = write_numbers(world.directory / "v.txt", 250)
-    run = near.load(lines, pipeline=write_pipeline(world.directory, "verified"), chunk_lines=100)
-    assert run.wait(60).state is RunState.SUCCEEDED
-    assert far.run(run.id).verify() == run.verify()
-    proved = far.run(run.id).verify(deep=True)
-    assert proved == run.verify(deep=True)
-    assert (proved.findings, [table.n_rows for table in proved.tables]) == ((), [250])
-    world.ask("DELETE FROM public.verified WHERE n = 7 RETURNING n")
-    assert far.run(run.id).verify(deep=True).findings == run.verify(deep=True).findings != ()
-
-
 # --- the page -------------------------------------------------------------------------------------------------------------------
 
 
@@ -290,12 +278,12 @@ def test_a_reader_that_has_seen_enough_leaves_no_connection_behind(far: Cluster,
 # --- sql, verify, client --------------------------------------------------------------------------------------------------------
 
 
-def test_sql_is_a_frame_that_only_reads_and_says_what_it_needs(near: Cluster, far: Cluster, refused: int) -> None:
+def test_sql_is_a_frame_that_only_reads_and_says_what_it_needs(near: Cluster, far: Cluster) -> None:
     frame = near.sql("SELECT count(*) AS n, max(submitted_at) AS at FROM protheon.run")
     assert [str(dtype) for dtype in frame.dtypes] == ["Int64", "datetime64[us, UTC]"]
     with pytest.raises(ConfigError, match="only reads"):
         near.sql("DELETE FROM protheon.run")
-    for needs in (lambda: far.sql("SELECT 1"), lambda: far.url, lambda: far.run(refused).verify()):
+    for needs in (lambda: far.sql("SELECT 1"), lambda: far.url):
         with pytest.raises(ConfigError, match=r"is not known here: give it, protheon.connect\(.., into="):
             needs()
 
@@ -320,6 +308,18 @@ def test_who_has_not_the_clusters_key_loads_through_what_is_installed(world: Wor
 def test_an_address_where_no_master_answers_is_an_error_that_names_it(world: World) -> None:
     with pytest.raises(BrokerUnavailable, match=r"no master answers at 127\.0\.0\.1:1: is it running"):
         protheon.connect("127.0.0.1:1")
+
+
+def test_a_run_is_verified_through_the_master_as_from_the_database(near: Cluster, far: Cluster, world: World) -> None:
+    lines = write_numbers(world.directory / "v.txt", 250)
+    run = near.load(lines, pipeline=write_pipeline(world.directory, "verified"), chunk_lines=100)
+    assert run.wait(60).state is RunState.SUCCEEDED
+    assert far.run(run.id).verify() == run.verify()
+    proved = far.run(run.id).verify(deep=True)
+    assert proved == run.verify(deep=True)
+    assert (proved.findings, [table.n_rows for table in proved.tables]) == ((), [250])
+    world.ask("DELETE FROM public.verified WHERE n = 7 RETURNING n")
+    assert far.run(run.id).verify(deep=True).findings == run.verify(deep=True).findings != ()
 
 
 def test_verify_tells_what_the_command_tells(near: Cluster, refused: int) -> None:
