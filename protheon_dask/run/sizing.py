@@ -16,7 +16,8 @@ Dask ends it at 95 % of its limit."""
 LEAST_WORKER_BYTES: Final = 256 * MIB
 """With less a worker is ended by its nanny before its first chunk is done, again and again."""
 AROUND_BYTES: Final = 300 * MIB
-"""What runs beside the workers: `protheon worker` itself, Dask's command with the nannies, and their tethers."""
+"""For what runs beside the workers: `protheon worker` itself, Dask's command with the nannies, their tether. Measured: 205 MB, whether
+there are one or four workers."""
 OF_MACHINE, OF_LIMIT = 0.8, 0.95
 """Part of the memory that is ours: of a machine that has other things to do, and of a limit that was set for us alone."""
 

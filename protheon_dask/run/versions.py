@@ -10,6 +10,7 @@ from typing import Final
 from protheon_dask.broker.cluster_wire import Versions
 
 LIBRARIES: Final = ("dask", "distributed", "cloudpickle", "msgspec")
+"""What is compared beside Protheon and Python: tasks, pipelines and rows travel in the forms of these."""
 NEEDED: Final = ("dask", "distributed")
 """Scheduler and workers speak a protocol of their own, which changes from one version to the next (PITFALLS 1)."""
 
