@@ -1,0 +1,84 @@
+"""``protheon doctor`` from another host of a cluster with certificates: all that it is told comes by mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protheon_dask.config import Settings
+from protheon_dask.run import founding
+from protheon_dask.run.authority import Authority
+from tests.fixtures.cluster import wait_until
+from tests.fixtures.hosting import worker_host
+from tests.fixtures.postgres import fresh_database
+from tests.fixtures.standing import PROTHEON, Master, started
+from tests.fixtures.tls import identity
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A standing master, and the home of a host that works for it."""
+
+    master: Master
+    home: Path
+
+    def doctor(self, home: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """Exit code, and what --json says, as typed on the host with this home; it knows no database."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
+        command = [str(PROTHEON), "doctor", *arguments, "--json"]
+        done = subprocess.run(command, env={**kept, "PROTHEON_HOME": str(home)}, capture_output=True, check=False, timeout=100)
+        assert done.stdout, done.stderr.decode()
+        return done.returncode, json.loads(done.stdout)
+
+    def has_workers(self) -> bool:
+        """the host's worker is at work"""
+        _, told = self.doctor(self.home, self.master.address)
+        return any(host.get("n_workers") for host in told["hosts"])
+
+
+@pytest.fixture(scope="module")
+def joined(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
+    directory = tmp_path_factory.mktemp("cluster")
+    founding.init(Settings(home=str(directory / "nuc")), "nuc", [])
+    with fresh_database(postgres_url) as url, started(directory / "nuc", url, "--workers", "0") as master:
+        tls = identity(Authority.open(directory / "nuc"), "macbook", directory / "macbook")
+        (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "macbook"}))
+        with worker_host(directory / "macbook", "--workers", "1"):
+            made = Joined(master, directory / "macbook")
+            wait_until(made.has_workers, 90)
+            yield made
+
+
+def test_a_host_of_the_cluster_sees_all_hosts_and_their_database_without_knowing_it(joined: Joined) -> None:
+    code, told = joined.doctor(joined.home, joined.master.address, "--bench")
+    failures = [finding for finding in told["findings"] if finding["level"] == "fail"]
+    assert (code, failures) == (0, [])
+    [host] = told["hosts"]
+    assert (host["host"], host["n_workers"]) == ("macbook", 1)
+    assert host["server"]["has_ledger"], "by the worker's way, which the master told it"
+    assert host["benched"]["copy_lines_per_s"] > 0
+    certificates = [finding["which"] for finding in told["findings"] if finding["what"] == "certificate"]
+    assert "macbook" in certificates
+    assert "postgresql://" not in json.dumps(told)
+
+
+def test_one_without_a_certificate_is_told_that_the_master_does_not_answer_it(joined: Joined, tmp_path: Path) -> None:
+    code, told = joined.doctor(tmp_path, joined.master.address)
+    assert code == 1
+    assert [finding["what"] for finding in told["findings"] if finding["level"] == "fail"] == ["master"]
+    assert told["hosts"] == []
+
+
+def test_on_the_master_its_own_master_is_found(joined: Joined) -> None:
+    done = joined.master.run("doctor", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, [host["host"] for host in told["hosts"]]) == (0, ["macbook"]), done.stderr
