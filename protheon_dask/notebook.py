@@ -8,10 +8,12 @@ import sys
 from threading import Lock
 from typing import Any, Final
 
+from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
 from protheon_dask.run.attaching import attach
 from protheon_dask.run.cluster import Cluster, Runs
 from protheon_dask.run.frames import MoreRows
+from protheon_dask.run.guest import GuestCluster
 from protheon_dask.run.handle import Run
 from protheon_dask.run.link import Link
 from protheon_dask.run.preview import preview
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _open: dict[tuple[str, str], _Shared] = {}
 """Clusters of this process, by home and database: a cell that is run again finds the one that it made before."""
+_guests: list[Cluster] = []
+"""Clusters whose Dask is somebody else's."""
 _lock = Lock()
 
 
@@ -69,9 +73,16 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     return known
 
 
-def connect(address: str, into: str | None = None, **settings: Any) -> Cluster:
+def connect(
+    address: str | None = None, into: str | None = None, *, scheduler: str | None = None, insecure: bool = False, **settings: Any
+) -> Cluster:
     """A cluster whose master runs already, at this gRPC address (``host:port``; the port left out is 50051).
 
+    scheduler: in the place of address: of somebody else's Dask cluster, such as ``tcp://host:8786``. The broker alone is started, here, and
+               ends as that of local() does. protheon-dask is installed on the workers, and PROTHEON_DATABASE_URL is in their environment:
+               no database's URL travels through their Dask. They need no preload.
+    insecure:  with a scheduler of another host: its workers fetch chunks from here in plaintext. Anyone who reaches that port can submit
+               code to run.
     into:      the PostgreSQL of its ledger, for reports, ``sql`` and ``verify`` without a way through the master; None: the one that the
                commands would find, if it is that ledger. Reports work without any.
     settings:  as for local().
@@ -80,7 +91,20 @@ def connect(address: str, into: str | None = None, **settings: Any) -> Cluster:
     """
     effective = api.read_settings(settings)
     database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
-    return attach(effective, address, database, is_given=into is not None, say=_say)
+    if (address is None) == (scheduler is None):
+        raise ConfigError("connect() takes the gRPC address of a master, or scheduler=, the address of a Dask cluster: give one of the two")
+    if address is not None:
+        return attach(effective, address, database, is_given=into is not None, say=_say)
+    assert scheduler is not None, "one of the two was given"
+    dask_address = scheduler
+
+    def start(takes_over: bool) -> api.LocalCluster:
+        return GuestCluster(effective, database, dask_address, is_insecure=insecure, takes_over=takes_over, on_event=_log_event)
+
+    made = Cluster(Link.started(start, say=_say))
+    with _lock:
+        _guests.append(made)
+    return made
 
 
 class _Shared(Cluster):
@@ -103,7 +127,7 @@ class _Shared(Cluster):
 def _close_all() -> None:
     """What the process leaves open ends with it, politely. Runs of others are waited for, unless a person has had enough."""
     was_stopped = issubclass(getattr(sys, "last_type", None) or object, KeyboardInterrupt)
-    for cluster in list(_open.values()):
+    for cluster in [*_open.values(), *_guests]:
         cluster.close(wait_others=not was_stopped)
 
 

@@ -31,16 +31,18 @@ from protheon_dask.ledger import leadership, reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.authority import Authority
-from protheon_dask.run.cluster_desk import ClusterDesk
+from protheon_dask.run.cluster_desk import AGREED, ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
+from protheon_dask.run.guest_plugin import GuestPlugin, Terms
 from protheon_dask.run.http_desk import HttpDesk
 from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.parts import bracketed
 from protheon_dask.run.pins import PinDesk
-from protheon_dask.run.settings import home_of, read_settings, workspace_of
+from protheon_dask.run.settings import environment, home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
 from protheon_dask.run.task_desk import TaskDesk
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
@@ -111,9 +113,9 @@ def serve(
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
     n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
-    coordinator = Coordinator(
-        settings, url, reached_from(scheduler_address, "[::1]" if ":" in bind else LOOPBACK), store, broker_uuid, n_splitters
-    )
+    here = reached_from(scheduler_address, "[::1]" if ":" in bind else LOOPBACK)
+    guest = None if owns_scheduler else _guest(settings, f"{bracketed(bind)}:{port}")
+    coordinator = Coordinator(settings, url, here, store, broker_uuid, n_splitters, guest)
     if ephemeral:
         coordinator.owner_lives = owner_watch()
     lead(coordinator, settings, ephemeral=ephemeral, goes_on=goes_on, takes_over=takes_over)
@@ -143,6 +145,13 @@ def door(
     if authority is None or tls is None or join_port is None:
         return nullcontext()
     return JoinThread(JoinDesk(authority, broker_port), tls, bind, join_port)
+
+
+def _guest(settings: Settings, address: str) -> GuestPlugin:
+    """What makes workers of ours of those of a scheduler that is not."""
+    key_file = environment().get("PROTHEON_KEY_FILE")
+    agreed = {name: str(getattr(settings, name)) for name in AGREED}
+    return GuestPlugin(Terms(address, agreed, read_key(key_file) if key_file else None))
 
 
 def owner_watch() -> Callable[[], bool]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
+from distributed import WorkerPlugin
+
 from protheon_dask import failpoints
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -62,15 +64,23 @@ class Coordinator:
     """
 
     def __init__(
-        self, settings: Settings, url: str, scheduler_address: str, store: ChunkStore, broker_uuid: UUID, n_splitters: int
+        self,
+        settings: Settings,
+        url: str,
+        scheduler_address: str,
+        store: ChunkStore,
+        broker_uuid: UUID,
+        n_splitters: int,
+        guest: WorkerPlugin | None = None,
     ) -> None:
+        """guest: as DaskLink has it."""
         self.settings, self._url, self._broker_uuid = settings, url, broker_uuid
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._events: deque[Event] = deque()
         tls = TlsFiles(Path(settings.tls_dir)) if settings.tls_dir else None
-        self._dask = DaskLink(scheduler_address, self.tell, self._wake.set, tls)
+        self._dask = DaskLink(scheduler_address, self.tell, self._wake.set, tls, guest)
         self.cutting = Cutting(store, SplitterPool(store, n_splitters, self.tell), broker_uuid)
         self._finisher = TableFinisher(url, self.wake)
         self._dispatched: dict[int, Dispatch] = {}

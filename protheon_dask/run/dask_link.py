@@ -17,7 +17,7 @@ from uuid import UUID
 
 from dask._task_spec import Task
 from dask.delayed import Delayed
-from distributed import Client, Future, fire_and_forget
+from distributed import Client, Future, WorkerPlugin, fire_and_forget
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -117,10 +117,12 @@ class DaskLink:
         on_event: Callable[[DaskEvent], None],
         on_change: Callable[[], object] = lambda: None,
         tls: TlsFiles | None = None,
+        guest: WorkerPlugin | None = None,
     ) -> None:
-        """tls: of this host; None: plaintext."""
+        """tls: of this host; None: plaintext. guest: registered with the scheduler, for workers that were started without our preload."""
         self.scheduler_address = scheduler_address
         self._on_event, self._on_change, self._tls = on_event, on_change, tls
+        self._guest = guest
         self._renewed: Renewed | None = None  # of the client that is there now
         self._lock = threading.Lock()  # of the fields below; held for no call that waits
         self._client: Client | None = None
@@ -243,7 +245,9 @@ class DaskLink:
             if len(self._late) >= MAX_LATE:
                 raise TimeoutError(f"{self.scheduler_address} has made no client yet")
         making: ConcurrentFuture[Client] = ConcurrentFuture()
-        threading.Thread(target=_make_client, args=(self.scheduler_address, self._tls, making), name="dask-client", daemon=True).start()
+        threading.Thread(
+            target=_make_client, args=(self.scheduler_address, self._tls, self._guest, making), name="dask-client", daemon=True
+        ).start()
         if not wait([making], ANSWER_S).done:
             making.add_done_callback(_close_late)
             self._late.append(making)
@@ -322,10 +326,12 @@ class DaskLink:
         self._on_event(WorkerGone(item, str(last.name), nanny_lives))
 
 
-def _make_client(scheduler_address: str, tls: TlsFiles | None, answer: ConcurrentFuture[Client]) -> None:
+def _make_client(scheduler_address: str, tls: TlsFiles | None, guest: WorkerPlugin | None, answer: ConcurrentFuture[Client]) -> None:
     try:
         security = dask_security(tls)
         client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR, security=security)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        if guest is not None:
+            client.register_plugin(guest)
         answer.set_result(client)
     except Exception as exc:  # noqa: BLE001  # raised again in the link's thread
         answer.set_exception(exc if isinstance(exc, OSError) else OSError(f"{type(exc).__name__}: {exc}"))

@@ -20,9 +20,9 @@ def read_key(path: str | Path) -> bytes:
         raise MissingSetting(f"the cluster's key cannot be read from {path}: {exc}") from exc
 
 
-def make_key(home: Path) -> Path:
-    """The key's file below home, made if it is not there. Two callers at once get the same key."""
-    path = home / KEY_FILE
+def make_key(home: Path, name: str = KEY_FILE) -> Path:
+    """A key's file below home, made if it is not there. Two callers at once get the same key."""
+    path = home / name
     home.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

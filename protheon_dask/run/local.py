@@ -178,8 +178,11 @@ class LocalCluster:
             env = {**rim.environment(), **DASK_CONFIG, **environment(settings), "PROTHEON_KEY_FILE": str(make_key(self._home))}
             self._start_where_free(settings, env)
             self._processes.keep()
+        self._on_event(self._told_ready(time.monotonic() - started_s))
+
+    def _told_ready(self, seconds: float) -> str:
         workers = "1 worker" if self.n_workers == 1 else f"{self.n_workers} workers"
-        self._on_event(f"scheduler, broker and {workers} are ready after {time.monotonic() - started_s:.1f} s")
+        return f"scheduler, broker and {workers} are ready after {seconds:.1f} s"
 
     def _joins_running(self) -> bool:
         """Use the local master that another command runs over this ledger, if there is one and it may be used."""
@@ -215,10 +218,10 @@ class LocalCluster:
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         places = Places(
-            scheduler_port=_port(settings.scheduler_port),
-            dashboard_port=_port(settings.dashboard_port),
-            broker_port=_port(settings.broker_port),
-            http_port=_port(settings.http_port),
+            scheduler_port=free_port(settings.scheduler_port),
+            dashboard_port=free_port(settings.dashboard_port),
+            broker_port=free_port(settings.broker_port),
+            http_port=free_port(settings.http_port),
         )
         self._ports = [places.scheduler_port, places.broker_port, places.http_port]  # Dask takes another port for its dashboard by itself
         self.dashboard_link, self.http_link = places.dashboard_link, f"http://{LOOPBACK}:{places.http_port}"
@@ -333,12 +336,12 @@ def _lives(pid: int) -> bool:
         return True
 
 
-def _port(wanted: int) -> int:
-    """The wanted port on loopback if it is free, else any other."""
+def free_port(wanted: int, host: str = LOOPBACK) -> int:
+    """The wanted port of this host's address if it is free, else any other."""
     for port in (wanted, 0):
-        if (found := bound_port(port)) is not None:
+        if (found := bound_port(port, host)) is not None:
             return found
-    raise ConfigError("no port is free on loopback")
+    raise ConfigError(f"no port is free on {host}")
 
 
 def _is_taken(port: int) -> bool:

@@ -66,6 +66,7 @@ class Places:
     http_port: int
     join_port: int | None = None  # None: no host can join here
     tls: TlsFiles | None = None  # of gRPC and Dask; None: plaintext
+    scheduler: str | None = None  # the address of somebody else's; None: ours
 
     @property
     def here(self) -> str:
@@ -81,6 +82,8 @@ class Places:
 
     def scheduler_address(self, host: str | None = None) -> str:
         """As it is told to everybody, or by this host."""
+        if self.scheduler is not None:
+            return self.scheduler
         return f"{'tls' if self.tls else 'tcp'}://{bracketed(self.bind if host is None else host)}:{self.scheduler_port}"
 
     @property
@@ -108,8 +111,9 @@ class Site:
     def broker(self, *, ephemeral: bool, takes_over: bool) -> Part:
         places = self.places
         arguments = [
-            *("-m", "protheon_dask.run.broker", "--scheduler", places.scheduler_address(), "--dashboard", places.dashboard_link),
-            *("--bind", places.bind, "--port", str(places.broker_port), "--http-port", str(places.http_port), "--owns-scheduler"),
+            *("-m", "protheon_dask.run.broker", "--scheduler", places.scheduler_address()),
+            *("--bind", places.bind, "--port", str(places.broker_port), "--http-port", str(places.http_port)),
+            *(["--owns-scheduler", "--dashboard", places.dashboard_link] if places.scheduler is None else []),
             *(["--join-port", str(places.join_port)] if places.join_port is not None else []),
             *(["--ephemeral"] if ephemeral else []),
             *(["--takes-over"] if takes_over else []),

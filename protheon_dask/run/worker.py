@@ -8,9 +8,10 @@ import logging
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import UUID, uuid4
@@ -394,12 +395,19 @@ def quiet_collector() -> None:
 
 
 def start_process(settings: Settings, env: Mapping[str, str], name: str) -> WorkerProcess:
-    """Make this process's worker. Called by the preload, once.
-
-    What the environment does not say, the database's URL and the cluster's key, the master is asked for (enrolling.enrolled).
-    Raises: MissingSetting: PROTHEON_BROKER is not there, or nobody says which database. What enrolled() raises.
-    """
+    """Make this process's worker. Called by the preload, once. Raises as made()."""
     global _current
+    quiet_collector()
+    _current = made(settings, env, name)
+    return _current
+
+
+def made(settings: Settings, env: Mapping[str, str], name: str, key: bytes | None = None) -> WorkerProcess:
+    """A worker of this process; key: of the cluster, where the environment names none.
+
+    What the environment does not say, the database's URL and the cluster's key, the master is asked for (enrolling.enrol).
+    Raises: MissingSetting: PROTHEON_BROKER is not there, or nobody says which database. What enrol() raises.
+    """
     from protheon_dask.run.keys import read_key
 
     if not (address := env.get("PROTHEON_BROKER")):
@@ -408,17 +416,44 @@ def start_process(settings: Settings, env: Mapping[str, str], name: str) -> Work
         )
     broker = BrokerClient(address, TlsFiles(Path(settings.tls_dir).expanduser()) if settings.tls_dir else None)
     key_file, host = env.get("PROTHEON_KEY_FILE"), env.get("PROTHEON_HOST", "")
-    key = read_key(key_file) if key_file else None
+    key = key or (read_key(key_file) if key_file else None)
     if not settings.database_url:
         enrolled = enrol(settings, broker, host or socket.gethostname())
         settings, key = enrolled.settings, key or enrolled.key
-    quiet_collector()
-    _current = WorkerProcess(settings, name=name, broker=broker, url=settings.database_url, key=key, host=host)
-    return _current
+    return WorkerProcess(settings, name=name, broker=broker, url=settings.database_url, key=key, host=host)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Guest:
+    """How to make a worker in a process of somebody else's Dask."""
+
+    settings: Settings
+    env: Mapping[str, str] = field(repr=False)
+    name: str
+    key: bytes | None = field(repr=False)
+
+
+_guest: _Guest | None = None
+_of_thread = threading.local()  # a worker for each of Dask's task threads: WorkerProcess is for one
+
+
+def accept_guest(settings: Settings, env: Mapping[str, str], name: str, key: bytes | None) -> None:
+    """Let this process, which was started without our preload, run attempts: a worker is made in each thread that gets one."""
+    global _guest
+    _guest = _Guest(settings, env, name, key)
 
 
 def current_process() -> WorkerProcess:
-    """The worker of this process. Raises InvariantError where the preload did not run."""
-    if _current is None:
+    """The worker of this process, or, of a guest, of this thread.
+
+    Raises: InvariantError: neither preload nor plugin came before. What made() raises, each time anew.
+    """
+    if _current is not None:
+        return _current
+    if _guest is None:
         raise InvariantError("this Dask worker was started without --preload protheon_dask.run.preload_worker")
-    return _current
+    terms, process = getattr(_of_thread, "made", (None, None))
+    if process is None or terms is not _guest:
+        process = made(_guest.settings, _guest.env, f"{_guest.name}-{threading.get_native_id()}", _guest.key)
+        _of_thread.made = (_guest, process)
+    return process

@@ -91,6 +91,7 @@ def test_a_second_master_on_the_ledger_refuses_and_says_who_leads(master: Master
     assert f"a master leads this ledger already: process {master.process.pid} of this host, at {master.address}" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_second_master_of_another_home_refuses_and_says_where_the_leader_is(master: Master, database_url: str, tmp_path: Path) -> None:
     with started(tmp_path / "other", database_url, is_ready=False) as second:
         assert second.wait_end() == 2
@@ -159,6 +160,7 @@ def test_one_that_is_killed_leaves_no_process_and_starts_again(postgres_url: str
             assert "127.0.0.1" in second.address
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_refused_by_name(master: Master, postgres_url: str, tmp_path: Path) -> None:
     port = master.address.rpartition(":")[2]
     with (
