@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 LINES = int(os.environ.get("PROOF_LINES", "200000"))
 INSIDE = shlex.split(os.environ.get("PROOF_INSIDE", ""))
 STAND_IN = "protheon-postgres:latest"
-UP_S, STEP_S, RUN_S = 300.0, 180.0, 900.0
+UP_S, STEP_S, RUN_S = 600.0, 600.0, 1800.0
 """How long everything may take to be healthy, a step of the story, the whole run: many times what was measured."""
 POLL_S = 0.5
 TABLE = "pgcr.instance"
