@@ -35,8 +35,8 @@ SHOWN = (
 def doctor(master: str | None, bench: bool, into: str | None, as_json: bool) -> None:
     """Look at this machine and its database, and at all hosts of a master; say what to do about each finding.
 
-    MASTER is a master's gRPC address; left out, the one that runs on this machine is asked, if any. Nothing is changed, and what
-    --bench copies goes into temporary tables. Exit code 1: something keeps runs from working.
+    MASTER is a master's gRPC address; left out, the one whose cluster this machine has joined, or that runs here, is asked.
+    Nothing is changed, and what --bench copies goes into temporary tables. Exit code 1: something keeps runs from working.
 
     \b
     Example:  protheon doctor nuc:50051 --bench

@@ -85,9 +85,15 @@ def check_master(found: Gathered) -> Iterator[Finding]:
     """Does the master answer, and its scheduler?"""
     if not found.master:
         return
-    what, restart = "master", "is it running (`protheon master`), and is this its gRPC address? Behind a firewall, open that port"
+    what, to_do = (
+        "master",
+        (
+            "is it running (`protheon master`), and is this its gRPC address? Behind a firewall, open that port; "
+            "one with certificates answers only hosts that have joined it (`protheon worker --join`)"
+        ),
+    )
     if found.master_trouble:
-        yield Finding(Level.FAIL, what, found.master, found.master_trouble, restart)
+        yield Finding(Level.FAIL, what, found.master, found.master_trouble, to_do)
         return
     yield Finding(Level.OK, what, found.master, f"answers, version {found.master_version}")
     if found.scheduler_trouble:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
 from protheon_dask.run.api import opened, running_master
@@ -14,6 +15,7 @@ from protheon_dask.run.doctor import Diagnosis, diagnose
 from protheon_dask.run.gathering import Asked, gather
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
+from protheon_dask.run.membership import membership_of
 from protheon_dask.run.vitals import Gathered
 
 
@@ -26,14 +28,17 @@ def examine(
     wants_bench: bool = False,
     on_step: Callable[[str], object] = lambda _: None,
 ) -> tuple[Gathered, Diagnosis]:
-    """Look and judge. master: None: the local one of this database, if it runs. is_given: a person named the database for this.
+    """Look and judge. is_given: a person named the database for this.
+
+    master: None: the one whose cluster this host has joined, else the local one of this database, if it runs.
 
     The embedded database is left aside where a master is named: it is not that one's.
     Raises: ConfigError: the address, or the database's URL, cannot be read.
     """
-    address = master_address(master) if master else ""
     settings = effective.settings
-    tls = tls_of(settings) if address else None
+    tls = tls_of(settings)
+    address = master_address(master) if master else _joined(tls)
+    tls = tls if address else None
     asked = Asked(settings, None, address, tls, database=database, wants_bench=wants_bench, on_step=on_step)
     trouble = ""
     with ExitStack() as stack:
@@ -50,3 +55,9 @@ def examine(
     if trouble and not found.here.database_trouble:
         found = replace(found, here=replace(found.here, database_trouble=trouble), database=found.database or database.origin)
     return found, diagnose(found)
+
+
+def _joined(tls: TlsFiles | None) -> str:
+    """The master whose cluster this host has joined by an invite; empty: none, or it is the master itself."""
+    found = None if tls is None else membership_of(tls)
+    return found.master if found is not None and found.invite else ""

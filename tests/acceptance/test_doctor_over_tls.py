@@ -51,15 +51,15 @@ def joined(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     founding.init(Settings(home=str(directory / "nuc")), "nuc", [])
     with fresh_database(postgres_url) as url, started(directory / "nuc", url, "--workers", "0") as master:
         tls = identity(Authority.open(directory / "nuc"), "macbook", directory / "macbook")
-        (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "macbook"}))
+        (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "macbook", "invite": "i"}))
         with worker_host(directory / "macbook", "--workers", "1"):
             made = Joined(master, directory / "macbook")
             wait_until(made.has_workers, 90)
             yield made
 
 
-def test_a_host_of_the_cluster_sees_all_hosts_and_their_database_without_knowing_it(joined: Joined) -> None:
-    code, told = joined.doctor(joined.home, joined.master.address, "--bench")
+def test_a_host_of_the_cluster_finds_its_master_and_sees_all_hosts_and_their_database_without_knowing_it(joined: Joined) -> None:
+    code, told = joined.doctor(joined.home, "--bench")
     failures = [finding for finding in told["findings"] if finding["level"] == "fail"]
     assert (code, failures) == (0, [])
     [host] = told["hosts"]
