@@ -16,7 +16,6 @@
     |   |-- TargetAltered       a table changed while a chunk was loaded into it: load the chunk anew
     |   `-- WorkerDied          the process that ran an attempt is gone
     |-- RejectedError      the data's owner: a reject or a dead letter
-    |   |-- MalformedInput      bytes are not what the pipeline reads
     |   |-- SchemaViolation     a row does not fit its table
     |   |-- SourceDamaged       an archive is truncated or corrupt from a known offset on
     |   `-- SourceChanged       a source changed while it was read, or since it was cut
@@ -146,10 +145,6 @@ class RejectedError(_Message):
     """The data are at fault; trying again cannot help."""
 
     acts = Acts.DATA_OWNER
-
-
-class MalformedInput(RejectedError):
-    """Bytes are not what the pipeline reads."""
 
 
 class SchemaViolation(RejectedError):

@@ -15,7 +15,7 @@ import psycopg
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger.migrate import ADVISORY_CLASS
 from protheon_dask.ledger.rows import rows, run
-from protheon_dask.model import Identity, RunState
+from protheon_dask.model import Identity
 
 LOCK_UNDO = 5
 """Protheon's two-integer advisory lock that parts the beginning of an undo from that of a run: each sees the other whole."""
@@ -31,7 +31,6 @@ class Member:
     path: str
     source_id: int
     owner_run_id: int
-    owner_state: RunState
     undo_started_at: datetime | None
     undone_at: datetime | None
     n_running: int
@@ -41,10 +40,7 @@ class Member:
 
 def family(conn: psycopg.Connection, load_ids: Sequence[int]) -> list[Member]:
     """These loads and the replays of their rejects, locked until the transaction ends."""
-    members = []
-    for row in rows(conn, "load_family", {"load_ids": list(load_ids)}):
-        members.append(Member(**{**row, "owner_state": RunState(row["owner_state"])}))
-    return members
+    return [Member(**row) for row in rows(conn, "load_family", {"load_ids": list(load_ids)})]
 
 
 def take_turns(conn: psycopg.Connection, load_ids: Sequence[int]) -> None:

@@ -48,7 +48,7 @@ SELECT c.oid::bigint, c.relkind::text, c.relpersistence::text,
 
 # Params: relation oid. Returns the columns in their order.
 COLUMNS = """
-SELECT a.attname::text, a.atttypid::bigint, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
+SELECT a.attname::text, a.atttypid::bigint, pg_catalog.format_type(a.atttypid, a.atttypmod),
        a.attnotnull OR (t.typtype = 'd' AND t.typnotnull), a.atthasdef OR t.typdefault IS NOT NULL,
        a.attidentity::text, a.attgenerated::text,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END, t.typbasetype::bigint
@@ -161,7 +161,6 @@ class CatalogColumn:
 
     name: str
     oid: int  # of its type
-    typmod: int
     type: str  # as the server writes it
     not_null: bool
     has_default: bool  # of its own, or of its domain

@@ -281,7 +281,6 @@ class Sample:
     root: Seen
     lines: list[bytes] = field(default_factory=list)  # those of n_lines
     n_twice: int = 0
-    n_blank: int = 0
     n_refused: int = 0
     first_refused: bytes = b""
     first_reason: str = ""
@@ -304,7 +303,6 @@ def observe(lines: Iterable[bytes], *, is_whole: bool) -> Sample:
     known: set[bytes] = set()
     for line in lines:
         if not line.strip(BLANK):
-            sample.n_blank += 1
             continue
         if line in known:
             sample.n_twice += 1
