@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,3 +170,22 @@ def test_a_port_that_is_taken_is_refused_by_name(master: Master, postgres_url: s
     ):
         assert second.wait_end() == 2
     assert f"port {port} on 127.0.0.1, of gRPC, is taken: stop what listens there, or set PROTHEON_BROKER_PORT" in second.said[-1]
+
+
+@pytest.mark.slow
+def test_beyond_loopback_it_listens_on_every_address_and_invites(postgres_url: str, tmp_path: Path) -> None:
+    home, pipeline = tmp_path / "home", write_pipeline(tmp_path, "beyond")
+    founding.init(Settings(home=str(home)), "nuc", [])
+    with fresh_database(postgres_url) as url:
+        place = url.replace("127.0.0.1", "pg.example") + "?hostaddr=127.0.0.1"  # a name that could be another machine's
+        with started(home, place, "--bind", "0.0.0.0", "--workers", "1", "--invite") as master:  # no stranger gets in: certificates
+            told = master.told
+            assert told["to paste there"].strip().startswith("protheon worker --join protheon-join.")
+            assert told["Dask's scheduler"].strip().startswith("tls://0.0.0.0:")
+            assert {"joining", "another host"} <= set(told)
+            assert load(master, write_numbers(tmp_path / "beyond.txt", N_LINES), "--pipeline", pipeline)["loaded"] == N_LINES
+            for address in ("127.0.0.1", next(iter(founding.own_addresses()), "127.0.0.1")):
+                with socket.create_connection((address, int(master.address.rpartition(":")[2])), timeout=5):
+                    pass
+                with pytest.raises(OSError, match="refused"):  # HTTP is on loopback alone, whatever --bind says
+                    socket.create_connection(("127.0.0.2", int(told["HTTP"].split("/")[2].split(":")[1])), timeout=5)
