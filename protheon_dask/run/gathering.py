@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -34,8 +33,6 @@ WAYS_S: Final = 90.0
 """With the ways to master and database, over a slow link."""
 BENCH_S: Final = 1.0
 """For each stage of the sample."""
-QUIET: Final = ("distributed.client", "distributed.core", "distributed.comm")
-"""Dask's own words about connections that do not come about; the findings say it."""
 
 T = TypeVar("T")
 
@@ -96,19 +93,12 @@ def _through_master(asked: Asked, found: Gathered) -> Gathered:
         told=tuple(_told(host) for host in listed.hosts if not host.is_removed),
     )
     address = reached(info.scheduler_address, asked.master)
-    logger = [logging.getLogger(name) for name in QUIET]
-    levels = [item.level for item in logger]
     try:
-        for item in logger:
-            item.setLevel(logging.CRITICAL)
         security: dict[str, Any] = {} if asked.tls is None else {"security": dask_security(asked.tls)}
         with Client(address, timeout=CONNECT_S, name=host_look.APPLICATION, set_as_default=False, **security) as client:  # type: ignore[no-untyped-call]  # distributed is not typed here
             return _through_scheduler(asked, found, client)
     except (OSError, ValueError) as exc:  # ValueError: a certificate that Dask cannot use
         return replace(found, scheduler_trouble=f"{address} does not answer: {exc or type(exc).__name__}")
-    finally:
-        for item, level in zip(logger, levels, strict=True):
-            item.setLevel(level)
 
 
 def reached(address: str, master: str) -> str:

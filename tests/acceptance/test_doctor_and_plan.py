@@ -279,6 +279,7 @@ def test_of_a_file_that_is_loaded_in_part_the_rest_is_planned(world: World) -> N
     assert "only its other chunks" in made.notes[0]
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_the_last_run_of_the_same_pipeline(world: World) -> None:
     pipeline = write_pipeline(world.directory, "slow", "time.sleep(0.005)")
     world.load(pipeline, numbers_file(world.directory / "a.txt", "plain", 0), chunk_lines=200)
