@@ -103,6 +103,7 @@ def test_a_machine_that_slept_longer_than_a_lease_joins_anew(world: World, joine
     assert world.findings(run_id) == ()
 
 
+@pytest.mark.timeout(400)  # the scheduler drops them after 30 to 60 s and 30 s more (PITFALLS 3), this host a minute later
 def test_workers_that_are_frozen_with_their_nannies_are_started_again(joined: WorkerHost) -> None:
     """The scheduler drops them after its worker-ttl, and nobody on this host would notice."""
     backs = joined.said.count("back after")
