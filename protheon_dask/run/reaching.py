@@ -117,7 +117,7 @@ def is_here(host: str) -> bool:
 
 
 def check_certificate(at: Reach, now: datetime) -> None:
-    """Raise ConfigError if this host's certificate has ended: it was away for longer than one lives, and has nothing to ask for another with."""
+    """Raise ConfigError if this host's certificate has ended: it was away for longer than one lives, and cannot ask for another."""
     if at.tls is not None and (until_at := identity_of(at.tls).until_at) <= now:
         raise ConfigError(
             f"the certificate of host {at.host} ended at {until_at.astimezone():%Y-%m-%d %H:%M}: "
