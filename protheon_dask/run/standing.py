@@ -194,7 +194,7 @@ class StandingMaster:
         }
         if self.tls is not None and self.wish.is_open:
             wanted["join_port"] = ("joining", settings.join_port, bind)
-        ports, problems = {}, []
+        ports, problems = dict[str, int](), list[str]()
         for name, (what, port, host) in wanted.items():
             found = bound_port(port, host)
             if found is None:
@@ -205,7 +205,15 @@ class StandingMaster:
                 ports[name] = found
         if problems:
             raise ConfigError("; ".join(problems))
-        return Places(bind=bind, tls=self.tls, **ports)
+        return Places(
+            bind=bind,
+            tls=self.tls,
+            broker_port=ports["broker_port"],
+            scheduler_port=ports["scheduler_port"],
+            dashboard_port=ports["dashboard_port"],
+            http_port=ports["http_port"],
+            join_port=ports.get("join_port"),
+        )
 
     def _start_all(self) -> None:
         tls_dir = str(self.tls.directory.absolute()) if self.tls else ""
