@@ -36,8 +36,10 @@ HEALTHY_S: Final = 60.0
 MAX_FAILED_STARTS: Final = 5
 """Workers of a host that never joined, and ended so often at once, cannot start here at all."""
 ABSENT_S: Final = 60.0
-"""The master answers and knows none of this host's workers for so long, though they run: a nanny is frozen, or Dask is stuck. More than
-a scheduler takes to drop a silent worker (worker-ttl) and Dask to start one on a slow machine."""
+"""The master answers and knows none of this host's workers any more for so long, though they run: a nanny is frozen, or Dask is stuck.
+More than a scheduler takes to drop a silent worker (worker-ttl)."""
+START_S: Final = 300.0
+"""The same of workers that it has never known: a slow machine that was told to begin again would never end beginning."""
 AWAY_S: Final = 10.0
 """A master that does not answer for so long is told of; the workers go on."""
 SLEPT_S: Final = 30.0
@@ -187,7 +189,7 @@ class Hosting:
     def _stay(self, workers: Tethered, enrolled: Enrolled, attendance: Attendance) -> str:
         started_at = time.monotonic()
         looked, ending, drain_end_at, is_away = (time.time(), started_at), "", float("inf"), False
-        present_at = started_at  # when the master last knew workers of ours, or could not tell
+        present_at, patience_s = started_at, START_S  # when the master last knew workers of ours, or could not tell
         while not workers.wait_ended(POLL_S):
             now, before = time.monotonic(), looked
             looked = (time.time(), now)
@@ -209,11 +211,11 @@ class Hosting:
                 workers.end()
                 raise attendance.refused
             elif attendance.heard_at > started_at and attendance.n_workers:
-                present_at = now
+                present_at, patience_s = now, ABSENT_S
                 self._note_joined(attendance)
             elif attendance.trouble:
                 present_at = now
-            elif now - present_at > ABSENT_S:
+            elif now - present_at > patience_s:
                 ending = f"the master has known no worker of this host for {duration(now - present_at)}, though they run"
             if ending:
                 workers.end()

@@ -1,4 +1,4 @@
-"""The walk of docs/deploy.md, "A home cluster", as it stands there: two hosts join by pasting a line each, and load over mutual TLS."""
+"""README's "Several machines", as it stands there: two hosts join by pasting a line each, and load over mutual TLS."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ from tests.fixtures.report_oracle import answer, differences
 
 pytestmark = [needs_network, pytest.mark.timeout(300)]
 
-PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+ROOT = Path(__file__).parents[2]
+WALKS = ((ROOT / "README.md", "Several machines"), (ROOT / "docs" / "deploy.md", "A home cluster"))
 MASTER, DATABASE_URL = "192.168.1.10", "postgresql://me:secret@192.168.1.10/games"
 """The page's own: here the master has another address, and the database another password."""
 N_LINES, SEED = 600, 7
 
 
+def typed(page: Path, section: str) -> list[str]:
+    """Our commands in this section of a page, in their order, without comments."""
+    [found] = re.findall(rf"^## {section}$(.*?)^## ", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```$", found, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    return [line.partition("  ")[0] for line in lines if line.startswith("protheon ")]
+
+
 def commands(fleet: Fleet, archive: Path) -> list[str]:
-    """The commands of the page's section for this network, in their order."""
-    [section] = re.findall(r"^## A home cluster$(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
-    said = [line.replace(DATABASE_URL, fleet.url).replace(MASTER, fleet.master.address) for line in lines]
-    return [line.replace("/archive/*.jsonl.zst", str(archive)) for line in said if line.startswith("protheon ")]
+    """README's commands for this network."""
+    said = [line.replace(DATABASE_URL, fleet.url).replace(MASTER, fleet.master.address) for line in typed(*WALKS[0])]
+    return [line.replace("/archive/*.jsonl.zst", str(archive)) for line in said]
+
+
+def test_the_readme_and_the_page_on_deploying_type_the_same() -> None:
+    assert typed(*WALKS[0]) == typed(*WALKS[1])
 
 
 def test_two_hosts_join_by_pasting_a_line_each_and_load_the_sample_over_mutual_tls(tmp_path: Path) -> None:
