@@ -11,7 +11,7 @@ from ssl import SSLContext
 from typing import Any, Final
 
 from distributed import Client
-from distributed.comm.core import Comm
+from distributed.comm.core import Comm, CommClosedError
 from distributed.core import Server
 from tornado.ioloop import PeriodicCallback
 
@@ -84,18 +84,19 @@ def refuse_removed(server: Server, settings: Settings) -> None:
         return
     is_removed = _who_tells(home_of(settings), TlsFiles(Path(settings.tls_dir).expanduser()))
     for listener in server.listeners:
-        listener.comm_handler = partial(_let_in, listener.comm_handler, is_removed)  # type: ignore[attr-defined]  # of TCP's and TLS's
+        # before Dask's own greeting: what the other end says there is unpickled already
+        listener.on_connection = partial(_let_in, listener.on_connection, is_removed)  # type: ignore[method-assign]
     _periodically(server, "protheon-removed", partial(close_removed, server, is_removed), REMOVED_LOOK_S)
 
 
 def _who_tells(home: Path, tls: TlsFiles) -> Removed:
-    if not (home / AUTHORITY_DIR).is_dir():
-        return Noted(tls).is_removed
-    from protheon_dask.run.authority import Authority  # here: it loads cryptography
-
     try:
+        if not (home / AUTHORITY_DIR).is_dir():
+            return Noted(tls).is_removed
+        from protheon_dask.run.authority import Authority  # here: it loads cryptography
+
         return Authority.open(home).is_removed
-    except ProtheonError as exc:  # Dask would log it and go on without us
+    except (ProtheonError, OSError) as exc:  # Dask would log it and go on without us
         logger.exception("authority.unread")
         return partial(_cannot_tell, str(exc))
 
@@ -104,13 +105,13 @@ def _cannot_tell(why: str, _host: str, _serial_no: int) -> bool:
     raise ConfigError(why)
 
 
-async def _let_in(handler: Callable[[Comm], Any], is_removed: Removed, comm: Comm) -> None:
-    """Hand a new connection to Dask, unless it is one of a removed host."""
+async def _let_in(greet: Callable[..., Any], is_removed: Removed, comm: Comm, *args: Any, **kwargs: Any) -> None:
+    """Let Dask greet a new connection, unless it is one of a removed host, of which nothing is read. Raises CommClosedError then."""
     if (host := _removed_host(comm, is_removed)) is not None:
         logger.warning("host.refused", extra={"host": host, "address": comm.peer_address})
         comm.abort()  # type: ignore[no-untyped-call]  # distributed is not typed here
-        return
-    await handler(comm)
+        raise CommClosedError(f"host {host} was removed")
+    await greet(comm, *args, **kwargs)
 
 
 def close_removed(server: Server, is_removed: Removed) -> None:

@@ -57,7 +57,8 @@ def joined(home: Path, host: str, directory: Path) -> TlsFiles:
 async def guarded_scheduler(home: Path) -> AsyncIterator[Scheduler]:
     """A scheduler in this process, as its preload guards it."""
     tls = TlsFiles(home / "tls")
-    options: dict[str, Any] = {"dashboard": False, "protocol": "tls", "host": "127.0.0.1", "port": 0, "security": dask_security(tls)}
+    options: dict[str, Any] = {"protocol": "tls", "host": "127.0.0.1", "port": 0, "security": dask_security(tls)}
+    options |= {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # it has a web server none the less
     async with Scheduler(**options) as scheduler:
         refuse_removed(scheduler, Settings(home=str(home), tls_dir=str(tls.directory)))
         yield scheduler

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
+import struct
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed.comm.core import CommClosedError, connect
+from distributed.comm.utils import to_frames
 from distributed.core import Server
+from distributed.protocol.serialize import ToPickle
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -105,6 +112,54 @@ def test_a_process_on_the_master_asks_the_authority_itself(tmp_path: Path) -> No
         again = tls.identity(authority, "bad", tmp_path / "again")
         assert await cluster.is_let_in(again)
         assert not await cluster.is_let_in(bad)  # the certificate from before
+
+    run(tmp_path, own, authority, story)
+
+
+class Greeting:
+    """Unpickled, it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+async def greet(address: str, files: TlsFiles, greeting: Greeting) -> None:
+    """Say it in Dask's handshake, and wait until it was unpickled, or the other end has hung up."""
+    host, _, port = address.removeprefix("tls://").rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(files.certificate, files.key)
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    to_pickle: Any = ToPickle
+    framed: Any = to_frames
+    said = {"compression": None, "python": tuple(sys.version_info)[:3], "pickle-protocol": 5, "said": to_pickle(greeting)}
+    frames = [bytes(frame) for frame in await framed(said)]
+    data = struct.pack(f"<{1 + len(frames)}Q", len(frames), *map(len, frames)) + b"".join(frames)
+    writer.write(struct.pack("<Q", len(data)) + data)
+    async with asyncio.timeout(WAIT_S):
+        while not Path(greeting.path).exists():
+            with suppress(TimeoutError):
+                try:
+                    if not await asyncio.wait_for(reader.read(1 << 16), 0.1):
+                        break
+                except ConnectionError:
+                    break
+    writer.close()
+
+
+def test_what_a_removed_host_says_in_dasks_greeting_is_not_unpickled(tmp_path: Path) -> None:
+    authority = tls.authority(tmp_path)
+    own, good, bad = tls.identity(authority, tls.MASTER, tmp_path), tls.identity(authority, "good"), tls.identity(authority, "bad")
+    authority.remove("bad")
+
+    async def story(cluster: Cluster) -> None:
+        for name, files in (("bad", bad), ("good", good)):
+            await greet(cluster.server.address, files, Greeting(tmp_path / f"by-{name}"))
+        assert (tmp_path / "by-good").exists()  # who is trusted runs code
+        assert not (tmp_path / "by-bad").exists()
 
     run(tmp_path, own, authority, story)
 
