@@ -14,7 +14,7 @@ from grpc import aio
 
 from protheon_dask.broker.calls import Context, abort
 from protheon_dask.broker.peers import Peer, peer_of
-from protheon_dask.errors import BrokerBusy, NotAllowed, ProtheonError
+from protheon_dask.errors import BrokerBusy, BrokerUnavailable, NotAllowed, ProtheonError
 
 CONNECTION_STREAMS: Final = 32
 """Streams that one connection may have open: a worker process has two, a notebook one for each run that it shows."""
@@ -67,19 +67,22 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the s
         try:
             with self._known(peer), self._counted(peer, is_stream=is_stream):
                 return await _called(behaviour, request, context)
-        except (NotAllowed, BrokerBusy) as error:  # of here: services abort with theirs
+        except (NotAllowed, BrokerUnavailable) as error:  # of here: services abort with theirs
             await abort(context, error)
 
     @contextmanager
     def _known(self, peer: Peer) -> Iterator[None]:
-        """Let a call in and keep it in sight. Raises: NotAllowed: its host was removed, before it or while it went on."""
+        """Let a call in and keep it in sight.
+
+        Raises: NotAllowed: its host was removed, before it or while it went on. BrokerUnavailable: that cannot be told now.
+        """
         task = asyncio.current_task()
         if not peer.host or task is None:
             yield
             return
         shown = (peer.host, peer.serial_no)
         if self._is_gone(*shown):
-            raise _removed(peer)
+            raise self._refusal(peer)
         self._open.setdefault(shown, set()).add(task)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
@@ -89,7 +92,7 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the s
             if task in self._open.get(shown, ()):
                 raise  # its client has hung up, or the server ends
             task.uncancel()
-            raise _removed(peer) from None
+            raise self._refusal(peer) from None
         finally:
             calls = self._open.get(shown, set())
             calls.discard(task)
@@ -130,6 +133,19 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the s
         except ProtheonError:
             return True
 
+    def _refusal(self, peer: Peer) -> NotAllowed | BrokerUnavailable:
+        """Why nothing of a host is accepted: for good, which ends its work, or until a person has mended the list."""
+        try:
+            is_removed, why = self._is_removed(peer.host, peer.serial_no), "ask again"  # mended at this moment
+        except ProtheonError as error:
+            is_removed, why = False, str(error)
+        if not is_removed:
+            return BrokerUnavailable(f"the master cannot tell whom it removed, and lets nobody in until it can: {why}")
+        return NotAllowed(
+            f"host {peer.host} was removed from this cluster: nothing of it is accepted. "
+            "To let it in again: `protheon cluster invite` on the master, and `protheon worker --join TOKEN` there"
+        )
+
 
 async def _called(behaviour: Behaviour, request: Any, context: Context) -> Any:
     """A handler's answer; of one that yields its messages they are written."""
@@ -143,10 +159,3 @@ async def _called(behaviour: Behaviour, request: Any, context: Context) -> Any:
 
 def _kind(is_streaming: bool) -> str:
     return "stream" if is_streaming else "unary"
-
-
-def _removed(peer: Peer) -> NotAllowed:
-    return NotAllowed(
-        f"host {peer.host} was removed from this cluster: nothing of it is accepted. "
-        "To let it in again: `protheon cluster invite` on the master, and `protheon worker --join TOKEN` there"
-    )

@@ -23,7 +23,7 @@ from protheon_dask.broker.peers import Peer
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.config import Settings
-from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, OtherTransport
+from protheon_dask.errors import BrokerUnavailable, ConfigError, MissingSetting, NotAllowed, OtherTransport
 from protheon_dask.run import certificates
 from protheon_dask.run.attaching import reached
 from protheon_dask.run.authority import Authority
@@ -273,7 +273,7 @@ def test_a_host_that_joined_again_is_let_in_and_a_copy_of_its_old_certificate_is
             copy.info()
 
 
-def test_where_the_list_of_hosts_cannot_be_read_nobody_is_let_in(place: Place, tmp_path: Path) -> None:
+def test_where_the_list_of_hosts_cannot_be_read_nobody_is_let_in_and_nobody_is_called_removed(place: Place, tmp_path: Path) -> None:
     made = authority(tmp_path)
     tls = identity(made, "nuc")
     store = ChunkStore(tmp_path / "workspace", 1 << 30)
@@ -283,9 +283,13 @@ def test_where_the_list_of_hosts_cannot_be_read_nobody_is_let_in(place: Place, t
         BrokerClient(f"127.0.0.1:{server.port}", tls) as client,
     ):
         assert client.info().broker_uuid == "a-uuid"
-        (made.directory / "hosts.json").write_text("{")
-        with pytest.raises(NotAllowed):
+        hosts = made.directory / "hosts.json"
+        before = hosts.read_bytes()
+        hosts.write_text("{")
+        with pytest.raises(BrokerUnavailable, match="cannot tell whom it removed"):  # a host waits for it; one that was removed ends
             client.info()
+        hosts.write_bytes(before)
+        assert client.info().broker_uuid == "a-uuid"
 
 
 # --- certificates that are replaced -------------------------------------------------------------------------------------------
