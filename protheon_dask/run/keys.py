@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
 
 from protheon_dask.errors import MissingSetting
+from protheon_dask.run.owner_files import replace_file
 
-KEY_BYTES = 32
-KEY_FILE = "cluster.key"
+KEY_BYTES: Final = 32
+KEY_FILE: Final = "cluster.key"
 
 
 def read_key(path: str | Path) -> bytes:
-    """The key in this file. Raises MissingSetting."""
+    """The key in this file. Raises MissingSetting: there is none, or not all of it. The message shows nothing of it."""
     try:
-        return bytes.fromhex(Path(path).read_text().strip())
-    except (OSError, ValueError) as exc:
-        raise MissingSetting(f"the cluster's key cannot be read from {path}: {exc}") from exc
+        key = bytes.fromhex(Path(path).read_text().strip())
+    except OSError as exc:
+        raise MissingSetting(f"the cluster's key cannot be read from {path}: {exc.strerror}") from exc
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:  # by an empty one anybody could sign
+        raise MissingSetting(f"the cluster's key in {path} is damaged: put it back from a copy, or remove it and start the master again")
+    return key
 
 
 def make_key(home: Path, name: str = KEY_FILE) -> Path:
-    """A key's file below home, made if it is not there. Two callers at once get the same key."""
+    """A key's file below home, made if it is not there, or empty. Two callers at once get the same key.
+
+    Guarantee: atomic. An empty file signed nothing: it is left by a disk that was full.
+    """
     path = home / name
-    home.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if _is_there(path):
         return path
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES))
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / f"{name}.lock", mode=0o600):
+        if not _is_there(path):
+            replace_file(path, secrets.token_hex(KEY_BYTES).encode())
     return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
