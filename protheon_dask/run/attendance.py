@@ -8,13 +8,16 @@ from collections.abc import Callable
 from typing import Self
 
 from protheon_dask.broker.client import BrokerClient
-from protheon_dask.errors import ConfigError, NotAllowed, ProtheonError, TransientError
+from protheon_dask.errors import NotAllowed, ProtheonError
 from protheon_dask.run.membership import identity_of, renew_if_due
 from protheon_dask.run.reaching import Reach
 from protheon_dask.run.removed import note_removed
 
 ASK_S, ASK_FIRST_S = 5.0, 0.5
 """Period of asking, and while workers are awaited."""
+RENEW_AGAIN_S = 300.0
+"""Pause after a renewal, and after one that failed: 16 hours are left then. By a clock that is hours ahead of the master's each new
+certificate is due at once, and each one opens connections anew."""
 
 
 class Attendance:
@@ -27,6 +30,7 @@ class Attendance:
         self._broker, self._at, self._say = broker, at, say
         self._closing = threading.Event()
         self._told = ""  # what was said of the certificate last
+        self._renew_after = 0.0  # monotonic
         self.n_workers, self.heard_at = 0, 0.0  # heard_at: monotonic seconds of the answer; 0: none yet
         self.trouble, self.trouble_at = "", 0.0  # why the master does not answer, and since when (monotonic); empty: it does
         self.refused: NotAllowed | None = None
@@ -52,18 +56,19 @@ class Attendance:
             note_removed(self._at.tls, [host.name for host in hosts if host.is_removed])  # this host's workers close their doors to them
 
     def _renew(self) -> None:
-        """What is wrong with the certificate's files is told once, and tried again: a person may mend it while the host works."""
-        if self._at.tls is None:
+        """What stands in the way is told once, and tried again: a person may mend it while the host works."""
+        if self._at.tls is None or time.monotonic() < self._renew_after:
             return
+        told = ""
         try:
             if renew_if_due(self._at.tls, self._broker):
+                self._renew_after = time.monotonic() + RENEW_AGAIN_S
                 told = f"the certificate was renewed, until {identity_of(self._at.tls).until_at.astimezone():%Y-%m-%d %H:%M}"
-            else:
-                told = ""
-        except (NotAllowed, TransientError):
+        except NotAllowed:
             raise
-        except (ConfigError, OSError) as exc:
-            told = f"the certificate cannot be renewed: {exc}"
+        except (ProtheonError, OSError) as exc:
+            self._renew_after = time.monotonic() + RENEW_AGAIN_S
+            told = f"the certificate cannot be renewed, and is tried again: {exc}"
         if told and told != self._told:
             self._say(told)
         self._told = told
