@@ -269,7 +269,7 @@ class StandingMaster:
         while not self._closing.wait(RENEW_LOOK_S):
             try:
                 self._renew()
-            except ProtheonError as exc:  # a disk that is full: it is tried again long before the old one ends
+            except (ProtheonError, OSError) as exc:  # a disk that is full: it is tried again long before the old one ends
                 self._on_event(f"the master's certificate could not be renewed, and will be tried again: {exc}")
 
     # --- its end --------------------------------------------------------------------------------------------------------
