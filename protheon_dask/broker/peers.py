@@ -8,8 +8,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from cryptography import x509
-
 from protheon_dask.broker.tls import MASTER_NAME
 
 if TYPE_CHECKING:
@@ -56,6 +54,8 @@ def peer_of(context: aio.ServicerContext[Any, Any]) -> Peer:
 
 @lru_cache(maxsize=256)
 def _serial_no(pem: bytes) -> int:
+    from cryptography import x509  # here: processes without TLS need none of it
+
     return x509.load_pem_x509_certificate(pem).serial_number
 
 

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
-from cryptography import x509
-
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.errors import ConfigError, MissingSetting, OtherTransport
 
@@ -80,6 +78,8 @@ def _what_is_wrong(error: ssl.SSLCertVerificationError, tls: TlsFiles) -> str:
 
 
 def _refused(address: str, tls: TlsFiles) -> ConfigError:
+    from cryptography import x509  # here: it is needed at a fault alone
+
     ended_at = x509.load_pem_x509_certificate(tls.certificate.read_bytes()).not_valid_after_utc
     if ended_at < datetime.now(UTC):
         why = f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC"

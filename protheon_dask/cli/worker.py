@@ -39,12 +39,12 @@ def worker(
     from protheon_dask.run.hosting import Hosting
     from protheon_dask.run.machine import this_machine
     from protheon_dask.run.reaching import Wanted, reach
-    from protheon_dask.run.sizing import choose, parse_memory, shown
+    from protheon_dask.run.sizing import choose, parse_memory
 
     settings = effective_settings().settings
     sizing = choose(this_machine(), _number(workers), None if memory_limit == AUTO else parse_memory(memory_limit))
     at = reach(settings, Wanted(master=master or "", token=token or "", into=into or "", host=host or "", insecure=insecure))
-    say(f"host {at.host}: {words.counted(sizing.n_workers, 'worker')} of {shown(sizing.memory_limit_bytes)} at most")
+    say(f"host {at.host}: {words.counted(sizing.n_workers, 'worker')} of {words.size(sizing.memory_limit_bytes)} at most")
     for warning in filter(None, (sizing.warning, INSECURE if at.tls is None and not at.is_here else "")):
         say(warning)
     hosting = Hosting(settings, at, sizing, into=into or "", say=say)

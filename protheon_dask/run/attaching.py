@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
@@ -14,6 +13,7 @@ from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
+from protheon_dask.run.addresses import master_address
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.keys import KEY_FILE, read_key
@@ -23,7 +23,6 @@ from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
 from protheon_dask.run.versions import own_versions
 
-PORT: Final = Settings().broker_port
 """Of a master whose address names none."""
 
 
@@ -70,16 +69,6 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
     if isinstance(told, OtherTransport):
         raise told
     raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({told})") from told
-
-
-def master_address(text: str) -> str:
-    """``host:port`` of what a person gives: the port may be left out. Raises ConfigError."""
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or (text.count(":") > 1 and not text.startswith("[")) or text.endswith("]"):  # a bare name, or IPv6
-        host, port = text.strip(), str(PORT)
-    if "/" in text or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ConfigError(f"{text!r} is no address of a master: give host:port, such as master:{PORT}")
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def ledger_url(settings: Settings, database: Database, ledger_id: str, *, is_given: bool) -> str | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import psutil
@@ -22,7 +23,6 @@ import psutil
 from protheon_dask import failpoints
 from protheon_dask.broker.cluster_wire import reached_from
 from protheon_dask.broker.http import HttpThread
-from protheon_dask.broker.join import JoinThread
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -30,17 +30,15 @@ from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable,
 from protheon_dask.ledger import leadership, reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
-from protheon_dask.run.authority import Authority
+from protheon_dask.run.addresses import LOOPBACK, bracketed
 from protheon_dask.run.cluster_desk import AGREED, ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
 from protheon_dask.run.guest_plugin import GuestPlugin, Terms
 from protheon_dask.run.http_desk import HttpDesk
-from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
-from protheon_dask.run.parts import bracketed
 from protheon_dask.run.pins import PinDesk
 from protheon_dask.run.settings import environment, home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
@@ -48,9 +46,11 @@ from protheon_dask.run.task_desk import TaskDesk
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
 from protheon_dask.workspace.pins import PINS, PinStore
 
+if TYPE_CHECKING:
+    from protheon_dask.run.authority import Authority
+
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 LEAD_S, LEAD_POLL_S = 30.0, 0.5
 """How long a broker that takes another's place waits for the server to end that one's session, which holds the lead; and how it looks."""
 
@@ -123,7 +123,7 @@ def serve(
         signal.signal(signum, lambda *_: coordinator.stop())
     taker = Taker(url, coordinator, store, owns_scheduler=owns_scheduler)
     tls = TlsFiles(Path(settings.tls_dir)) if settings.tls_dir else None
-    authority = None if tls is None else Authority.open(home_of(settings))
+    authority = None if tls is None else _authority(settings)
     with taker, HttpThread(HttpDesk(taker.latest), LOOPBACK, http_port) as http:
         place = Place(scheduler_address, dashboard_link, str(broker_uuid), http.address)
         runs = RunDesk(settings, settings.database_url, coordinator, place, ephemeral=ephemeral)
@@ -144,7 +144,16 @@ def door(
     """Where hosts join by a token, for the time of the block; nothing where no port is asked for, or nobody could be trusted."""
     if authority is None or tls is None or join_port is None:
         return nullcontext()
+    from protheon_dask.broker.join import JoinThread
+    from protheon_dask.run.join_desk import JoinDesk
+
     return JoinThread(JoinDesk(authority, broker_port), tls, bind, join_port)
+
+
+def _authority(settings: Settings) -> Authority:
+    from protheon_dask.run.authority import Authority  # here: without TLS nobody needs cryptography
+
+    return Authority.open(home_of(settings))
 
 
 def _guest(settings: Settings, address: str) -> GuestPlugin:

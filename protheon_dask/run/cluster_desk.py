@@ -7,17 +7,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from protheon_dask import __version__
 from protheon_dask.broker.cluster_wire import Enrolment, HostList, HostView, Versions
 from protheon_dask.broker.peers import Peer
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, NotAllowed
-from protheon_dask.run.authority import Authority, HostRecord
 from protheon_dask.run.dask_link import DaskLink
 from protheon_dask.run.hosts import HostWatch
 from protheon_dask.run.versions import own_versions
+
+if TYPE_CHECKING:
+    from protheon_dask.run.authority import Authority, HostRecord
 
 logger = logging.getLogger(__name__)
 

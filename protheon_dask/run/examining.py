@@ -9,8 +9,8 @@ from dataclasses import replace
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
+from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
-from protheon_dask.run.attaching import master_address
 from protheon_dask.run.doctor import Diagnosis, diagnose
 from protheon_dask.run.gathering import Asked, gather
 from protheon_dask.run.identity import tls_of

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
-
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import certificates
+from protheon_dask.run.addresses import own_addresses, with_port
 from protheon_dask.run.authority import Authority, HostRecord
 from protheon_dask.run.join_token import check_address
 from protheon_dask.run.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
 from protheon_dask.run.settings import AUTHORITY_DIR, home_of
-
-OUTSIDE = ("192.0.2.1", 9)
-"""An address of nobody (RFC 5737): a datagram socket bound for it tells which of ours the default route begins at, and sends nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ def init(settings: Settings, name: str | None, addresses: Sequence[str]) -> Foun
             f"this host is in a cluster already ({tls.directory}), and a master has an authority of its own: leave that one (remove the "
             "directory), or set PROTHEON_HOME to a home for the new one"
         )
-    checked = tuple(check_address(_with_port(address, settings.join_port)) for address in addresses)
+    checked = tuple(check_address(with_port(address, settings.join_port)) for address in addresses)
     given_name = certificates.check_host_name(name) if name else ""
     authority = Authority.create(home) if is_new else Authority.open(home)
     if checked:
@@ -103,8 +99,8 @@ def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str]
     Raises: MissingSetting: there is no authority here. ConfigError: a number out of its range, or no address.
     """
     authority = Authority.open(home_of(settings))
-    told = [_with_port(address, settings.join_port) for address in addresses] or list(authority.addresses())
-    told = told or [_with_port(address, settings.join_port) for address in own_addresses()]
+    told = [with_port(address, settings.join_port) for address in addresses] or list(authority.addresses())
+    told = told or [with_port(address, settings.join_port) for address in own_addresses()]
     token = authority.invite(ttl_s, uses, told)
     until_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
     return Invited(token, until_at, uses, tuple(told))
@@ -125,36 +121,5 @@ def remove(settings: Settings, host: str) -> int:
     return Authority.open(home_of(settings)).remove(host)
 
 
-def own_addresses() -> Sequence[str]:
-    """Addresses of this machine that others may reach it by: IPv4, without loopback, the default route's first."""
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    found = [
-        address.address
-        for name, of_card in psutil.net_if_addrs().items()
-        if name in up
-        for address in of_card
-        if address.family == socket.AF_INET and not address.address.startswith(("127.", "169.254."))
-    ]
-    first = _outward_address()
-    return sorted(dict.fromkeys(found), key=lambda address: address != first)
-
-
-def _outward_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(OUTSIDE)
-        except OSError:  # no route: a machine by itself
-            return ""
-        return str(probe.getsockname()[0])
-
-
 def _master_name(authority: Authority) -> str | None:
     return next((host.name for host in authority.hosts() if host.is_master), None)
-
-
-def _with_port(address: str, port: int) -> str:
-    """host:port of what may be a host alone; an IPv6 address alone stands without brackets."""
-    if address.count(":") > 1 and not address.startswith("["):
-        return f"[{address}]:{port}"
-    has_port = address.rpartition("]")[2].startswith(":") if address.startswith("[") else ":" in address
-    return address if has_port else f"{address}:{port}"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from distributed import Client
 
@@ -25,6 +24,7 @@ from protheon_dask.run.host_look import bench_here, database_way, disk, master_w
 from protheon_dask.run.identity import dask_security
 from protheon_dask.run.local import Database
 from protheon_dask.run.vitals import Benched, Disk, Gathered, HostTold, HostVitals, MasterWay
+from protheon_dask.words import counted
 
 CONNECT_S: Final = 10.0
 LOOK_S: Final = 30.0
@@ -92,22 +92,13 @@ def _through_master(asked: Asked, found: Gathered) -> Gathered:
         master_versions=listed.versions,
         told=tuple(_told(host) for host in listed.hosts if not host.is_removed),
     )
-    address = reached(info.scheduler_address, asked.master)
+    address = info.scheduler_address
     try:
         security: dict[str, Any] = {} if asked.tls is None else {"security": dask_security(asked.tls)}
         with Client(address, timeout=CONNECT_S, name=host_look.APPLICATION, set_as_default=False, **security) as client:  # type: ignore[no-untyped-call]  # distributed is not typed here
             return _through_scheduler(asked, found, client)
     except (OSError, ValueError) as exc:  # ValueError: a certificate that Dask cannot use
         return replace(found, scheduler_trouble=f"{address} does not answer: {exc or type(exc).__name__}")
-
-
-def reached(address: str, master: str) -> str:
-    """A scheduler's address as this host reaches it: one that listens everywhere is where the master is."""
-    place = urlsplit(address)
-    if place.hostname not in ("0.0.0.0", "::"):  # compared, nothing listens there
-        return address
-    host = master.rpartition(":")[0]
-    return f"{place.scheme}://{host}:{place.port}"
 
 
 def _told(host: HostView) -> HostTold:
@@ -126,7 +117,7 @@ def _through_scheduler(asked: Asked, found: Gathered, client: Client) -> Gathere
     identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=LOOK_S)  # type: ignore[no-untyped-call, union-attr]  # as above; it is connected
     told: Mapping[str, Any] = identity["workers"]
     names = {address: str(worker["name"]) for address, worker in told.items()}
-    asked.on_step(f"{len(names)} worker{'' if len(names) == 1 else 's'}")
+    asked.on_step(counted(len(names), "worker"))
     answers = _ask(client, list(names), LOOK_S, ways=False, bench_s=0.0)
     silent = {names[address]: str(answer) for address, answer in answers.items() if isinstance(answer, str)}
     by_host: dict[str, list[str]] = {}
@@ -144,7 +135,7 @@ def _through_scheduler(asked: Asked, found: Gathered, client: Client) -> Gathere
             silent[names[addresses[0]]] = first
             known = replace(known, n_workers=len(addresses) - 1)
         if asked.wants_bench:
-            asked.on_step(f"host {host}: the sample, in {len(addresses)} process{'' if len(addresses) == 1 else 'es'}")
+            asked.on_step(f"host {host}: the sample, in {counted(len(addresses), 'process', 'processes')}")
             known = _benched(known, _ask(client, addresses, WAYS_S, ways=False, bench_s=BENCH_S))
         hosts.append(known)
     return replace(found, hosts=tuple(hosts), silent=silent)

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError, ProtheonError
+from protheon_dask.run.addresses import LOOPBACK, own_addresses
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, Database, LocalCluster, free_port
 from protheon_dask.run.master import Master
-from protheon_dask.run.parts import LOOPBACK, START_S, Places, Site
+from protheon_dask.run.parts import START_S, Places, Site
 
 GUEST_KEY_FILE: Final = "guest.key"
 """Below home: signs pipelines that travel by value to workers of somebody else."""
@@ -77,8 +78,6 @@ class GuestCluster(LocalCluster):
 
 
 def _own_host() -> str:
-    from protheon_dask.run.founding import own_addresses
-
     found = next(iter(own_addresses()), None)
     if found is None:
         raise ConfigError("this machine has no address that workers on other hosts could reach")

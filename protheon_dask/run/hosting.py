@@ -17,11 +17,12 @@ from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError, TransientError
 from protheon_dask.run import settings as rim
+from protheon_dask.run.addresses import LOOPBACK
 from protheon_dask.run.attendance import Attendance
 from protheon_dask.run.enrolling import Enrolled, enrol
 from protheon_dask.run.identity import dask_environment
 from protheon_dask.run.owner_files import make_directory, replace_file
-from protheon_dask.run.parts import DASK_CONFIG, LOOPBACK, WORKER_MALLOC
+from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC
 from protheon_dask.run.reaching import Reach, check_certificate, check_database, check_scheduler, key_file, own_address
 from protheon_dask.run.sizing import Sizing
 from protheon_dask.run.supervise import Part, Tethered

@@ -18,10 +18,10 @@ from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.run import settings as rim
+from protheon_dask.run.addresses import LOOPBACK, bracketed, own_addresses
 from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
-LOOPBACK: Final = "127.0.0.1"
 WORKER_MALLOC: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -124,7 +124,7 @@ class Site:
         """``dask worker`` with so many processes of one thread, on this host."""
         places = self.places
         # other hosts' Dask must reach them: one of our addresses that all can mean, where the scheduler listens on all
-        host = _outward_host() if places.bind in EVERYWHERE else places.bind
+        host = next(iter(own_addresses()), LOOPBACK) if places.bind in EVERYWHERE else places.bind
         local_directory = self.home / "dask"
         local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
         arguments = [
@@ -257,15 +257,3 @@ def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:
             return int(probe.getsockname()[1])
     except OSError:
         return None
-
-
-def bracketed(host: str) -> str:
-    """As it stands before a port: an IPv6 address in brackets."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def _outward_host() -> str:
-    """An address of this host that others may reach it by; loopback where there is no network."""
-    from protheon_dask.run.founding import own_addresses
-
-    return next(iter(own_addresses()), LOOPBACK)

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
+from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
-from protheon_dask.run.attaching import master_address
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master

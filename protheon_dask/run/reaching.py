@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import psutil
-
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.broker.tls import TlsFiles
@@ -20,6 +18,7 @@ from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import check_writable, opened, place_of
 from protheon_dask.ledger.migrate import check_usable
 from protheon_dask.run import certificates
+from protheon_dask.run.addresses import is_here, is_near, master_address
 from protheon_dask.run.enrolling import Enrolled
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.joining import join
@@ -69,14 +68,14 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
         if settings.tls_dir:
             raise ConfigError("--join writes this host's certificate below home: leave PROTHEON_TLS_DIR out, or join without it first")
         joined = join(wanted.token, home_of(settings), wanted.host or None)
-        return Reach(_with_port(wanted.master or joined.master, settings.broker_port), joined.host, joined.tls)
+        return Reach(master_address(wanted.master or joined.master, settings.broker_port), joined.host, joined.tls)
     member = membership_of(tls) if tls is not None else None
     if not (master := wanted.master or (member.master if member is not None else "")):
         raise ConfigError(
             "which master? Paste the line that `protheon cluster invite` prints there (protheon worker --join TOKEN), "
             "or give its address: protheon worker HOST:50051"
         )
-    master = _with_port(master, settings.broker_port)
+    master = master_address(master, settings.broker_port)
     if tls is None:
         if not wanted.insecure and not is_loopback(master.rpartition(":")[0]):
             raise ConfigError(
@@ -89,31 +88,6 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
     if wanted.host and wanted.host != host:
         raise ConfigError(f"this host has joined as {host}, not {wanted.host}: leave --name out, or join by a new token")
     return Reach(master, host, tls)
-
-
-def _with_port(address: str, port: int) -> str:
-    """host:port of an address that may lack the port. Raises ConfigError."""
-    try:
-        parts = urlsplit(f"//{address}")
-        found = parts.port
-    except ValueError:
-        parts, found = urlsplit(""), None
-    if not parts.hostname or parts.path or parts.username is not None:
-        raise ConfigError(f"{address!r} is no address of a master: give HOST or HOST:PORT of its gRPC")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{port if found is None else found}"
-
-
-def is_here(host: str) -> bool:
-    """Tell whether this name or address is one of this machine's."""
-    if is_loopback(host):
-        return True
-    try:
-        found = {str(item[4][0]) for item in socket.getaddrinfo(host.strip("[]"), None)}
-    except OSError:
-        return False
-    own = {address.address.partition("%")[0] for of_card in psutil.net_if_addrs().values() for address in of_card}
-    return bool(found & own) or all(map(is_loopback, found))
 
 
 def check_certificate(at: Reach, now: datetime) -> None:
@@ -133,7 +107,7 @@ def check_database(enrolled: Enrolled, broker: BrokerClient, at: Reach) -> None:
     """
     url = enrolled.settings.database_url
     place = place_of(url)
-    if enrolled.is_told_database and not at.is_here and any(_is_local(host) for host in place.host.split(",")):
+    if enrolled.is_told_database and not at.is_here and any(is_near(host) for host in place.host.split(",")):
         raise ConfigError(
             f"the master at {at.master} loads into {place}, an address of its own that means this machine here: start it with --into and "
             "an address that other hosts reach, or give this host its own way there by --into"
@@ -145,10 +119,6 @@ def check_database(enrolled: Enrolled, broker: BrokerClient, at: Reach) -> None:
     if ledger_id != broker.info().ledger_id:
         whose = "the master's URL leads" if enrolled.is_told_database else "the database URL of this host leads"
         raise ConfigError(f"{whose} to another ledger than the master at {at.master} has ({place}): give the master's database by --into")
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith(("/", "@")) or is_loopback(host)
 
 
 def check_scheduler(address: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.run.machine import Machine
+from protheon_dask.words import counted, size
 
 MIB: Final = 1 << 20
 WORKER_BYTES: Final = 400 * MIB
@@ -40,7 +41,7 @@ def choose(machine: Machine, n_workers: int | None = None, memory_limit_bytes: i
     """
     if memory_limit_bytes is not None and memory_limit_bytes < LEAST_WORKER_BYTES:
         raise ConfigError(
-            f"a worker cannot work with {shown(memory_limit_bytes)}: give --memory-limit at least {shown(LEAST_WORKER_BYTES)}, or auto"
+            f"a worker cannot work with {size(memory_limit_bytes)}: give --memory-limit at least {size(LEAST_WORKER_BYTES)}, or auto"
         )
     ours_bytes = max(0, int(machine.memory_bytes * (OF_LIMIT if machine.is_limited else OF_MACHINE)) - AROUND_BYTES)
     each_bytes = memory_limit_bytes or WORKER_BYTES
@@ -49,7 +50,7 @@ def choose(machine: Machine, n_workers: int | None = None, memory_limit_bytes: i
     warning = ""
     if n * limit_bytes > ours_bytes:
         warning = (
-            f"{n} worker{'s' * (n > 1)} of {shown(limit_bytes)} each may need more than the {shown(ours_bytes)} that are for them here: "
+            f"{counted(n, 'worker')} of {size(limit_bytes)} each may need more than the {size(ours_bytes)} that are for them here: "
             "the system may end one of them; give fewer --workers"
         )
     return Sizing(n, limit_bytes, warning)
@@ -64,8 +65,3 @@ def parse_memory(text: str) -> int:
 
 
 _MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?)(?P<binary>i?)b?")
-
-
-def shown(n_bytes: int) -> str:
-    """For people: 1.9 GB, 400 MB."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

@@ -21,20 +21,19 @@ from protheon_dask.ledger.connect import opened, place_of
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
+from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near
 from protheon_dask.run.identity import dask_environment, tls_of
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, ENTERABLE_DIR, POLL_S, Database, announce, find_joined
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import (
     DASK_CONFIG,
-    LOOPBACK,
     START_S,
     WORKERS_END_S,
     Places,
     Processes,
     Site,
     bound_port,
-    bracketed,
     n_cores,
     turn,
 )
@@ -325,8 +324,3 @@ def check_reachable(wish: Wish, database: Database) -> None:
     if near:
         where = "a socket" if near[0].startswith(("/", "@")) else near[0]
         raise ConfigError(f"{database.origin} names a PostgreSQL by {where}, which only this machine reaches: {give}")
-
-
-def is_near(host: str) -> bool:
-    """Does only this machine reach a PostgreSQL that is named so?"""
-    return not host or host.startswith(("/", "@")) or is_loopback(host)

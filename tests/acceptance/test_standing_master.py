@@ -15,7 +15,7 @@ import pytest
 
 import protheon_dask as protheon
 from protheon_dask.config import Settings
-from protheon_dask.run import founding
+from protheon_dask.run import addresses, founding
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.postgres import fresh_database
@@ -184,7 +184,7 @@ def test_beyond_loopback_it_listens_on_every_address_and_invites(postgres_url: s
             assert told["Dask's scheduler"].strip().startswith("tls://0.0.0.0:")
             assert {"joining", "another host"} <= set(told)
             assert load(master, write_numbers(tmp_path / "beyond.txt", N_LINES), "--pipeline", pipeline)["loaded"] == N_LINES
-            for address in ("127.0.0.1", next(iter(founding.own_addresses()), "127.0.0.1")):
+            for address in ("127.0.0.1", next(iter(addresses.own_addresses()), "127.0.0.1")):
                 with socket.create_connection((address, int(master.address.rpartition(":")[2])), timeout=5):
                     pass
                 with pytest.raises(OSError, match="refused"):  # HTTP is on loopback alone, whatever --bind says

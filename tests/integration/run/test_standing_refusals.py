@@ -10,7 +10,8 @@ import pytest
 from protheon_dask.config import Settings
 from protheon_dask.errors import ProtheonError
 from protheon_dask.run import api, founding
-from protheon_dask.run.standing import StandingMaster, Wish, is_near
+from protheon_dask.run.addresses import is_near
+from protheon_dask.run.standing import StandingMaster, Wish
 
 ELSEWHERE = "postgresql://ann@nuc:5432/games"
 Refused = Callable[..., str]

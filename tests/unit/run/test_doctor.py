@@ -10,7 +10,6 @@ import pytest
 from protheon_dask.broker.cluster_wire import Versions
 from protheon_dask.ledger.fitness import ServerFacts, ServerWay
 from protheon_dask.run.doctor import CHECKS, Finding, Level, best_master, diagnose
-from protheon_dask.run.gathering import reached
 from protheon_dask.run.vitals import Benched, Disk, Gathered, HostTold, HostVitals, MasterWay
 
 GIB = 1 << 30
@@ -317,15 +316,3 @@ def test_a_host_of_several_processes_is_their_sum() -> None:
     assert (both.decompress_lines_per_s, both.transform_lines_per_s, both.copy_lines_per_s, both.n_processes) == (300, 200, 100, 2)
     assert both.lines_per_s == pytest.approx(1 / (1 / 300 + 1 / 200 + 1 / 100))
     assert Benched(100, 50, 25).plus(Benched(200, 150, None, "refused")).copy_lines_per_s is None
-
-
-@pytest.mark.parametrize(
-    ("address", "master", "wanted"),
-    [
-        ("tls://0.0.0.0:8786", "nuc:50051", "tls://nuc:8786"),
-        ("tcp://[::]:8786", "[fd00::1]:50051", "tcp://[fd00::1]:8786"),
-        ("tcp://10.0.0.4:8786", "nuc:50051", "tcp://10.0.0.4:8786"),
-    ],
-)
-def test_a_scheduler_that_listens_everywhere_is_where_the_master_is(address: str, master: str, wanted: str) -> None:
-    assert reached(address, master) == wanted

@@ -11,7 +11,7 @@ import protheon_dask as protheon
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.pipelines.pgcr import pgcr
 from protheon_dask.policy import RejectLimit
-from protheon_dask.run.attaching import master_address
+from protheon_dask.run.addresses import master_address
 from protheon_dask.run.submitting import loading, reject_limit_of
 
 
@@ -84,7 +84,10 @@ def test_an_address_may_leave_its_port_out(given: str, address: str) -> None:
     assert master_address(given) == address
 
 
-@pytest.mark.parametrize("given", ["", ":50051", "master:", "master:0", "master:99999", "http://master:50051", "master:grpc"])
+@pytest.mark.parametrize(
+    "given",
+    ["", ":50051", "master:", "master:0", "master:99999", "http://master:50051", "master:grpc", "nuc:1:2", "[nuc]:1", "ann@nuc", "nuc/x"],
+)
 def test_what_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a master: give host:port"):
         master_address(given)
