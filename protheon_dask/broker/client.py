@@ -382,6 +382,7 @@ class BrokerClient:
                 # the name alone is fixed: the address may be any that leads there
                 options = (*OPTIONS, ("grpc.ssl_target_name_override", MASTER_NAME))
                 self._older, self._stamp = self._channel, stamp
+                self._reached_at, self._refusal = -math.inf, None  # what was found of the one before
                 self._channel = grpc.secure_channel(self.address, credentials, options=options)
             return self._channel
 

@@ -1,6 +1,7 @@
-"""Where hosts join by a token: HTTPS beside gRPC, for clients that have no certificate yet. GET /ca.pem, POST /join.
+"""Where hosts join by a token: HTTPS beside gRPC, for clients without a certificate that is good. GET /ca.pem, POST /join, POST /renew.
 
 A guest reads ca.pem over a connection that proves nothing, compares it with its token's fingerprint, and speaks to nobody else then.
+A host whose certificate ended while it was away has ca.pem, and asks by its key.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine, format_timestamp
@@ -27,7 +28,7 @@ from protheon_dask.errors import ConfigError, InvariantError, NotAllowed, Prothe
 
 logger = logging.getLogger(__name__)
 
-CA_PATH, JOIN_PATH = "/ca.pem", "/join"
+CA_PATH, JOIN_PATH, RENEW_PATH = "/ca.pem", "/join", "/renew"
 PEM: Final = "application/x-pem-file"
 LOOK_PERIOD_S = 1.0
 """How often the certificate's file is looked at: a new one is shown from then on. It is renewed hours before the old one ends."""
@@ -47,8 +48,19 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"JoinRequest(invite={self.invite!r}, host={self.host!r})"
 
 
+class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /renew: no secret is in it. The request's own signature proves that who asks has the key.
+
+    One that was seen on the way and is sent again yields a certificate for the key of the host that made it, and for no other: it is
+    worth nothing without that key.
+    """
+
+    host: str  # the name that it joined by
+    csr: str  # PKCS #10 in PEM
+
+
 class JoinReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host that was admitted is told. Nothing in it is secret."""
+    """What a host that was admitted, or is back, is told. Nothing in it is secret."""
 
     host: str
     certificate: str  # PEM
@@ -62,12 +74,19 @@ class Refusal:
     error: str
 
 
+_Asked = TypeVar("_Asked", JoinRequest, RenewRequest)
+
+
 class JoinPort(Protocol):
     """Admits hosts. Thread-safe; it may wait for the disk."""
 
     def ca_pem(self) -> bytes: ...
     def join(self, asked: JoinRequest, address: str) -> JoinReply:
         """address: of the network, for the log. Raises: NotAllowed: the token, or the name is taken. ConfigError: the request."""
+        ...
+
+    def renew(self, asked: RenewRequest, address: str) -> JoinReply:
+        """Raises: NotAllowed: another key, it was removed, or away for too long. ConfigError: the request."""
         ...
 
 
@@ -128,9 +147,10 @@ class JoinServer:
         answers: dict[tuple[str, str], Callable[[HTTPServerRequest], Awaitable[Answer]]] = {
             ("GET", CA_PATH): self._ca,
             ("POST", JOIN_PATH): self._join,
+            ("POST", RENEW_PATH): self._renew,
         }
         found = answers.get((request.method or "", request.path))
-        answer = _refused(404, f"there are GET {CA_PATH} and POST {JOIN_PATH} alone") if found is None else await found(request)
+        answer = NOTHING_ELSE if found is None else await found(request)
         headers = HTTPHeaders(
             {
                 "Content-Type": answer.content_type,
@@ -152,14 +172,20 @@ class JoinServer:
         return Answer(200, PEM, self._served.ca_pem())
 
     async def _join(self, request: HTTPServerRequest) -> Answer:
+        return await self._decided(request, JoinRequest, self._served.join)
+
+    async def _renew(self, request: HTTPServerRequest) -> Answer:
+        return await self._decided(request, RenewRequest, self._served.renew)
+
+    async def _decided(self, request: HTTPServerRequest, kind: type[_Asked], decide: Callable[[_Asked, str], JoinReply]) -> Answer:
         if len(self._answering) > self._server.max_connections:  # those of connections that were closed go on until they are done
             return _refused(503, "too many hosts join at once: try again in a minute")
         try:
-            asked = msgspec.json.decode(request.body, type=JoinRequest)
+            asked = msgspec.json.decode(request.body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):  # its words may quote the secret
-            return _refused(400, "the request is not JSON of invite, secret, host and csr, each a text")
+            return _refused(400, f"the request is not JSON of {', '.join(kind.__struct_fields__)}, each a text")
         try:
-            reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._served.join, asked, request.remote_ip or "")
+            reply = await asyncio.get_running_loop().run_in_executor(self._pool, decide, asked, request.remote_ip or "")
         except NotAllowed as error:
             return _refused(403, str(error))
         except ConfigError as error:
@@ -174,6 +200,9 @@ class JoinServer:
 
 def _refused(code: int, error: str) -> Answer:
     return json_answer(code, Refusal(error))
+
+
+NOTHING_ELSE: Final = _refused(404, f"there are GET {CA_PATH}, POST {JOIN_PATH} and POST {RENEW_PATH} alone")
 
 
 class JoinThread(LoopedServer):

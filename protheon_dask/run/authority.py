@@ -35,6 +35,8 @@ MAX_TTL_S: Final = 30 * 86400.0
 MAX_USES: Final = 1000
 KEPT: Final = timedelta(days=1)
 """An invite that is over is remembered for so long, to tell its guest why it is refused."""
+RETURN_FOR: Final = timedelta(days=30)
+"""So long after its certificate ended a host can come back by its key alone: a holiday, and no more than an invite lives."""
 _NO_HASH: Final = secret_hash(b"")
 """Compared with where there is no invite, so that the answer takes as long."""
 
@@ -50,6 +52,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     join_no: int  # how often it joined, from 1: certificates of an earlier joining are refused
     is_master: bool = False
     removed_at: datetime | None = None
+    key_sha256: str = ""  # of the public key in that certificate; empty: it was given before this was kept
 
 
 class _Hosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,10 +214,43 @@ class Authority:
             hosts = self._hosts()
             record = _by_name(hosts).get(host)
             if record is None or self.is_removed(host, serial_no):
-                raise NotAllowed(
-                    f"host {host[:80]} was removed from this cluster: to let it in again, `protheon cluster invite` and join by its token"
-                )
+                raise _was_removed(host)
             return self._sign(hosts, key, record).certificate_pem
+
+    def take_back(self, host: str, csr_pem: bytes) -> bytes:
+        """A new certificate in PEM, of the same joining, for a host that was away until its last one had ended.
+
+        All that it shows is its request, signed by the key that was certified last: as much as a handshake by a certificate that is still
+        good. Who has seen such a request may send it again, and gets a certificate for that host's own key: without the private key,
+        which never travels, neither is worth anything. It may also ask while the certificate is still good: the answer was lost, or the
+        clocks differ.
+
+        Raises: NotAllowed: it is unknown by this key, was removed, is the master, or was away for RETURN_FOR. ConfigError: of the request.
+        Guarantee: a stranger's request changes no file, and waits for no lock. What is wrong is told only to who has the key.
+        """
+        key = certificates.requested_key(csr_pem)
+        self._returning(self._known(), host, key)
+        with self._changing():
+            hosts = self._hosts()
+            return self._sign(hosts, key, self._returning(_by_name(hosts), host, key)).certificate_pem
+
+    def _returning(self, hosts: Mapping[str, HostRecord], host: str, key: EllipticCurvePublicKey) -> HostRecord:
+        """The record of a host that may come back. Raises NotAllowed."""
+        record = hosts.get(host)
+        if record is None or record.key_sha256 != certificates.key_hash(key):
+            raise NotAllowed(
+                f"this master knows no host {host[:80]!r} by this key: `protheon cluster invite` there prints the line to join again by"
+            )
+        if record.removed_at is not None:
+            raise _was_removed(host)
+        if record.is_master:
+            raise NotAllowed(f"{host} is the master, which renews its certificate by its own authority: start it there")
+        if self._clock() >= record.until_at + RETURN_FOR:
+            raise NotAllowed(
+                f"the certificate of host {host} ended at {record.until_at:%Y-%m-%d %H:%M} UTC, more than {RETURN_FOR.days} days ago: "
+                "`protheon cluster invite` on the master prints the line to join again by"
+            )
+        return record
 
     # -- invites --------------------------------------------------------------------------------------------------------------------
 
@@ -322,7 +358,8 @@ class Authority:
             more_names=(MASTER_NAME,) if record.is_master else (),
             now=self._clock(),
         )
-        self._put(hosts, msgspec.structs.replace(record, until_at=certificate.not_valid_after_utc))
+        key_sha256 = certificates.key_hash(key)
+        self._put(hosts, msgspec.structs.replace(record, until_at=certificate.not_valid_after_utc, key_sha256=key_sha256))
         return Admission(certificates.to_pem(certificate), self.ca_pem, record.name)
 
     def _changing(self) -> AbstractContextManager[None]:
@@ -369,6 +406,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _was_removed(host: str) -> NotAllowed:
+    return NotAllowed(
+        f"host {host[:80]} was removed from this cluster: to let it in again, `protheon cluster invite` and join by its token"
+    )
 
 
 def _by_name(hosts: _Hosts) -> Mapping[str, HostRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from protheon_dask.broker.join import JoinReply, JoinRequest
+from protheon_dask.broker.join import JoinReply, JoinRequest, RenewRequest
 from protheon_dask.errors import ConfigError, NotAllowed
 from protheon_dask.run.authority import Authority
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class JoinDesk:
-    """Admits hosts by the authority. Thread-safe."""
+    """Admits hosts by the authority, and takes them back. Thread-safe."""
 
     def __init__(self, authority: Authority, broker_port: int) -> None:
         """broker_port: of gRPC, told to hosts that join."""
@@ -36,4 +36,20 @@ class JoinDesk:
             logger.warning("join.refuse", extra={"host": asked.host[:80], "address": address, "reason": str(error)})
             raise
         logger.info("join.admit", extra={"host": admission.host, "address": address})
-        return JoinReply(host=admission.host, certificate=admission.certificate_pem.decode("ascii"), broker_port=self._broker_port)
+        return self._reply(admission.host, admission.certificate_pem)
+
+    def renew(self, asked: RenewRequest, address: str) -> JoinReply:
+        """Take a host back whose certificate ended while it was away.
+
+        Raises: NotAllowed: another key, it was removed, or away for too long. ConfigError: the request. TransientError: as above.
+        """
+        try:
+            certificate_pem = self._authority.take_back(asked.host, asked.csr.encode())
+        except NotAllowed as error:
+            logger.warning("join.refuse", extra={"host": asked.host[:80], "address": address, "reason": str(error)})
+            raise
+        logger.info("join.back", extra={"host": asked.host, "address": address})
+        return self._reply(asked.host, certificate_pem)
+
+    def _reply(self, host: str, certificate_pem: bytes) -> JoinReply:
+        return JoinReply(host=host, certificate=certificate_pem.decode("ascii"), broker_port=self._broker_port)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hmac
-import http.client
-import json
+import http
 import socket
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from protheon_dask.broker.join import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
-from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
-from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError
+from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import certificates
-from protheon_dask.run.join_token import JoinToken, split_address
+from protheon_dask.run.join_client import NO_ANSWER, OtherCluster, called, decided, reason
+from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.membership import (
     Membership,
     certificate_of,
@@ -33,12 +31,6 @@ from protheon_dask.run.owner_files import replace_file
 
 JOINING_KEY: Final = "joining.key"
 """The key that is being joined with: kept until the certificate is there, so that a host whose answer was lost asks again as itself."""
-CONNECT_S: Final = 5.0
-ANSWER_S: Final = 30.0
-"""The master may wait for its authority's lock."""
-MAX_ANSWER_BYTES: Final = 64 << 10
-CERTIFICATE_NOT_YET_VALID, CERTIFICATE_HAS_EXPIRED = 9, 10
-"""OpenSSL's X509_V_ERR_*: of a clock that is wrong, here or there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +71,18 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
         certificate_pem = reply.certificate.encode()
         check_given(certificate_pem, ca_pem, key, name)
         master = _with_port(address, reply.broker_port)
-        membership = Membership(master=master, host=name, invite=token.invite.hex())
+        joining = (address, *(other for other in token.addresses if other != address))
+        membership = Membership(master=master, host=name, joining=joining, invite=token.invite.hex())
         write_identity(tls, key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem, membership=membership)
         (tls.directory / JOINING_KEY).unlink()
     return Joined(name, master, tls, is_new=True)
 
 
 def _present(tls: TlsFiles, token: JoinToken, now: datetime) -> Membership | None:
-    """The membership that this token gave already, while its certificate lives. Raises ConfigError: it is of another cluster."""
+    """The membership that this token gave already; one whose certificate ended, if run.returning can ask for another by its key.
+
+    Raises ConfigError: it is of another cluster.
+    """
     if not tls.certificate.exists():
         return None
     if certificates.fingerprint(certificates.from_pem(tls.ca.read_bytes())) != token.fingerprint:
@@ -95,7 +91,9 @@ def _present(tls: TlsFiles, token: JoinToken, now: datetime) -> Membership | Non
             "to be in both, give this one a home of its own (PROTHEON_HOME)"
         )
     membership = membership_of(tls)
-    if membership is None or membership.invite != token.invite.hex() or identity_of(tls).until_at <= now:
+    if membership is None or membership.invite != token.invite.hex():
+        return None
+    if identity_of(tls).until_at <= now and not membership.joining:
         return None
     is_whole = certificate_of(tls).public_key() == certificates.key_from_pem(tls.key.read_bytes()).public_key()
     return membership if is_whole else None
@@ -115,12 +113,12 @@ def _ask_each(token: JoinToken, request: JoinRequest) -> tuple[str, bytes, JoinR
     for address in token.addresses:
         try:
             ca_pem = _trusted_ca(address, token.fingerprint)
-            return address, ca_pem, _admitted(address, ca_pem, request)
-        except _OtherCluster as error:  # two networks may number their machines alike
+            return address, ca_pem, decided(address, ca_pem, JOIN_PATH, request, "let this host join")
+        except OtherCluster as error:  # two networks may number their machines alike
             other_cluster = ConfigError(str(error))
             problems.append(str(error))
-        except (OSError, http.client.HTTPException) as error:
-            problems.append(f"{address}: {_reason(error)}")
+        except NO_ANSWER as error:
+            problems.append(f"{address}: {reason(error)}")
     if other_cluster is not None and len(problems) == 1:
         raise other_cluster
     told = "; ".join(problems)
@@ -128,90 +126,20 @@ def _ask_each(token: JoinToken, request: JoinRequest) -> tuple[str, bytes, JoinR
     raise kind(f"no master answers to this token: {told}. Is `protheon master` running, and are its ports open to this host?")
 
 
-class _OtherCluster(Exception):
-    """At an address stands another authority than the token's: nothing was sent there."""
-
-
 def _trusted_ca(address: str, fingerprint: bytes) -> bytes:
     """The authority's certificate, which is the token's own, whoever gave it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its fingerprint is what counts, and nothing is told here
-    code, body = _called(address, context, "GET", CA_PATH, b"")
+    code, body = called(address, context, "GET", CA_PATH, b"")
     try:
         is_it = code == http.HTTPStatus.OK and hmac.compare_digest(certificates.fingerprint(certificates.from_pem(body)), fingerprint)
     except ConfigError:
         is_it = False
     if not is_it:
-        raise _OtherCluster(
+        raise OtherCluster(
             f"what answers at {address} is not the master that gave this token: another cluster's, or somebody between; it was told nothing"
         )
     return body
-
-
-def _admitted(address: str, ca_pem: bytes, request: JoinRequest) -> JoinReply:
-    """Ask over a connection that the authority's certificate proves to be the master's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
-    try:
-        code, body = _called(address, context, "POST", JOIN_PATH, msgspec.json.encode(request))
-    except ssl.SSLCertVerificationError as error:
-        if error.verify_code in (CERTIFICATE_NOT_YET_VALID, CERTIFICATE_HAS_EXPIRED):
-            raise ConfigError(
-                f"the certificate of the master at {address} is not valid by this host's clock "
-                f"({datetime.now(UTC):%Y-%m-%d %H:%M} UTC): set the clock here or there; nothing was sent"
-            ) from error
-        raise _OtherCluster(
-            f"what answers at {address} shows the authority's certificate, and has none of its own: nothing was sent"
-        ) from error
-    if code == http.HTTPStatus.OK:
-        try:
-            return msgspec.json.decode(body, type=JoinReply)
-        except msgspec.DecodeError as error:
-            raise ConfigError(
-                f"the master at {address} answers in a form that this version does not know: install its version here"
-            ) from error
-    raise _refusal(address, code, body)
-
-
-def _refusal(address: str, code: int, body: bytes) -> ProtheonError:
-    try:
-        told: Any = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
-        told = f"it answers {code}"
-    kinds: dict[int, type[NotAllowed | ConfigError | BrokerUnavailable]] = {403: NotAllowed, 400: ConfigError}
-    return kinds.get(code, BrokerUnavailable)(f"the master at {address} does not let this host join: {told}")
-
-
-def _called(address: str, context: ssl.SSLContext, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-    """One request over a connection of its own; the master's name is asked for, whatever the address."""
-    place = split_address(address)
-    connection = http.client.HTTPConnection(*place, timeout=ANSWER_S)
-    plain = socket.create_connection(place, CONNECT_S)
-    try:
-        connection.sock = context.wrap_socket(plain, server_hostname=MASTER_NAME)
-        connection.sock.settimeout(ANSWER_S)
-        connection.request(method, path, body or None, {"Content-Type": "application/json", "Connection": "close"})
-        response = connection.getresponse()
-        data = response.read(MAX_ANSWER_BYTES + 1)
-        if len(data) > MAX_ANSWER_BYTES:
-            raise http.client.HTTPException("the answer is longer than any of a master")
-        return response.status, data
-    finally:
-        connection.close()
-        plain.close()
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case TimeoutError():
-            return "no answer in time"
-        case ssl.SSLError():
-            return f"speaks no TLS as a master does ({error.reason or error})"
-        case OSError(strerror=str(told)):
-            return told
-        case _:
-            return str(error) or type(error).__name__
 
 
 def _with_port(address: str, port: int) -> str:

@@ -35,6 +35,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
     master: str  # host:port of gRPC
     host: str  # this one's name
+    joining: tuple[str, ...] = ()  # host:port where hosts join, the one that answered first; empty: it joined before this was noted
     invite: str = ""  # by which it joined: the same line pasted again changes nothing; empty: the master itself
 
 

@@ -30,7 +30,7 @@ from protheon_dask.run.authority import Authority
 from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.joining import JOINING_KEY, join
-from protheon_dask.run.membership import identity_of, membership_of, renew_if_due, renew_own_if_due
+from protheon_dask.run.membership import CLUSTER_FILE, identity_of, membership_of, renew_if_due, renew_own_if_due
 from tests.fixtures import tls
 from tests.fixtures.cluster import wait_until
 
@@ -131,12 +131,19 @@ def test_the_same_line_pasted_again_changes_nothing_and_asks_nobody(master: Mast
         join(token, tmp_path, "another-name")
 
 
-def test_a_host_whose_certificate_ended_asks_again_by_the_same_line(master: Master, tmp_path: Path, name: str) -> None:
-    token = master.token(1)
-    join(token, tmp_path, name)
+def test_a_host_whose_certificate_ended_asks_again_by_the_same_line_unless_it_can_come_back_by_its_key(
+    master: Master, tmp_path: Path, name: str
+) -> None:
+    token, later = master.token(1), datetime.now(UTC) + timedelta(hours=25)
+    files = join(token, tmp_path, name).tls
+    assert not join(token, tmp_path, name, now=later).is_new
 
+    member = membership_of(files)
+    assert member is not None
+    assert member.joining == (master.address,)
+    (files.directory / CLUSTER_FILE).write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=())))  # it joined long ago
     with pytest.raises(NotAllowed, match="used up"):  # it did ask
-        join(token, tmp_path, name, now=datetime.now(UTC) + timedelta(hours=25))
+        join(token, tmp_path, name, now=later)
 
 
 KILLED_AT_EACH_WRITE = """
@@ -328,7 +335,9 @@ def test_an_unknown_invite_is_forbidden(master: Master) -> None:
     assert code == 403
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/join"), ("POST", "/ca.pem"), ("GET", "/../ca.key"), ("PUT", "/join")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/join"), ("POST", "/ca.pem"), ("GET", "/../ca.key"), ("PUT", "/join"), ("GET", "/renew")]
+)
 def test_there_is_nothing_else(master: Master, method: str, path: str) -> None:
     assert spoken(master, method, path)[0] == 404
 
