@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -57,19 +58,19 @@ def message_of(error: BaseException) -> str:
     return f"{text}; try again later: {GO_ON}" if code == TRY_LATER else text
 
 
-def keep_details(error: BaseException, now: datetime, directory: Path | None = None) -> Path:
-    """Write a defect's traceback to a file of its own and return its path.
+def keep_details(error: BaseException, now: datetime, directory: Path | None = None) -> Path | None:
+    """Write a defect's traceback to a new file, for its owner alone, and return its path; None: the disk takes none.
 
-    directory: the user's log directory where None; the temporary one where that cannot be written.
+    directory: the user's log directory where None; the temporary one, which is everybody's, where that cannot be written.
     """
     name = f"defect-{now.astimezone(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
-    text = "".join(traceback.format_exception(error))
     wanted = directory or platformdirs.user_log_path("protheon", appauthor=False)
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        path = wanted / name
-        path.write_text(text)
-    except OSError:
-        path = Path(tempfile.gettempdir()) / name
-        path.write_text(text)
-    return path
+    for is_wanted in (True, False):
+        with suppress(OSError):
+            path = (wanted if is_wanted else Path(tempfile.gettempdir())) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(traceback.format_exception(error)))
+            return path
+    return None

@@ -115,8 +115,8 @@ def report(error: BaseException) -> int:
     if os.environ.get("PROTHEON_DEBUG") == "1":
         traceback.print_exception(error)
     message = f"protheon: {exits.message_of(error)}"
-    if code == INTERNAL:
-        message += f"; details are in {exits.keep_details(error, datetime.now(UTC))}"
+    if code == INTERNAL and (kept := exits.keep_details(error, datetime.now(UTC))) is not None:
+        message += f"; details are in {kept}"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message += f" ({error.ctx.command_path} --help)"
     output.messages().print(message, markup=False, soft_wrap=True)

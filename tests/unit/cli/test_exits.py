@@ -106,6 +106,7 @@ def test_a_defect_says_that_it_is_one_and_keeps_its_traceback(tmp_path: Path) ->
     error = InvariantError("rows do not\nadd up")
     assert exits.message_of(error) == "InvariantError: rows do not add up; this is a defect of Protheon"
     path = exits.keep_details(error, datetime(2026, 11, 21, 18, 0, tzinfo=UTC), tmp_path / "log")
+    assert path is not None
     assert path.name == f"defect-20261121T180000-{os.getpid()}.txt"
     assert "InvariantError: rows do not" in path.read_text()
 
@@ -113,8 +114,19 @@ def test_a_defect_says_that_it_is_one_and_keeps_its_traceback(tmp_path: Path) ->
 def test_details_go_to_the_temporary_directory_where_the_log_directory_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = exits.keep_details(KeyError("x"), datetime(2026, 11, 21, tzinfo=UTC), tmp_path / "file" / "log")
+    assert path is not None
     assert path.read_text().startswith("KeyError")
     path.unlink()
+
+
+def test_a_defect_on_a_full_disk_is_told_without_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+
+    def none_usable() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(exits.tempfile, "gettempdir", none_usable)
+    assert exits.keep_details(KeyError("x"), datetime(2026, 11, 21, tzinfo=UTC), tmp_path / "file" / "log") is None
 
 
 @pytest.mark.parametrize(
