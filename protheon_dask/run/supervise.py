@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
@@ -60,7 +60,7 @@ class Part:
 
     name: str
     arguments: Sequence[str]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)  # it names the database, with its password
     log: Path
     grace_s: float  # between a polite end and a kill
     more_again: Sequence[str] = ()  # arguments of every start but the first
