@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -97,7 +97,7 @@ class Site:
 
     home: Path
     settings: Settings
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     places: Places
 
     def scheduler(self) -> Part:
