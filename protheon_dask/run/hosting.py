@@ -17,13 +17,14 @@ from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError, TransientError
 from protheon_dask.run import settings as rim
-from protheon_dask.run.addresses import LOOPBACK
 from protheon_dask.run.attendance import Attendance
 from protheon_dask.run.enrolling import Enrolled, enrol
 from protheon_dask.run.identity import dask_environment
+from protheon_dask.run.membership import identity_of
 from protheon_dask.run.owner_files import make_directory, replace_file
-from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC
-from protheon_dask.run.reaching import Reach, check_certificate, check_database, check_scheduler, key_file, own_address
+from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC, dask_worker
+from protheon_dask.run.reaching import Reach, check_database, check_scheduler, key_file, own_address
+from protheon_dask.run.returning import come_back
 from protheon_dask.run.sizing import Sizing
 from protheon_dask.run.supervise import Part, Tethered
 from protheon_dask.words import counted, duration, since
@@ -119,7 +120,7 @@ class Hosting:
         since_at, told, pause_s = datetime.now(UTC), "", FIRST_PAUSE_S
         while not self._n_stops:
             try:
-                check_certificate(self._at, datetime.now(UTC))
+                self._come_back()
                 enrolled = enrol(self._settings, broker, self._at.host, self._into)
                 check_database(enrolled, broker, self._at)
                 check_scheduler(enrolled.scheduler_address)
@@ -138,6 +139,13 @@ class Hosting:
                 self._say(f"{item}: install the same, if results look strange")
             return enrolled
         return None
+
+    def _come_back(self) -> None:
+        """See that there is a certificate to show, after a time away that was longer than one lives, too. Raises what come_back() does."""
+        tls = self._at.tls
+        if tls is not None and come_back(tls):
+            until = f"{identity_of(tls).until_at.astimezone():%Y-%m-%d %H:%M}"
+            self._say(f"this host was away until its certificate had ended: the master gave it a new one, until {until}")
 
     def _part(self, enrolled: Enrolled) -> Part:
         """``dask worker`` for this host, under a name that no process before it had."""
@@ -161,13 +169,11 @@ class Hosting:
         log = self._home / "logs" / "hosting.log"
         make_directory(log.parent)
         address, sizing = enrolled.scheduler_address, self._sizing
-        arguments = [
-            *("-m", "dask", "worker", address, "--nworkers", str(sizing.n_workers), "--nthreads", "1"),
-            *("--name", f"{self._at.host}-{secrets.token_hex(3)}", "--memory-limit", str(sizing.memory_limit_bytes)),
-            *("--host", own_address(address), "--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
-            *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
-            *(("--preload-nanny", "protheon_dask.run.preload_nanny") if self._at.tls is not None else ()),
-        ]
+        name, is_tls = f"{self._at.host}-{secrets.token_hex(3)}", self._at.tls is not None
+        arguments = dask_worker(
+            address, sizing.n_workers, name=name, host=own_address(address), local_directory=local_directory, is_tls=is_tls
+        )
+        arguments += ["--memory-limit", str(sizing.memory_limit_bytes)]
         return Part("workers", arguments, env, log, settings.exit_grace_s + DRAIN_MORE_S)
 
     @property

@@ -127,13 +127,8 @@ class Site:
         host = next(iter(own_addresses()), LOOPBACK) if places.bind in EVERYWHERE else places.bind
         local_directory = self.home / "dask"
         local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
-        arguments = [
-            *f"-m dask worker {places.scheduler_address(host)} --nworkers {n_workers} --nthreads 1 --name local --host {host}".split(),
-            # without pages it has a web server none the less, which listens everywhere unless it is told where
-            *("--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
-            *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
-            *(["--preload-nanny", "protheon_dask.run.preload_nanny"] if places.tls else []),
-        ]
+        address, is_tls = places.scheduler_address(host), places.tls is not None
+        arguments = dask_worker(address, n_workers, name="local", host=host, local_directory=local_directory, is_tls=is_tls)
         env = {**WORKER_MALLOC, "PROTHEON_BROKER": places.broker_address}
         # else one of them that gives up on the scheduler would end all others with itself
         needs = port_probe(places.here.strip("[]"), places.scheduler_port)
@@ -239,6 +234,17 @@ def turn() -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def dask_worker(scheduler: str, n_workers: int, *, name: str, host: str, local_directory: Path, is_tls: bool) -> list[str]:
+    """Arguments of ``dask worker`` with so many processes of one thread, which run attempts. host: where they listen."""
+    return [
+        *("-m", "dask", "worker", scheduler, "--nworkers", str(n_workers), "--nthreads", "1", "--name", name, "--host", host),
+        # without pages it has a web server none the less, which listens everywhere unless it is told where
+        *("--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"),
+        *("--preload", "protheon_dask.run.preload_worker", "--local-directory", str(local_directory)),
+        *(("--preload-nanny", "protheon_dask.run.preload_nanny") if is_tls else ()),
+    ]
 
 
 def n_cores() -> int:

@@ -96,3 +96,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert set(loaded) & HEAVY == set()
     assert "protheon_dask" in loaded
+
+
+def test_broker_and_workers_that_speak_plaintext_load_no_cryptography() -> None:
+    code = "import sys, protheon_dask.run.broker, protheon_dask.run.preload_worker; print('cryptography' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told == "False\n"
