@@ -101,6 +101,18 @@ def test_no_secret_is_in_a_command_line_or_a_log(early: tuple[WorkerHost, Path, 
 
 
 @pytest.mark.slow
+def test_a_host_that_was_away_for_days_comes_back_by_itself(master: Master, early: tuple[WorkerHost, Path, int], tmp_path: Path) -> None:
+    long_ago = Authority.open(early[1], clock=lambda: datetime.now(UTC) - timedelta(days=4))
+    tls = identity(long_ago, "laptop", tmp_path / "laptop")
+    member = {"master": master.address, "host": "laptop", "joining": [master.told["joining"].strip().removeprefix("https://")]}
+    (tls.directory / "cluster.json").write_text(json.dumps(member))
+    with worker_host(tmp_path / "laptop", "--workers", "1") as host:
+        host.wait_said("the master gave it a new one, until")
+        host.wait_said("joined the master")
+        assert host.wait_drained() == 0, host.told()
+
+
+@pytest.mark.slow
 def test_a_host_that_was_removed_is_told_so_and_ends(master: Master, early: tuple[WorkerHost, Path, int], tmp_path: Path) -> None:
     tls = identity(Authority.open(early[1]), "handheld", tmp_path / "handheld")
     (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "handheld"}))

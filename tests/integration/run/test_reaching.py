@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -20,7 +19,7 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailab
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import enrolling
 from protheon_dask.run.enrolling import Enrolled, enrol, with_agreed
-from protheon_dask.run.reaching import Reach, Wanted, check_certificate, check_database, check_scheduler, own_address, reach
+from protheon_dask.run.reaching import Reach, Wanted, check_database, check_scheduler, own_address, reach
 from protheon_dask.run.versions import own_versions
 from tests.fixtures.cluster import local_cluster
 from tests.fixtures.postgres import fresh_database
@@ -80,14 +79,6 @@ def test_nobody_says_which_master(tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a master"):
         reach(Settings(home=str(tmp_path)), Wanted(master=address, insecure=True))
-
-
-def test_a_certificate_that_has_ended_sends_for_a_new_invite(tmp_path: Path) -> None:
-    at = Reach("10.9.8.7:50051", "nuc", identity(authority(tmp_path / "master"), "nuc", tmp_path / "home"))
-    now = datetime.now(UTC)
-    check_certificate(at, now)
-    with pytest.raises(ConfigError, match=r"certificate of host nuc ended at .*cluster invite"):
-        check_certificate(at, now + timedelta(hours=25))
 
 
 # --- what the master says -------------------------------------------------------------------------------------------------
