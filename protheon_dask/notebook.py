@@ -103,7 +103,7 @@ def connect(
 
     made = Cluster(Link.started(start, say=_say))
     with _lock:
-        _guests.append(made)
+        _guests[:] = [*(guest for guest in _guests if not guest.is_closed), made]
     return made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from protheon_dask.config import Settings
+from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run import founding
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.membership import identity_of, tls_below
@@ -28,12 +28,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 AGO = timedelta(hours=10)
 """A certificate that was made so long ago is due to be renewed, and still good."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any, Final
 import pytest
 from distributed import Client
 
+from protheon_dask.ledger.server_process import free_port
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, to_bytes
 from protheon_dask.telemetry.picture import ClusterPicture
 from protheon_dask.telemetry.story import RunStory
@@ -83,12 +83,6 @@ class Dashboard:
 
     def stop(self) -> None:
         self._stop.set()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(url: str) -> bool:

@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 
 from protheon_dask.errors import BrokerUnavailable
+from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.join_token import JoinToken
 from tests.fixtures import tls
@@ -35,12 +36,6 @@ def load_script() -> ModuleType:
 
 
 container = load_script()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_secret_is_written_for_its_owner_alone_over_what_a_killed_one_left(tmp_path: Path) -> None:

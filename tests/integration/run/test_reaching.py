@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +16,7 @@ from protheon_dask.broker.cluster_wire import Enrolment
 from protheon_dask.config import Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, MissingSetting
 from protheon_dask.ledger.migrate import migrate
+from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run import enrolling
 from protheon_dask.run.enrolling import Enrolled, enrol, with_agreed
 from protheon_dask.run.reaching import Reach, Wanted, check_database, check_scheduler, own_address, reach
@@ -157,10 +157,3 @@ def test_a_database_that_does_not_answer_is_waited_for(broker: BrokerClient) -> 
 def test_a_scheduler_that_does_not_answer_is_waited_for() -> None:
     with pytest.raises(BrokerUnavailable, match=r"the Dask scheduler at tcp://127\.0\.0\.1:"):
         check_scheduler(f"tcp://127.0.0.1:{free_port()}")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
