@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,14 +14,16 @@ from protheon_dask import words
 from protheon_dask.cli import output
 from protheon_dask.cli.verbs import effective_settings
 
-AUTO = "auto"
+AUTO, STDIN = "auto", "-"
+MAX_LINE_CHARS = 8192
+"""Twice what a token can have."""
 
 
 @click.command()
 @click.argument("master", required=False, metavar="[MASTER]")
 @click.option("--workers", default=AUTO, show_default=True, metavar="N|auto", help="Worker processes; auto: by cores and memory.")
 @click.option("--memory-limit", default=AUTO, show_default=True, metavar="SIZE|auto", help="Of each worker, such as 2GB.")
-@click.option("--join", "token", metavar="TOKEN", help="Join the cluster first: `protheon cluster invite` on the master prints the line.")
+@click.option("--join", "token", metavar="TOKEN", help="Join the cluster first, as `protheon cluster invite` there says; -: from stdin.")
 @click.option("--name", "host", metavar="HOST", help="This machine's name in the cluster; left out, its own.")
 @click.option("--into", metavar="URL", help="The master's PostgreSQL as this machine reaches it; left out, as the master says.")
 @click.option("--insecure", is_flag=True, help="No certificates: anyone who reaches Dask's ports here runs code as you.")
@@ -34,6 +37,7 @@ def worker(
 
     \b
     Example:  protheon worker --join protheon-join.AbC..
+    Example:  ssh nuc protheon cluster invite | protheon worker --join -
     Later:    protheon worker
     """
     from protheon_dask.run.hosting import Hosting
@@ -41,6 +45,8 @@ def worker(
     from protheon_dask.run.reaching import Wanted, reach
     from protheon_dask.run.sizing import choose, parse_memory
 
+    if token == STDIN:
+        token = token_of_stdin()
     settings = effective_settings().settings
     sizing = choose(this_machine(), _number(workers), None if memory_limit == AUTO else parse_memory(memory_limit))
     at = reach(settings, Wanted(master=master or "", token=token or "", into=into or "", host=host or "", insecure=insecure))
@@ -58,6 +64,14 @@ INSECURE = "--insecure: all that travels can be read and changed on the way, and
 def say(text: str) -> None:
     """A line on stderr, with the time of this machine."""
     output.messages().print(f"{datetime.now().astimezone():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def token_of_stdin() -> str:
+    """The token, from a pipe or typed unseen: in no list of processes and no shell's history. All of an invite's line will do, too."""
+    line = str(click.prompt("token", hide_input=True, err=True)) if sys.stdin.isatty() else sys.stdin.readline(MAX_LINE_CHARS)
+    if not (found := line.split()):
+        raise click.BadParameter("there is no token on standard input", param_hint="--join")
+    return found[-1]
 
 
 def _number(text: str) -> int | None:

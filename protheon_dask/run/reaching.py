@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -88,15 +87,6 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
     if wanted.host and wanted.host != host:
         raise ConfigError(f"this host has joined as {host}, not {wanted.host}: leave --name out, or join by a new token")
     return Reach(master, host, tls)
-
-
-def check_certificate(at: Reach, now: datetime) -> None:
-    """Raise ConfigError if this host's certificate has ended: it was away for longer than one lives, and cannot ask for another."""
-    if at.tls is not None and (until_at := identity_of(at.tls).until_at) <= now:
-        raise ConfigError(
-            f"the certificate of host {at.host} ended at {until_at.astimezone():%Y-%m-%d %H:%M}: "
-            "`protheon cluster invite` on the master prints the line to join again by"
-        )
 
 
 def check_database(enrolled: Enrolled, broker: BrokerClient, at: Reach) -> None:

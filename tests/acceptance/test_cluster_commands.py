@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import stat
@@ -81,6 +82,17 @@ def test_a_cluster_is_founded_once_and_invites_by_one_line_to_paste(
     assert capsys.readouterr().out == "host pc is removed; 1 open invite withdrawn\n"
     assert main(["cluster", "hosts", "--json"]) == 0
     assert {row["host"]: row["state"] for row in json.loads(capsys.readouterr().out)} == {"nuc": "master", "pc": "removed"}
+
+
+@pytest.mark.parametrize(("typed", "told"), [("", "no token on standard input"), (f"{LINE}nonsense\n", "is no token to join by")])
+def test_a_token_may_come_by_standard_input_and_is_told_nowhere(
+    typed: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert main(["worker", "--join", "-"]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "nonsense" not in said
 
 
 def join_by_hand(home: Path, token: JoinToken) -> None:
