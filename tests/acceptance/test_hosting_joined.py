@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from protheon_dask.broker.join import JoinThread
 from protheon_dask.config import Settings
 from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run import founding
 from protheon_dask.run.authority import Authority
+from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.membership import identity_of, tls_below
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
@@ -98,12 +100,14 @@ def test_no_secret_is_in_a_command_line_or_a_log(early: tuple[WorkerHost, Path, 
 def test_a_host_that_was_away_for_days_comes_back_by_itself(master: Master, early: tuple[WorkerHost, Path, int], tmp_path: Path) -> None:
     long_ago = Authority.open(early[1], clock=lambda: datetime.now(UTC) - timedelta(days=4))
     tls = identity(long_ago, "laptop", tmp_path / "laptop")
-    member = {"master": master.address, "host": "laptop", "joining": [master.told["joining"].strip().removeprefix("https://")]}
-    (tls.directory / "cluster.json").write_text(json.dumps(member))
-    with worker_host(tmp_path / "laptop", "--workers", "1") as host:
-        host.wait_said("the master gave it a new one, until")
-        host.wait_said("joined the master")
-        assert host.wait_drained() == 0, host.told()
+    desk = JoinDesk(Authority.open(early[1]), int(master.address.rpartition(":")[2]))
+    with JoinThread(desk, tls_below(early[1]), "127.0.0.1", 0) as server:  # a master on loopback opens none
+        member = {"master": master.address, "host": "laptop", "joining": [f"127.0.0.1:{server.port}"]}
+        (tls.directory / "cluster.json").write_text(json.dumps(member))
+        with worker_host(tmp_path / "laptop", "--workers", "1") as host:
+            host.wait_said("the master gave it a new one, until")
+            host.wait_said("joined the master")
+            assert host.wait_drained() == 0, host.told()
 
 
 @pytest.mark.slow
