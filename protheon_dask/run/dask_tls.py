@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from distributed import Client
 from distributed.comm.core import Comm, CommClosedError
 from distributed.core import Server
 from tornado.ioloop import PeriodicCallback
+from tornado.iostream import IOStream
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -27,6 +29,12 @@ LOOK_S: Final = 30.0
 """Period of the look whether the certificate was replaced: it is, hours before the old one ends."""
 REMOVED_LOOK_S: Final = 0.5
 """Period of the look whether a host was removed: one stat() each."""
+
+HANDSHAKE_S: Final = 20.0
+"""How long a new connection may take to show its certificate; as long as gRPC's. Dask would wait for ever."""
+MAX_HANDSHAKES: Final = 128
+"""Connections that have shown none yet, of a listener; one more closes the oldest. Without a bound a stranger who says nothing takes all
+files that a process may open (1,024 on many systems), and tornado then writes an error for each turn of its loop."""
 
 Removed = Callable[[str, int], bool]
 """Of a host and its certificate's serial number: is nothing of it accepted? Raises ProtheonError: that cannot be told."""
@@ -75,7 +83,8 @@ def keep_renewed(server: Server, settings: Settings) -> None:
 
 
 def refuse_removed(server: Server, settings: Settings) -> None:
-    """Called by preloads: accept no connection of a removed host, and close those that it has. Nothing without TLS.
+    """Called by preloads: accept no connection of a removed host, and close those that it has; nor any number of strangers. Nothing
+    without TLS.
 
     The scheduler, and any other process on the master, asks the authority's own file: so it does after any restart, before anything
     else; one that cannot be read lets nobody in. Elsewhere it is what the master told this host last.
@@ -86,6 +95,7 @@ def refuse_removed(server: Server, settings: Settings) -> None:
     for listener in server.listeners:
         # before Dask's own greeting: what the other end says there is unpickled already
         listener.on_connection = partial(_let_in, listener.on_connection, is_removed)  # type: ignore[method-assign]
+        listener._prepare_stream = Handshakes(listener._prepare_stream).within  # type: ignore[attr-defined]  # of TCP's and TLS's
     _periodically(server, "protheon-removed", partial(close_removed, server, is_removed), REMOVED_LOOK_S)
 
 
@@ -103,6 +113,28 @@ def _who_tells(home: Path, tls: TlsFiles) -> Removed:
 
 def _cannot_tell(why: str, _host: str, _serial_no: int) -> bool:
     raise ConfigError(why)
+
+
+class Handshakes:
+    """Those of one listener that are open. Used from its event loop."""
+
+    def __init__(self, shake: Callable[..., Any]) -> None:
+        self._shake = shake
+        self._open: dict[IOStream, None] = {}  # the oldest first
+
+    async def within(self, stream: IOStream, address: str) -> Any:
+        """Wait for a handshake, HANDSHAKE_S at most: one whose stream is closed ends with an error that Dask logs."""
+        if len(self._open) >= MAX_HANDSHAKES:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.close()
+        self._open[stream] = None
+        timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, stream.close)
+        try:
+            return await self._shake(stream, address)
+        finally:
+            timer.cancel()
+            self._open.pop(stream, None)
 
 
 async def _let_in(greet: Callable[..., Any], is_removed: Removed, comm: Comm, *args: Any, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from distributed.protocol.serialize import ToPickle
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
+from protheon_dask.run import dask_tls
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.dask_tls import refuse_removed
 from protheon_dask.run.identity import dask_security
@@ -160,6 +161,29 @@ def test_what_a_removed_host_says_in_dasks_greeting_is_not_unpickled(tmp_path: P
             await greet(cluster.server.address, files, Greeting(tmp_path / f"by-{name}"))
         assert (tmp_path / "by-good").exists()  # who is trusted runs code
         assert not (tmp_path / "by-bad").exists()
+
+    run(tmp_path, own, authority, story)
+
+
+def test_strangers_who_say_nothing_are_few_and_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = tls.authority(tmp_path)
+    own, good = tls.identity(authority, tls.MASTER, tmp_path), tls.identity(authority, "good")
+    monkeypatch.setattr(dask_tls, "MAX_HANDSHAKES", 2)
+
+    async def hung_up(reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+
+    async def story(cluster: Cluster) -> None:
+        host, _, port = cluster.server.address.removeprefix("tls://").rpartition(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        await hung_up(silent[0][0])  # the oldest, when one more came than there may be
+        assert await cluster.is_let_in(good)
+        monkeypatch.setattr(dask_tls, "HANDSHAKE_S", 0.1)
+        late, writer = await asyncio.open_connection(host, int(port))
+        await hung_up(late)
+        for _, each in [*silent, (late, writer)]:
+            each.close()
 
     run(tmp_path, own, authority, story)
 
