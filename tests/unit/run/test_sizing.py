@@ -54,7 +54,7 @@ def test_machines_at_home_have_as_many_workers_as_they_bear(machine: Machine, n_
 
 
 def test_a_limit_that_no_worker_can_live_with_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot work with 200.0 MB: give --memory-limit at least 268.4 MB"):
+    with pytest.raises(ConfigError, match=r"cannot work with 200\.0 MB: give --memory-limit at least 268\.4 MB"):
         choose(Machine(4, 8 * GIB), memory_limit_bytes=200_000_000)
 
 
