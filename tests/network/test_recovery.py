@@ -57,9 +57,12 @@ def hosts_of(fleet: Fleet) -> list[Host]:
 class Case:
     """A load of its own reports, in its middle."""
 
-    def __init__(self, fleet: Fleet, *, n_lines: int = N_LINES, chunk_lines: int = CHUNK_LINES, pace_s: float = PACE_S) -> None:
+    def __init__(
+        self, fleet: Fleet, *, n_lines: int = N_LINES, chunk_lines: int = CHUNK_LINES, pace_s: float = PACE_S, detach: bool = False
+    ) -> None:
         self.fleet, self.n_lines, self.seed = fleet, n_lines, next(_seeds)
-        self.run: Run = fleet.submit(fleet.sample(f"case-{self.seed}", n_lines, self.seed), chunk_lines, pace_s)
+        source = fleet.sample(f"case-{self.seed}", n_lines, self.seed)
+        self.run: Run = fleet.submit(source, chunk_lines, pace_s, detach=detach)
 
     def end(self, *, retries: bool = True) -> None:
         """Let the load end, and compare the tables with what must be in them. retries: may there have been any?"""
@@ -160,7 +163,7 @@ def test_a_hundred_megabits_carry_under_a_seventh_of_the_raw_bytes(fleet: Fleet)
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_master_that_ends_in_the_middle_and_is_started_again_goes_on(fleet: Fleet, record: Record, how: signal.Signals) -> None:
-    case = Case(fleet)
+    case = Case(fleet, detach=True)  # by `--detach`, as where a master stands
     case.run.wait_done(5)
     fleet.stop(fleet.master, how)
     fleet.start_master()
