@@ -43,6 +43,7 @@ class HostView:
     versions: Versions = Versions()
     certificate_until: str = ""  # RFC 3339; empty without TLS
     is_removed: bool = False
+    join_no: int = 0  # how often it joined; 0: without TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def hosts_to_message(value: HostList) -> cluster_pb2.HostsResponse:
                 versions=versions_to_message(host.versions),
                 certificate_until=host.certificate_until,
                 is_removed=host.is_removed,
+                join_no=host.join_no,
             )
             for host in value.hosts
         ],
@@ -138,7 +140,15 @@ def hosts_to_message(value: HostList) -> cluster_pb2.HostsResponse:
 
 def hosts_from_message(message: cluster_pb2.HostsResponse) -> HostList:
     hosts = [
-        HostView(host.name, host.n_workers, host.aside, versions_from_message(host.versions), host.certificate_until, host.is_removed)
+        HostView(
+            host.name,
+            host.n_workers,
+            host.aside,
+            versions_from_message(host.versions),
+            host.certificate_until,
+            host.is_removed,
+            host.join_no,
+        )
         for host in message.hosts
     ]
     return HostList(message.now_s, message.version, versions_from_message(message.versions), hosts)

@@ -82,12 +82,12 @@ def _refused(address: str, tls: TlsFiles) -> ConfigError:
 
     ended_at = x509.load_pem_x509_certificate(tls.certificate.read_bytes()).not_valid_after_utc
     if ended_at < datetime.now(UTC):
-        why = f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC"
+        why = f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC; `protheon worker` here gets a new one by itself, for 30 days from then on"
     else:
         why = "is of another authority, or not valid yet by the master's clock"
     return ConfigError(
         f"the broker at {address} does not accept this host's certificate ({tls.certificate}): it {why}. "
-        "Join again: `protheon cluster invite` on the master, `protheon worker --join TOKEN` here"
+        "To join again: `protheon cluster invite` on the master, `protheon worker --join TOKEN` here"
     )
 
 

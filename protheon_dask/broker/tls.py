@@ -17,6 +17,10 @@ CERTIFICATE_FILE: Final = "host.pem"
 KEY_FILE: Final = "host.key"
 
 
+SERIAL_RANDOM_BITS: Final = 96
+"""The lower bits of a serial number; above them is the host's join number. 64 random bits are the least that a CA must have (CA/B 7.1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """What a host of a cluster shows and trusts, as PEM files in one directory. The certificate is replaced while processes run."""
@@ -63,6 +67,11 @@ class Pem:
     ca: bytes
     certificate: bytes
     key: bytes
+
+
+def join_no_of(serial_no: int) -> int:
+    """Which joining of its host a certificate with this serial number belongs to, from 1."""
+    return serial_no >> SERIAL_RANDOM_BITS
 
 
 def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:

@@ -53,7 +53,8 @@ class Attendance:
         found = {host.name: host.n_workers for host in hosts}
         self.n_workers, self.heard_at, self.trouble = found.get(self._at.host, 0), time.monotonic(), ""
         if self._at.tls is not None:
-            note_removed(self._at.tls, [host.name for host in hosts if host.is_removed])  # this host's workers close their doors to them
+            # this host's workers close their doors to them
+            note_removed(self._at.tls, {host.name: host.join_no + host.is_removed for host in hosts if host.is_removed or host.join_no > 1})
 
     def _renew(self) -> None:
         """What stands in the way is told once, and tried again: a person may mend it while the host works."""

@@ -19,7 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from filelock import FileLock, Timeout
 
-from protheon_dask.broker.tls import MASTER_NAME
+from protheon_dask.broker.tls import MASTER_NAME, join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound, TransientError
 from protheon_dask.run import certificates
 from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
@@ -164,7 +164,7 @@ class Authority:
         record = self._known().get(host)
         if record is None or record.removed_at is not None:
             return True
-        return serial_no is not None and certificates.join_no_of(serial_no) != record.join_no
+        return serial_no is not None and join_no_of(serial_no) != record.join_no
 
     def remove(self, host: str) -> int:
         """Trust this host no more, and withdraw every invite that is open: it may have read one. Returns how many those were.

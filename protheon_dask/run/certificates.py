@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey, generate_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from protheon_dask.broker.tls import SERIAL_RANDOM_BITS
 from protheon_dask.errors import ConfigError
 
 HOST_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -27,8 +28,6 @@ CLOCK_SKEW: Final = timedelta(hours=1)
 """A certificate is valid from so long before it was made: clocks of hosts at home differ."""
 MAX_REQUEST_BYTES: Final = 8 << 10
 """Of a certificate request; one with a P-256 key has about 400."""
-SERIAL_RANDOM_BITS: Final = 96
-"""The lower bits of a serial number; above them is the host's join number. 64 random bits are the least that a CA must have (CA/B 7.1)."""
 MAX_JOIN_NO: Final = (1 << 32) - 1
 
 
@@ -139,7 +138,7 @@ def sign_host(
 ) -> x509.Certificate:
     """A certificate under the host's name, as server and as client, for HOST_LIFE; no longer than the authority's own.
 
-    join_no: told by the serial number (join_no_of), so that one from before the host was removed is known for what it is.
+    join_no: told by the serial number (broker.tls.join_no_of), so that one from before the host was removed is known for what it is.
     """
     names = [x509.DNSName(name) for name in (check_host_name(host), *more_names)]
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -159,11 +158,6 @@ def sign_host(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-
-
-def join_no_of(serial_no: int) -> int:
-    """Which joining of its host a certificate belongs to, from 1."""
-    return serial_no >> SERIAL_RANDOM_BITS
 
 
 def to_pem(certificate: x509.Certificate) -> bytes:

@@ -130,4 +130,4 @@ def _view(name: str, n_workers: int, aside: str, versions: Versions, record: Hos
     if record is None:
         return HostView(name, n_workers, aside, versions)
     until, is_removed = record.until_at.isoformat(timespec="seconds"), record.removed_at is not None
-    return HostView(name, n_workers, aside, versions, until, is_removed)
+    return HostView(name, n_workers, aside, versions, until, is_removed, record.join_no)

@@ -249,6 +249,7 @@ class Host(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_UNTIL_FIELD_NUMBER: _builtins.int
     IS_REMOVED_FIELD_NUMBER: _builtins.int
+    JOIN_NO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     n_workers: _builtins.int
     aside: _builtins.str
@@ -257,6 +258,8 @@ class Host(_message.Message):
     """Its certificate ends then, RFC 3339; empty without TLS."""
     is_removed: _builtins.bool
     """It was removed: nothing of it is accepted any more."""
+    join_no: _builtins.int
+    """How often it joined: certificates of an earlier joining are accepted no more. 0: without TLS."""
     @_builtins.property
     def versions(self) -> Global___HostVersions: ...
     def __init__(
@@ -268,10 +271,11 @@ class Host(_message.Message):
         versions: Global___HostVersions | None = ...,
         certificate_until: _builtins.str = ...,
         is_removed: _builtins.bool = ...,
+        join_no: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "certificate_until", b"certificate_until", "is_removed", b"is_removed", "n_workers", b"n_workers", "name", b"name", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "certificate_until", b"certificate_until", "is_removed", b"is_removed", "join_no", b"join_no", "n_workers", b"n_workers", "name", b"name", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

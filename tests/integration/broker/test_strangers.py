@@ -183,7 +183,7 @@ def test_a_certificate_that_ran_out_is_refused_and_the_client_says_when(place: P
     old = place.join("late")
     place.clock.ahead = timedelta()
     ended_at = x509.load_pem_x509_certificate(old.certificate.read_bytes()).not_valid_after_utc
-    with place.client(old) as client, pytest.raises(ConfigError, match=f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC.*Join again"):
+    with place.client(old) as client, pytest.raises(ConfigError, match=f"ran out at {ended_at:%Y-%m-%d %H:%M} UTC.*To join again"):
         client.info()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from protheon_dask.broker.tls import join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound
 from protheon_dask.run import certificates
 from protheon_dask.run.authority import CA_KEY, HOSTS, INVITES, MAX_WRONG, Admission, Authority
@@ -225,7 +226,7 @@ def test_a_removed_host_that_joins_anew_is_trusted_but_not_by_its_old_certificat
     assert authority.is_removed("nuc", old)
     with pytest.raises(NotAllowed, match="was removed"):
         authority.renew("nuc", request(), old)
-    assert certificates.join_no_of(certificates.read_host(authority.renew("nuc", request(), new)).serial_no) == 2
+    assert join_no_of(certificates.read_host(authority.renew("nuc", request(), new)).serial_no) == 2
 
 
 def test_a_host_that_this_authority_never_saw_is_not_trusted(authority: Authority) -> None:

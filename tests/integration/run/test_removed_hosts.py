@@ -18,7 +18,7 @@ from distributed.comm.utils import to_frames
 from distributed.core import Server
 from distributed.protocol.serialize import ToPickle
 
-from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.broker.tls import SERIAL_RANDOM_BITS, TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import dask_tls
@@ -87,13 +87,17 @@ def test_a_worker_of_another_host_shuts_out_whom_its_master_removed(tmp_path: Pa
     async def story(cluster: Cluster) -> None:
         held, kept = await cluster.connection(bad), await cluster.connection(good)
         assert await cluster.is_answered(held)
-        assert note_removed(own, ["bad", "another"])
+        assert note_removed(own, {"bad": 2, "another": 2})
         await closed(cluster, held)
         assert not await cluster.is_let_in(bad)
         assert await cluster.is_answered(kept)
         assert await cluster.is_let_in(good)
 
-        assert note_removed(own, ["another"])  # it was invited anew
+        authority.remove("bad")
+        anew = tls.identity(authority, "bad", tmp_path / "anew")
+        assert await cluster.is_let_in(anew)  # before the master has told of it, too
+        assert not await cluster.is_let_in(bad)  # the certificate from before
+        assert note_removed(own, {"another": 2})
         assert await cluster.is_let_in(bad)
 
     run(tmp_path / "nuc", own, authority, story)
@@ -191,11 +195,11 @@ def test_strangers_who_say_nothing_are_few_and_hung_up_on(tmp_path: Path, monkey
 def test_a_note_that_is_no_news_is_not_written(tmp_path: Path) -> None:
     files = TlsFiles(tmp_path)
     path = tmp_path / REMOVED_FILE
-    assert not note_removed(files, [])
+    assert not note_removed(files, {})
     assert not path.exists()
-    assert note_removed(files, ["b", "a"])
+    assert note_removed(files, {"b": 2, "a": 3})
     stamp = path.stat().st_ino
-    assert not note_removed(files, ["a", "b", "b"])
+    assert not note_removed(files, {"a": 3, "b": 2})
     assert path.stat().st_ino == stamp
 
 
@@ -206,6 +210,7 @@ def test_a_note_that_is_damaged_trusts_nobody_until_it_is_written_anew(tmp_path:
     (tmp_path / REMOVED_FILE).write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         noted.is_removed("pc", 1)
-    assert note_removed(files, ["other"])
+    assert note_removed(files, {"other": 2})
     assert not noted.is_removed("pc", 1)
     assert noted.is_removed("other", 1)
+    assert not noted.is_removed("other", 2 << SERIAL_RANDOM_BITS)

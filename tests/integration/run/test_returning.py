@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from protheon_dask.broker.join import RENEW_PATH, JoinThread
-from protheon_dask.broker.tls import TlsFiles
+from protheon_dask.broker.tls import TlsFiles, join_no_of
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed
 from protheon_dask.run import certificates
 from protheon_dask.run.authority import HOSTS, RETURN_FOR, Authority
@@ -74,7 +74,7 @@ def test_a_host_comes_back_by_itself_as_long_as_it_was_not_removed(
     assert files.key.read_bytes() == key
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(files.certificate, files.key)
     serial_no = certificate_of(files).serial_number
-    assert certificates.join_no_of(serial_no) == certificates.join_no_of(before.serial_number)  # of the same joining
+    assert join_no_of(serial_no) == join_no_of(before.serial_number)  # of the same joining
     assert not master.authority.is_removed("handheld", serial_no)
     told = [(record.getMessage(), record.__dict__.get("host")) for record in caplog.records]
     assert ("join.back", "handheld") in told
@@ -224,7 +224,7 @@ def test_a_key_of_an_earlier_joining_is_another_key(authority: Authority, clock:
 
     with pytest.raises(NotAllowed, match="by this key"):
         authority.take_back("nuc", first.csr)
-    assert certificates.join_no_of(certificates.read_host(authority.take_back("nuc", second.csr)).serial_no) == 2
+    assert join_no_of(certificates.read_host(authority.take_back("nuc", second.csr)).serial_no) == 2
 
 
 def test_the_master_is_renewed_by_its_own_authority_alone(authority: Authority) -> None:
