@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from protheon_dask.broker.join import JoinReply, JoinRequest, RenewRequest
-from protheon_dask.errors import ConfigError, NotAllowed
+from protheon_dask.errors import ConfigError, NotAllowed, TransientError
+from protheon_dask.run import certificates
 from protheon_dask.run.authority import Authority
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,19 @@ class JoinDesk:
     def renew(self, asked: RenewRequest, address: str) -> JoinReply:
         """Take a host back whose certificate ended while it was away.
 
-        Raises: NotAllowed: another key, it was removed, or away for too long. ConfigError: the request. TransientError: as above.
+        Raises: NotAllowed: another key, it was removed, or away for too long. ConfigError: the request. TransientError: as above, and
+                where the authority's files cannot be read: the host waits until they can.
         """
+        csr_pem = asked.csr.encode()
+        certificates.requested_key(csr_pem)  # its faults are the host's, all others the master's
         try:
-            certificate_pem = self._authority.take_back(asked.host, asked.csr.encode())
+            certificate_pem = self._authority.take_back(asked.host, csr_pem)
         except NotAllowed as error:
             logger.warning("join.refuse", extra={"host": asked.host[:80], "address": address, "reason": str(error)})
             raise
+        except ConfigError as error:
+            logger.error("join.fail", extra={"host": asked.host[:80], "error": str(error)})
+            raise TransientError("the master cannot read its list of hosts: its log says why") from error
         logger.info("join.back", extra={"host": asked.host, "address": address})
         return self._reply(asked.host, certificate_pem)
 

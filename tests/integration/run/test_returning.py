@@ -134,6 +134,17 @@ def test_a_host_that_joined_before_addresses_were_noted_is_told_what_to_do(maste
         come_back(files)
 
 
+def test_a_master_that_cannot_read_its_list_of_hosts_is_waited_for(master: Served, tmp_path: Path) -> None:
+    files = master.joined(tmp_path, "handheld", timedelta(days=2))
+    path = master.authority.directory / HOSTS
+    known = path.read_bytes()
+    path.write_text("{")
+    with pytest.raises(BrokerUnavailable, match="cannot read its list of hosts"):
+        come_back(files)
+    path.write_bytes(known)
+    assert come_back(files)
+
+
 def test_two_processes_of_a_host_ask_once(master: Served, tmp_path: Path) -> None:
     files = master.joined(tmp_path, "handheld", timedelta(days=2))
     came: list[bool] = []
