@@ -14,6 +14,7 @@ from protheon_dask.broker.calls import Pool
 from protheon_dask.broker.chunk_service import CHUNK_SERVICE, ChunkService
 from protheon_dask.broker.cluster_service import CLUSTER_SERVICE, ClusterService
 from protheon_dask.broker.gate import Gate
+from protheon_dask.broker.open_files import open_files
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.broker.ports import ChunkPort, ClusterPort, PinPort, RunPort, TaskPort
 from protheon_dask.broker.run_service import RUN_SERVICE, RunService
@@ -41,6 +42,8 @@ OPTIONS: Final = (
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
 )
+MIN_CONNECTIONS: Final = 64
+"""Let in at a time however few files this process may open."""
 SERVICES: Final = (CHUNK_SERVICE, RUN_SERVICE)
 
 
@@ -79,7 +82,9 @@ class BrokerServer:
         tls: mutual; None: plaintext.
         Raises: ConfigError: the address is taken, or not this machine's; nothing listens then. MissingSetting: of tls.
         """
-        server = aio.server(options=OPTIONS, interceptors=(self._gate,))
+        # strangers, whom TLS refuses only after they have spoken, leave half of the files to chunks and to PostgreSQL
+        options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", max(MIN_CONNECTIONS, open_files() // 2)))
+        server = aio.server(options=options, interceptors=(self._gate,))
         chunk_pb2_grpc.add_ChunkServiceServicer_to_server(self._chunks, server)
         run_pb2_grpc.add_RunServiceServicer_to_server(self._runs, server)
         services: tuple[str, ...] = SERVICES

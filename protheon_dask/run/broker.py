@@ -23,6 +23,7 @@ import psutil
 from protheon_dask import failpoints
 from protheon_dask.broker.cluster_wire import reached_from
 from protheon_dask.broker.http import HttpThread
+from protheon_dask.broker.open_files import raise_open_files
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -227,6 +228,7 @@ def main() -> int:
     parser.add_argument("--owns-scheduler", action="store_true")
     given = parser.parse_args()
     log_to_stderr()
+    raise_open_files()
     try:
         failpoints.arm_from_environment()
         settings = read_settings({}).settings

@@ -13,6 +13,7 @@ from distributed import Scheduler
 from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from protheon_dask.broker.open_files import raise_open_files
 from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
@@ -53,6 +54,7 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 def dask_setup(scheduler: Scheduler) -> None:
     """Called by Dask when the scheduler listens, before it is announced."""
     log_to_stderr("protheon_dask")  # Dask has set up its own
+    raise_open_files()
     settings = read_settings({}).settings
     refuse_removed(scheduler, settings)
     keep_renewed(scheduler, settings)

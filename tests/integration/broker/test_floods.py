@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -192,6 +192,21 @@ def test_who_says_nothing_is_hung_up_on(runs: SlowRuns, folder: ChunkFolder, mon
                 pass
         time.sleep(1.5)  # longer than a connection may be idle
         assert client.info().broker_uuid == "a-uuid"  # it connects anew, without a word
+
+
+def test_who_opens_connections_takes_half_of_the_brokers_files_at_most(
+    runs: SlowRuns, folder: ChunkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "open_files", lambda: 2 * server.MIN_CONNECTIONS)
+    with BrokerThread(runs, folder, "127.0.0.1", 0) as broker, BrokerClient(f"127.0.0.1:{broker.port}") as client, ExitStack() as stack:
+        assert fetched(client, folder)
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), 30)) for _ in range(2 * server.MIN_CONNECTIONS)]
+        assert fetched(client, folder)  # by the connection that it has
+        n_let_in = 0
+        for way in silent:
+            with suppress(ConnectionError):
+                n_let_in += bool(way.recv(1))  # the greeting of HTTP/2, or an end
+        assert n_let_in < server.MIN_CONNECTIONS
 
 
 @pytest.mark.slow
