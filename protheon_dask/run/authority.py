@@ -392,7 +392,10 @@ class Authority:
         self._write(INVITES, _Invites(invites=tuple(changed if invite.id == changed.id else invite for invite in invites)))
 
     def _write(self, name: str, value: msgspec.Struct) -> None:
-        replace_file(self.directory / name, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+        try:
+            replace_file(self.directory / name, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+        except OSError as exc:  # a disk that is full
+            raise TransientError(f"{self.directory / name} cannot be written: {exc.strerror}; it is as it was before") from exc
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from protheon_dask.broker.cluster_wire import HostList
 from protheon_dask.broker.peers import Peer
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
+from protheon_dask.errors import TransientError
 from protheon_dask.run import api, attendance, certificates, founding, standing
 from protheon_dask.run.attendance import Attendance
 from protheon_dask.run.authority import Authority
@@ -90,3 +91,13 @@ def test_a_master_that_cannot_write_its_certificate_tries_again(tmp_path: Path, 
         master._closing.set()
         thread.join()
     assert "could not be renewed, and will be tried again" in said[0]
+
+
+def test_an_authority_that_cannot_be_written_says_so_and_is_as_it_was(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    in_the_way = authority.directory / "invites.json.new"
+    in_the_way.mkdir()
+    with pytest.raises(TransientError, match="cannot be written"):
+        authority.invite(60.0, 1, ["nuc:50052"])
+    in_the_way.rmdir()
+    assert authority.invite(60.0, 1, ["nuc:50052"])
