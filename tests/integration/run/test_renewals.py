@@ -66,6 +66,7 @@ def test_a_host_whose_clock_is_hours_ahead_of_the_masters_renews_once_and_not_at
     ):
         wait_until(lambda: desk.n_looks > 5, timeout_s=60)
         assert desk.n_renewals == 1
+    coordinator.dask.close()
     assert [text.partition(",")[0] for text in said] == ["the certificate was renewed"]
 
 
