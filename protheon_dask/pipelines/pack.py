@@ -148,9 +148,9 @@ def _names_installed(reference: str) -> bool:
 
 def _reference(pipeline: Pipeline) -> str:
     """A built-in name, or module:name of what stands in site-packages (an editable install is this host's alone)."""
-    if isinstance(pipeline.form, JsonlForm):
+    if type(pipeline.form) is JsonlForm:  # what an author derived from it is his own
         return JSONL
-    if isinstance(pipeline.form, PgcrForm):
+    if type(pipeline.form) is PgcrForm:
         return pgcr.name
     module = sys.modules.get(getattr(pipeline.form.function, "__module__", ""))
     if module is None or not _in_site_packages(module):
@@ -163,20 +163,17 @@ def _in_site_packages(module: ModuleType) -> bool:
     return file is not None and any(Path(file).is_relative_to(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
-def _own_modules(module: ModuleType) -> list[ModuleType]:
-    """The author's module and its neighbours that are loaded: all below its top package's directory, nothing installed."""
-    if module.__name__ == "__main__":
-        return []  # cloudpickle sends it by value without being told
-    if getattr(module, "__file__", None) is None:
-        return [module]
-    depth = module.__name__.count(".") + (1 if hasattr(module, "__path__") else 0)
-    root = Path(str(module.__file__)).resolve().parents[depth]
-    found = [module]
+def _own_modules(module: ModuleType | None) -> list[ModuleType]:
+    """The author's module, and every other that is loaded and not installed: a session's class may be of any file.
+
+    Only what the pipeline uses of them travels.
+    """
+    found = [] if module is None or module.__name__ == "__main__" else [module]  # cloudpickle sends __main__ by value without being told
     for other in list(sys.modules.values()):
         file = getattr(other, "__file__", None)
-        if file is None or other in found or other.__name__ in ("__main__", "__mp_main__") or sys.modules.get(other.__name__) is not other:
+        if not isinstance(file, str) or other in found or other.__name__ in ("__main__", "__mp_main__"):
             continue
-        if Path(file).resolve().is_relative_to(root) and not is_installed(file):
+        if sys.modules.get(other.__name__) is other and not is_installed(file):
             found.append(other)
     return found
 
@@ -216,7 +213,7 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
 def _pickled(pipeline: Pipeline) -> bytes:
     module = sys.modules.get(getattr(pipeline.form.function, "__module__", ""))
     out = io.BytesIO()
-    with _by_value([] if module is None else _own_modules(module)):
+    with _by_value(_own_modules(module)):
         try:
             _Pickler(out, protocol=pickle.DEFAULT_PROTOCOL).dump(pipeline)
         except (pickle.PicklingError, TypeError, RecursionError) as error:

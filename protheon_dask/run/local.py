@@ -123,13 +123,15 @@ class LocalCluster:
             time.sleep(LAST_PICTURE_S)
 
     def is_gone(self) -> bool:
-        """Has the command that ran the cluster which this one joined ended, and its cluster with it?"""
-        return self._joined is not None and not self._joined.lives()
+        """Has the command that ran the cluster which this one joined ended, and its cluster with it? Not so a master that stands:
+        its runs go on when it is started again.
+        """
+        return self._joined is not None and not self._joined.stands and not self._joined.lives()
 
     def wait_gone(self) -> None:
         """The cluster that was joined interrupts its runs: wait until it does not stand for the next command any more."""
         end_at = time.monotonic() + START_S
-        while self._joined is not None and not self.is_gone() and time.monotonic() < end_at:
+        while self._joined is not None and not (self._joined.stands or self.is_gone()) and time.monotonic() < end_at:
             time.sleep(POLL_S)
 
     def _open_runs(self) -> list[int]:
@@ -258,13 +260,15 @@ ANNOUNCEMENTS = "local-master-*.json"
 """Files below home, one for each ledger that a local master of this user leads, or led when it was killed."""
 
 
-def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None) -> Path:
+def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None, *, stands: bool = False) -> Path:
     """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
 
     pid: of the command that runs it, and starts it again. tls: by which clients of this host speak to it.
+    stands: its runs do not end with that command.
     """
     path = home / f"local-master-{ledger_id}.json"
-    path.write_text(json.dumps({"address": address, "pid": pid, "tls": str(tls.directory) if tls else ""}))
+    told = {"address": address, "pid": pid, "tls": str(tls.directory) if tls else "", "stands": stands}
+    path.write_text(json.dumps(told))
     return path
 
 
@@ -282,6 +286,7 @@ class Joined:
     text: str
     address: str
     pid: int
+    stands: bool = False
 
     def lives(self) -> bool:
         """Does that command still live, and stand by its master? One that was killed leaves the file, another end takes it along."""
@@ -291,7 +296,7 @@ class Joined:
             return False
 
     def check(self) -> None:
-        """Raise BrokerUnavailable if it does not: nobody starts that master again, and its runs are interrupted."""
+        """Raise BrokerUnavailable if it does not: but for one that stands, nobody starts it again, and its runs are interrupted."""
         if not self.lives():
             raise BrokerUnavailable("the command that ran the cluster has ended")
 
@@ -311,11 +316,17 @@ def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Joined, 
     try:
         text = path.read_text()
         announced = json.loads(text)
-        joined = Joined(path, text, announced["address"], int(announced["pid"]))
-        check = joined.check if to_use else lambda: None
-        check()
+        joined = Joined(path, text, announced["address"], int(announced["pid"]), bool(announced.get("stands")))
+        if to_use:
+            joined.check()
         tls = TlsFiles(Path(announced["tls"])) if announced.get("tls") else None
-        master = Master(joined.address, read_key(make_key(home)), check=check, comes_back=lambda: _lives(joined.pid), tls=tls)
+        master = Master(
+            joined.address,
+            read_key(make_key(home)),
+            check=joined.check if to_use and not joined.stands else lambda: None,
+            comes_back=lambda: joined.stands or _lives(joined.pid),
+            tls=tls,
+        )
     except (OSError, ValueError, KeyError, ProtheonError):
         return None
     with suppress(ProtheonError):

@@ -242,7 +242,7 @@ class StandingMaster:
         master = Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self._processes.check, comes_back=lambda: True, tls=self.tls)
         self.client = self._stack.enter_context(master)
         ledger_id = self.client.info().ledger_id
-        self._stack.callback(announce(self.home, ledger_id, address, os.getpid(), self.tls).unlink, missing_ok=True)
+        self._stack.callback(announce(self.home, ledger_id, address, os.getpid(), self.tls, stands=True).unlink, missing_ok=True)
         end_at = time.monotonic() + START_S
         while self._n_threads() < self.wish.n_workers:
             if time.monotonic() > end_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ import pytest
 import protheon_dask as protheon
 from protheon_dask.config import Settings
 from protheon_dask.run import addresses, founding
+from protheon_dask.run.local import free_port
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.postgres import fresh_database
-from tests.fixtures.standing import Master, started
+from tests.fixtures.standing import PROTHEON, Master, started
 
 N_LINES = 40
 
@@ -148,6 +150,32 @@ def test_it_ends_in_bounded_time_and_its_runs_go_on_at_the_next_start(postgres_u
         with started(home, url, "--workers", "2") as second:
             assert wait_run(second, run)["state"] == "succeeded"
         assert numbers(url, "resumed") == list(range(N_LINES))
+
+
+@pytest.mark.slow
+def test_a_load_that_looks_on_waits_for_a_master_that_is_started_again(postgres_url: str, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "open")
+    pipeline = write_pipeline(tmp_path, "waited", gate.body(1, 10))
+    source = write_numbers(tmp_path / "waited.txt", N_LINES)
+    ports = {"PROTHEON_EXIT_GRACE_S": "3", "PROTHEON_BROKER_PORT": str(free_port(0))}
+    with fresh_database(postgres_url) as url:
+        home = tmp_path / "home"
+        with started(home, url, "--workers", "2", **ports) as first:
+            command = [PROTHEON, "load", source, "--pipeline", pipeline, "--chunk-lines", "10"]
+            looking = subprocess.Popen(command, env=first.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            wait_until(lambda: ask(url, "SELECT count(*) FROM protheon.task WHERE state = 'running'") == [(2,)], 60)
+            assert first.end() == 0, first.said
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                looking.wait(5)
+            gate.open()
+            with started(home, url, "--workers", "2", **ports):
+                told, _ = looking.communicate(timeout=60)
+        finally:
+            looking.kill()
+        assert looking.returncode == 0, told
+        assert "starting one of our own" not in told
+        assert numbers(url, "waited") == list(range(N_LINES))
 
 
 @pytest.mark.slow
