@@ -5,6 +5,7 @@ Each function takes the connection first, works in the caller's transaction and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from protheon_dask.errors import ConfigError, LeadershipLost, NotFound
 from protheon_dask.ledger import undo, verbs
 from protheon_dask.ledger.rows import rows, run
 from protheon_dask.model import YOUR_PIPELINE, ChunkManifest, Identity, Joined, Lease, RunState, Seen, SplitState
+from protheon_dask.pipelines.table import Table
 from protheon_dask.policy import RejectLimit
 
 PAUSED_BY_HAND = "paused by hand"
@@ -148,8 +150,9 @@ def _join_existing(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, An
     notices = []
     if load["code_hash"] != new.code_hash:
         notices.append(
-            f"{new.path}: the pipeline's code has changed since the load was begun, its version {new.pipeline_version!r} has not: "
-            "chunks loaded before keep the old code's rows; give it a new version to load everything anew"
+            f"{new.path}: the pipeline's code has changed since the load was begun{_tables_changed(conn, owner, new.run_id)}, its version "
+            f"{new.pipeline_version!r} has not: chunks loaded before keep the old code's rows; "
+            "give it a new version to load everything anew"
         )
     if new.chunk_lines_given and new.chunk_lines != load["chunk_lines"]:
         notices.append(f"{new.path}: --chunk-lines is ignored: the load was begun with {load['chunk_lines']} lines a chunk")
@@ -169,8 +172,8 @@ def _of_finished(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, Any]
     told = [f"{new.path}: loaded already by run {owner}: skipped"]
     if load["code_hash"] != new.code_hash:
         told.append(
-            f"{new.path}: the pipeline's code has changed since run {owner} loaded it, its version {new.pipeline_version!r} has not: "
-            "it stays as it is; a new version loads it anew"
+            f"{new.path}: the pipeline's code has changed since run {owner} loaded it{_tables_changed(conn, owner, new.run_id)}, "
+            f"its version {new.pipeline_version!r} has not: it stays as it is; a new version loads it anew, and so does --again"
         )
     [still_open] = rows(conn, "count_open_rejects", {"load_ids": [load["id"]]})
     if still_open["n_lines"]:
@@ -179,6 +182,19 @@ def _of_finished(conn: psycopg.Connection, new: NewLoad, load: Mapping[str, Any]
             f"protheon rejects replay {owner} {YOUR_PIPELINE}"
         )
     return tuple(told)
+
+
+def _tables_changed(conn: psycopg.Connection, before: int, now: int) -> str:
+    """`` (its tables: shop.tb is new, shop.ta is no more)``; empty where names and columns are what they were."""
+    packed = (json.loads(pipeline_of(conn, run_id)["tables_json"]) for run_id in (before, now))
+    old, new = ({table.name: table for table in map(Table.from_json, tables)} for tables in packed)
+    told = [f"{name} is new" for name in new if name not in old] + [f"{name} is no more" for name in old if name not in new]
+    for name in [name for name in new if name in old]:
+        was, now_is = ({column.name: column.type for column in tables[name].columns} for tables in (old, new))
+        differing = [column for column in {**now_is, **was} if was.get(column) != now_is.get(column)]
+        if differing:
+            told.append(f"{name} has other columns ({', '.join(differing)})")
+    return f" (its tables: {'; '.join(told)})" if told else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +58,13 @@ def is_installed(file: str | None) -> bool:
     path = Path(file).resolve()
     if {"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(Path(__file__).resolve().parents[1]):
         return True
-    return any(path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any(map(path.is_relative_to, _installed_places()))
+
+
+@cache
+def _installed_places() -> tuple[Path, ...]:
+    """Python's own; asked for once, for every loaded module is compared with them."""
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def is_own_code(file: str) -> bool:

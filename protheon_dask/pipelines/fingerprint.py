@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from types import CodeType, FunctionType
 from typing import Any
 
 from protheon_dask.pipelines.find import is_installed
 from protheon_dask.pipelines.pipeline import Pipeline
+from protheon_dask.pipelines.table import Table
 
 
 def code_hash(pipeline: Pipeline) -> bytes:
-    """Hash what the pipeline does: its function or form, and what these name of the author's own code.
+    """Hash what the pipeline does: its function or form, what these name of the author's own code, and its tables.
 
-    Shapes:     32 bytes. Comments, layout and places of lines do not count, nor does what is installed.
+    Shapes:     32 bytes. Comments, layout and places of lines do not count, nor does what is installed, nor the table of one that
+                is built in, which is chosen beside it.
     Guarantee:  the same code gives the same hash in every process; where no source is to be had (an interactive session),
                 of one Python minor version.
     """
     start: Any = pipeline.form.function
+    mac = sha256()
     if getattr(start, "__module__", "").split(".")[0] == __name__.split(".")[0]:
         start = type(pipeline.form)  # built in: its form is its code
-    mac = sha256()
+    else:  # said on their own: of a class that was written in a cell no source may be had
+        mac.update(f"{[_table(table) for table in pipeline.tables]}\n".encode())
     seen: set[int] = set()
     waiting = [start]
     while waiting:
@@ -46,6 +52,11 @@ def code_hash(pipeline: Pipeline) -> bytes:
             elif (constant := _constant(value)) is not None:
                 mac.update(f"{name}={constant}\n".encode())
     return mac.digest()
+
+
+def _table(table: Table) -> str:
+    plain = replace(table, comment=None, columns=tuple(replace(column, comment=None) for column in table.columns))
+    return json.dumps(plain.to_json(), sort_keys=True)
 
 
 def _text_and_names(thing: Any) -> tuple[str, set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from protheon_dask.model import (
     TableCount,
     Worker,
 )
+from protheon_dask.pipelines.table import Column, Table
 from protheon_dask.run.statistics import statistics_of
 
 LEASE_S = 60.0
@@ -103,7 +105,9 @@ class Scene:
         return row
 
 
-def submit(conn: psycopg.Connection, digest: bytes = b"d" * 16, *, again: bool = False, **changes: Any) -> tuple[int, runs.JoinedLoad]:
+def submit(
+    conn: psycopg.Connection, digest: bytes = b"d" * 16, *, again: bool = False, pipeline: dict[str, Any] = PIPELINE, **changes: Any
+) -> tuple[int, runs.JoinedLoad]:
     columns = {
         "paths": ["/a"],
         "pipeline_name": "p",
@@ -114,7 +118,7 @@ def submit(conn: psycopg.Connection, digest: bytes = b"d" * 16, *, again: bool =
         "request_id": str(uuid4()),
         "ephemeral": False,
     }
-    run_id = runs.create_run(conn, columns, PIPELINE)
+    run_id = runs.create_run(conn, columns, pipeline)
     assert run_id is not None
     values: dict[str, Any] = {
         "run_id": run_id,
@@ -440,10 +444,23 @@ def test_typing_it_again_attaches_resumes_or_skips(scene: Scene) -> None:
     assert mended.notices == (
         skipped.notices[0],
         f"/a: the pipeline's code has changed since run {owner} loaded it, its version '1' has not: it stays as it is; "
-        "a new version loads it anew",
+        "a new version loads it anew, and so does --again",
         "/a: still refused of its lines: 2; once their cause is mended, this loads them: "
         f"protheon rejects replay {owner} --pipeline PIPELINE",
     )
+
+
+def test_a_load_whose_pipeline_has_other_tables_now_says_which(scene: Scene) -> None:
+    def tables(*names: str, column: str) -> str:
+        return json.dumps([Table(name=name, columns=(Column("id", "bigint"), Column(column, "text"))).to_json() for name in names])
+
+    scene.conn.execute(
+        "UPDATE protheon.pipeline SET tables = %s WHERE run_id = %s", (tables("shop.ta", "shop.x", column="a"), owner(scene))
+    )
+    new = {**PIPELINE, "tables": tables("shop.tb", "shop.x", column="b")}
+    _, told = submit(scene.conn, pipeline=new, code_hash=b"other")
+    what = "(its tables: shop.tb is new; shop.ta is no more; shop.x has other columns (b, a))"
+    assert any(f"changed since the load was begun {what}, its version" in notice for notice in told.notices)
 
 
 def gone_on_by(scene: Scene, run_id: int) -> tuple[int, ...]:

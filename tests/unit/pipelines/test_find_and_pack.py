@@ -185,6 +185,29 @@ open({str(tmp_path / "packed")!r}, "wb").write(pickle.dumps(pack(from_cell, {KEY
     assert rows(unpack(packed, KEY), b'{"id":4}') == [[(4,)]]
 
 
+def test_what_a_session_takes_from_a_local_file_travels_with_its_pipeline(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    code = f"""
+import pickle, protheon_dask as protheon
+from orders import Order, Source
+from protheon_dask.pipelines.pack import pack
+@protheon.pipeline
+def mended(source: Source) -> Order:
+    return Order(source.id, source.total(), "mended")
+open({str(elsewhere / "packed")!r}, "wb").write(pickle.dumps(pack(mended, {KEY!r})))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    code = f"""
+import pickle
+from protheon_dask.pipelines.pack import unpack
+from protheon_dask.pipelines.pipeline import ChunkContext
+pipeline = unpack(pickle.load(open("packed", "rb")), {KEY!r})
+print(pipeline.open(ChunkContext(7, 1, "x")).transform([{LINE!r}], (1,)).tables[0].rows)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[(3, 3.5, 'mended')]", done.stderr
+
+
 def changed(packed: PackedPipeline, name: str) -> PackedPipeline:
     value = getattr(packed, name)
     return replace(packed, **{name: value + (b"x" if isinstance(value, bytes) else " ")})
@@ -280,6 +303,18 @@ def test_the_code_hash_is_the_same_in_every_process_and_changes_with_the_code_al
     after = hash_of(folder)
     (folder / "neighbour.py").write_text(NEIGHBOUR.replace("2", "3"))
     assert len({before, after, hash_of(folder)}) == 3
+
+
+def test_the_code_hash_covers_the_tables_of_a_class_whose_source_nobody_has() -> None:
+    def made(table: str, column: str) -> bytes:
+        names: dict[str, Any] = {"__name__": "__main__"}
+        row = f"class T(p.Row, table={table!r}):\n    {column}: int\n"
+        text = f"import protheon_dask as p\n{row}@p.pipeline\ndef f(line: dict) -> T: return T(1)"
+        exec(text, names)
+        return code_hash(names["f"])
+
+    assert made("shop.ta", "n") == made("shop.ta", "n")
+    assert len({made("shop.ta", "n"), made("shop.tb", "n"), made("shop.ta", "m")}) == 3
 
 
 def test_the_code_hash_covers_built_in_pipelines() -> None:
