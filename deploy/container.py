@@ -117,9 +117,11 @@ async def pages(routes: Sequence[tuple[int, int]] = PAGES) -> None:
             except OSError:  # the master is not up yet, or is being started again
                 writer.close()
                 return
-            await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
-            for end in (writer, to_writer):
-                end.close()
+            try:
+                await asyncio.gather(pump(reader, to_writer), pump(to_reader, writer))
+            finally:
+                for end in (writer, to_writer):
+                    end.close()
 
         server = await asyncio.start_server(connected, port=port)
         await server.serve_forever()

@@ -134,10 +134,12 @@ def test_pages_pass_connections_on_to_loopback_and_hang_up_while_nothing_is_ther
             answer = await reader.read()
             assert answer.endswith(b"x" * 200_000)
             writer.close()
+            await writer.wait_closed()
 
             reader, writer = await asyncio.open_connection("127.0.0.1", other)
             assert await reader.read() == b""
             writer.close()
+            await writer.wait_closed()
 
             _Health.code = 503
             assert not await asyncio.to_thread(container.master_is_healthy, url)
