@@ -112,7 +112,7 @@ def test_lines_that_cannot_be_replayed_now_are_an_incomplete_end(world: World, t
     source.unlink()
     typed = type_("rejects", "replay", first.run)
     assert typed.code == 1
-    assert "1 line of run" in typed.err
+    assert "1 line, of which none can be replayed now" in typed.err
     assert "no such file" in typed.err
 
 
