@@ -84,6 +84,11 @@ def count_open(conn: psycopg.Connection, load_ids: Sequence[int]) -> tuple[int, 
     return row["n_lines"], row["n_parts"]
 
 
+def are_replayed(conn: psycopg.Connection, load_ids: Sequence[int]) -> bool:
+    """Was a replay of any of these loads made?"""
+    return bool(rows(conn, "any_replay", {"load_ids": list(load_ids)}))
+
+
 def live(conn: psycopg.Connection, load_ids: Sequence[int]) -> list[LiveReplay]:
     """Replays of these loads that may still go on."""
     return [

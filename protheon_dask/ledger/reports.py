@@ -158,9 +158,10 @@ def status(conn: psycopg.Connection) -> dict[str, Any]:
     return row
 
 
-def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+def query(conn: psycopg.Connection, sql: str, asked_by: str = "protheon sql") -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run a person's own SQL, one statement; names of the columns (none where nothing comes back) and the rows.
 
+    asked_by:  what the person called, for messages.
     Raises:    ConfigError: it would change something, or PostgreSQL does not take it.
     Guarantee: reads only. A pipeline speaks the protocol that takes a single statement, so that no COMMIT in the text
                ends the read-only transaction before the rest of it.
@@ -175,11 +176,11 @@ def query(conn: psycopg.Connection, sql: str) -> tuple[list[str], list[tuple[Any
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()
     except psycopg.errors.ReadOnlySqlTransaction as exc:
-        raise ConfigError("protheon sql only reads: use psql for changes (protheon db url, protheon db serve)") from exc
+        raise ConfigError(f"{asked_by} only reads: use psql for changes (protheon db url, protheon db serve)") from exc
     except psycopg.Error as exc:
         if exc.sqlstate is None and isinstance(exc, psycopg.OperationalError):
             if conn.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:  # it answers, but a COPY never ends a pipeline
-                raise ConfigError("protheon sql takes no COPY: use psql for it (protheon db url, protheon db serve)") from exc
+                raise ConfigError(f"{asked_by} takes no COPY: use psql for it (protheon db url, protheon db serve)") from exc
             raise  # the connection, not the statement
         if exc.sqlstate is not None and not exc.sqlstate.startswith(OWN_SQL):
             raise

@@ -15,6 +15,8 @@ BLANK: Final = b" \t\r"
 REASON_CHARACTERS: Final = 500
 """Longest reason that is kept; chosen so that a page of rejects stays readable and 50,000 of them small."""
 
+BROKEN_JSON: Final = re.compile(rb'\{\s*"|\[\s*["{\[]')
+"""How a line begins that was meant to be JSON."""
 SHORT_BYTES: Final = 60
 """A line that begins with a bracket and ends before this is likelier the first of many than a document that was cut."""
 JSON_WANTED: Final = re.compile(r"JSON|Expected `|Input data was truncated|DecodeError")
@@ -97,8 +99,10 @@ def way_on(line: bytes) -> str:
     if text[:1] in (b"[", b"{") and len(text) < SHORT_BYTES:
         way = "'.[]'" if text.startswith(b"[") else "."
         return f"this looks like JSON over many lines: make it one object a line, for example with jq -c {way} FILE"
+    if BROKEN_JSON.match(text):
+        return "this looks like JSON that is cut or broken on its line: mend what writes it, and load the file that it writes then"
     for separator, called in ((b"\t", "tabs"), (b";", "semicolons"), (b",", "commas")):
-        if text.count(separator) >= 2:
+        if text.count(separator) >= 2 and text[:1] not in (b"[", b"{"):  # there they are JSON's, or a log's
             return (
                 f"this looks like columns with {called} between them: psql's \\copy or DuckDB reads CSV; "
                 f"here, write a pipeline that takes bytes (docs/pipelines.md, Bytes)"

@@ -169,7 +169,7 @@ class Cluster:
         from protheon_dask.ledger.reports import query as ask
 
         with opened(self.url, application=APPLICATION) as conn:
-            return sql_frame(*ask(conn, query))
+            return sql_frame(*ask(conn, query, "cluster.sql"))
 
     # --- the rest of Dask ---------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Cluster:
         """End what this object started; a cluster that others run stays. Idempotent.
 
         Runs of other commands and kernels that use a cluster of ours are waited for, and named, unless wait_others is false; Ctrl-C
-        ends them, too. Our own are interrupted.
+        ends them, too. Our own are interrupted, and named with how far they were: loading the same again goes on with them.
         """
         with self._lock:
             if self._dask is not None:

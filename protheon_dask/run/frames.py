@@ -83,6 +83,9 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind]]] = {
 }
 """What each report has, and what it is: the ledger's own statements, checked by test."""
 
+FIRST: Final[Mapping[str, tuple[str, ...]]] = {"rejects": ("line", "reason", "raw")}
+"""Columns of a DataFrame that stand before the others: a printed one shows its first and last few."""
+
 
 def limit_of(limit: int | None, *, least: int = 0) -> int | None:
     """How many at most, of what a person asked for: the same by the database and by the master. None: all.
@@ -115,7 +118,7 @@ def report_frame(name: str, rows: Sequence[Mapping[str, Any]], limit: int | None
 
     shown = rows[:limit]
     kinds = COLUMNS[name]
-    order = list(rows[0]) if rows else list(kinds)
+    order = list(dict.fromkeys([*FIRST.get(name, ()), *(rows[0] if rows else kinds)]))
     frame = pd.DataFrame({column: _series([row[column] for row in shown], kinds.get(column, "list")) for column in order})
     frame.attrs.update(report=name, limit=limit, more=len(shown) < len(rows))
     if limit == ROWS and len(shown) < len(rows):

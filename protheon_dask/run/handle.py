@@ -112,8 +112,12 @@ class Run:
         """
         started_s = time.monotonic()
         latest: RunStatistics | None = None
-        for picture in self.pictures(timeout):
-            latest = picture
+        try:
+            for picture in self.pictures(timeout):
+                latest = picture
+        except KeyboardInterrupt:  # raised anew: fifty lines of gRPC tell nobody that nothing is lost
+            how_long = " as long as this process lives" if self._link.is_ours else ""
+            raise KeyboardInterrupt(f"run {self._id} goes on{how_long}: cluster.run({self._id}).wait()") from None
         if latest is None or not latest.state.is_settled:
             raise StillRunning(self._id, time.monotonic() - started_s)
         self._card.settle(latest)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from threading import RLock
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from protheon_dask import words
 from protheon_dask.errors import ConfigError, ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened
 from protheon_dask.run import reporting
 from protheon_dask.run.frames import ROWS, limit_of
 from protheon_dask.run.local import LocalCluster
 from protheon_dask.run.master import Master
+from protheon_dask.telemetry import card
+from protheon_dask.telemetry.ended import replayed_run
 
 APPLICATION: Final = "protheon-notebook"
 PAGE: Final = "/protheon"
@@ -124,9 +127,9 @@ class Link:
         self._own_runs.add(run_id)
 
     def tell(self, notices: Iterable[str]) -> None:
-        """Say to the person what there is to know."""
+        """Say to the person what there is to know, in calls where it names commands."""
         for notice in notices:
-            self._say(notice)
+            self._say(card.in_python(notice))
 
     # --- the end of a cluster -----------------------------------------------------------------------------------------------------
 
@@ -138,12 +141,27 @@ class Link:
         if self.is_closed or os.getpid() != self._owner_pid:  # a fork of this process has no cluster
             return
         self.is_closed = True
+        interrupted: list[str] = []
         with ExitStack() as stack:
+            stack.callback(lambda: self.tell(interrupted))  # once it is so
             stack.callback(self._master.close)
             if self._local is not None:
                 stack.push(self._local.__exit__)
+                stack.callback(lambda: interrupted.extend(self._ends_with_us()))
                 if wait_others:
                     self._local.wait_others(self._say, self._own_runs)
+
+    def _ends_with_us(self) -> Iterator[str]:
+        """What is to be said of the runs that were asked for here, are not done, and end with a cluster of ours."""
+        if not self.is_ours or self.has_failed:
+            return
+        for run_id in sorted(self._own_runs):
+            with suppress(ProtheonError):
+                picture = self._master.get(run_id)
+                if not picture.state.is_settled:
+                    again = "loading the same" if replayed_run(picture.paths) is None else "the same replay"
+                    done = words.percent(card.shown_fraction(picture))
+                    yield f"run {run_id} is interrupted at {done}: {again} again goes on with it"
 
     def moved_on(self, generation: int) -> bool:
         """Has the command ended that ran the cluster of this generation? Another cluster has taken its place then."""

@@ -86,7 +86,18 @@ def with_reasons(conn: Connection, statistics: RunStatistics) -> RunStatistics:
         statistics = replace(statistics, deaths=tuple(deaths))
     if not (statistics.rejected or statistics.rejected_parts):
         return statistics
-    return replace(statistics, refusals=refusals_of(conn, statistics.run))
+    return _with_replays(conn, replace(statistics, refusals=refusals_of(conn, statistics.run)))
+
+
+def _with_replays(conn: Connection, statistics: RunStatistics) -> RunStatistics:
+    """With what became of its refused lines since. They are counted only where there was a replay: there may be millions."""
+    load_ids = [original.load_id for original in replays.originals(conn, statistics.run)]
+    if not replays.are_replayed(conn, load_ids):
+        return statistics
+    by = tuple(row["run_id"] for row in reports.replayed(conn, statistics.run) if row["run_id"] > statistics.run)
+    n_open, _ = replays.count_open(conn, load_ids)  # of a replay: of all that it is a part of, so that less is told than there may be
+    n = statistics.rejected - n_open
+    return replace(statistics, replayed=n, replayed_by=by) if by and n > 0 else statistics
 
 
 def export(url: str, run_id: int | None, counted: Exported, *, everything: bool, raw: bool) -> Iterator[bytes]:

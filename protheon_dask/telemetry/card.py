@@ -51,6 +51,19 @@ _CALLS: Final = tuple(
 """What the ledger's reasons and notices tell a person to type, and the call of a run that does it."""
 
 
+_WORDS: Final = (
+    (
+        "its command ended; type the same again to go on",
+        "its cluster ended; loading the same again goes on with it: run that cell once more",
+    ),
+    ("type the same again", "load the same again"),
+    ("--again", AGAIN),
+    ("--checksum", "checksum=True"),
+    ("--chunk-lines", "chunk_lines"),
+)
+"""Likewise what a person would type or add there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
     """What the card of a cluster tells. database: without a password; missing: what is away, in words, with since when."""
@@ -160,7 +173,10 @@ def _calls(way: WayOn, run: int, s: RunStatistics) -> list[tuple[str, str]]:
     match way:
         case WayOn.SEE_REJECTS:
             found = [("see what was refused", "run.rejects()"), ("see why, line by line", "run.debug(run.rejects().iloc[0])")]
-            return [*found, *([("with a pipeline that takes them", "run.replay_rejects(pipeline=..)")] if s.state.is_final else [])]
+            is_to_be_mended = s.state.is_final and WayOn.REPLAY_REJECTS not in dict(
+                ended.ways_on(s)
+            )  # which says it of the run that refused
+            return [*found, *([("with a pipeline that takes them", "run.replay_rejects(pipeline=..)")] if is_to_be_mended else [])]
         case WayOn.REPLAY_REJECTS:
             return [(f"lines of run {run} are still refused", f"cluster.run({run}).replay_rejects(pipeline=..)")]
         case WayOn.SEE_DEAD_LETTERS:
@@ -186,8 +202,9 @@ def _calls(way: WayOn, run: int, s: RunStatistics) -> list[tuple[str, str]]:
 
 
 def _notices(s: RunStatistics) -> list[str]:
-    told = [_called(notice, s) for notice in s.notices[:NOTICES]]
-    rest = len(s.notices) - len(told)
+    untold = [notice for notice in s.notices if not (s.state.is_settled and ended.is_told(notice, s))]
+    told = [_called(notice, s) for notice in untold[:NOTICES]]
+    rest = len(untold) - len(told)
     return told + ([f"{words.counted(rest, 'more note')}: run.progress().notices"] if rest else [])
 
 
@@ -197,11 +214,16 @@ def _called(told: str, s: RunStatistics) -> str: ...
 def _called(told: str | None, s: RunStatistics) -> str | None: ...
 def _called(told: str | None, s: RunStatistics) -> str | None:
     """The same with calls for a terminal's commands: of this run as ``run``, of another one by its number."""
-    if told is None:
-        return None
+    return None if told is None else in_python(told).replace(f"cluster.run({s.run}).", "run.")
+
+
+def in_python(told: str) -> str:
+    """What is said of a terminal's commands and options as calls: of a run by its number."""
     for command, call in _CALLS:
         told = command.sub(rf"cluster.run(\1).{call}", told)
-    return told.replace(f"cluster.run({s.run}).", "run.")
+    for typed, said in _WORDS:
+        told = told.replace(typed, said)
+    return told
 
 
 def _state(state: RunState) -> str:
@@ -286,7 +308,7 @@ def verification_html(found: Verified) -> str:
     items = []
     for drawn in verdict.lines(found):
         below = listed((foreign(finding, TOLD_CHARACTERS) for finding in drawn.findings), "p-bad")
-        items.append(f'<span class="{styles[drawn.word]}">{drawn.word}</span> {foreign(_in_python(drawn.text), TOLD_CHARACTERS)}{below}')
+        items.append(f'<span class="{styles[drawn.word]}">{drawn.word}</span> {foreign(in_python(drawn.text), TOLD_CHARACTERS)}{below}')
     parts.append(listed(items))
     if what_to_do := verdict.what_to_do(found):
         parts.append(line([escape(what_to_do)], "p-muted"))
@@ -297,11 +319,6 @@ def verification_text(found: Verified) -> str:
     """The same for a console."""
     lines = [f"run {found.run_id}: {verdict.verdict(found)}{words.visible(verdict.reach(found))}"]
     for drawn in verdict.lines(found):
-        lines.append(f"  {drawn.word:<7}  {words.visible(_in_python(drawn.text), TOLD_CHARACTERS)}")
+        lines.append(f"  {drawn.word:<7}  {words.visible(in_python(drawn.text), TOLD_CHARACTERS)}")
         lines += [f"           {words.visible(finding, TOLD_CHARACTERS)}" for finding in drawn.findings]
     return "\n".join([*lines, *filter(None, [verdict.what_to_do(found)])])
-
-
-def _in_python(told: str) -> str:
-    """The options of a terminal's load as those of Cluster.load()."""
-    return told.replace("--checksum", "checksum=True")

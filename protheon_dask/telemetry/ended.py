@@ -76,6 +76,8 @@ def speed_sentence(s: RunStatistics) -> str:
 def facts(s: RunStatistics, again: str = AGAIN) -> list[str]:
     """Lines, time and speed, what was skipped, what went wrong on the way. again: how the face says to load once more."""
     told = [lines_sentence(s), speed_sentence(s)]
+    if s.replayed:
+        told.append(f"{words.count(s.replayed)} of the rejected are refused no more: replayed by run {', '.join(map(str, s.replayed_by))}")
     if s.skipped_files:
         told.append(f"{words.counted(s.skipped_files, 'file')} skipped: loaded before ({again} loads once more)")
     if trouble := troubles(s):
@@ -92,6 +94,13 @@ def loaded_before(s: RunStatistics, again: str = AGAIN) -> list[str]:
         told.append(f"nothing was loaded: it was loaded {by}, with these numbers")
     lost = dict.fromkeys(found.groups() for notice in s.notices if (found := _LOST.search(notice)))
     return told + [f"but table {table} is {state} now: load once more with {again}" for table, state in lost]
+
+
+def is_told(notice: str, s: RunStatistics) -> bool:
+    """Does the rest of an ended run's summary say what this notice says: which run loaded the file, or refused lines of it?"""
+    if found := _REPLAY.search(notice):
+        return (WayOn.REPLAY_REJECTS, int(found[1])) in ways_on(s)
+    return s.files == s.skipped_files == 1 and _LOADED_BY.search(notice) is not None
 
 
 def reasons(refusals: Sequence[Refusal], limit: int) -> list[str]:
@@ -148,7 +157,7 @@ def ways_on(s: RunStatistics) -> list[tuple[WayOn, int]]:
     if s.state is RunState.INCOMPLETE and OVER_LIMIT in (s.reason or ""):
         ways.append((WayOn.LOAD_UNDER_LIMIT, s.run))
     looks: list[tuple[WayOn, int]] = []
-    if s.rejected or s.rejected_parts:
+    if s.rejected > s.replayed or s.rejected_parts:
         looks.append((WayOn.SEE_REJECTS, s.run))
     replays = dict.fromkeys(int(found[1]) for notice in s.notices if (found := _REPLAY.search(notice)))
     looks += [(WayOn.REPLAY_REJECTS, run) for run in list(replays)[:MAX_REPLAYS]]

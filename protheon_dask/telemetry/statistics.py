@@ -9,7 +9,7 @@ from typing import Any, Self
 from protheon_dask.model import Death, Refusal, RunState, TableCount
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunStatistics:
     """A run as the ledger knows it: committed work only, so nothing here ever runs backwards.
 
@@ -60,6 +60,8 @@ class RunStatistics:
     last_error: str | None = None  # class of the error of that one, asked while no chunk can be worked on
     last_message: str | None = None
     deaths: tuple[Death, ...] = ()  # once it has ended or paused: why chunks are dead, the commonest reasons first
+    replayed: int = 0  # once it has ended or paused: of rejected, lines that are refused no more, at least
+    replayed_by: tuple[int, ...] = ()  # runs of refused lines that took them, the latest first
 
     @property
     def is_pausing(self) -> bool:
@@ -116,15 +118,21 @@ class RunStatistics:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         values = dict(value)
         values["state"] = RunState(values["state"])
-        for name in ("paths", "notices", "gone_on_by", "behind"):
+        for name in ("paths", "notices", "gone_on_by", "behind", "replayed_by"):
             values[name] = tuple(values.get(name, ()))
         values["rows"] = tuple(TableCount(**count) for count in values["rows"])
         values["refusals"] = tuple(Refusal(**refusal) for refusal in values.get("refusals", ()))
         values["deaths"] = tuple(Death(**death) for death in values.get("deaths", ()))
         return cls(**values)
 
+    def __repr__(self) -> str:
+        """The run on a line, at a prompt and in logs. Its fields are for programs, and too many to be looked at."""
+        from protheon_dask.telemetry.card import runs_text
+
+        return f"<{runs_text((self,))}>"
+
     def _repr_html_(self) -> str:
-        """At the end of a cell: the run in a row. Its fields are for programs, and too many to be looked at."""
+        """At the end of a cell: the run in a row."""
         from protheon_dask.telemetry.card import runs_html
 
         return runs_html((self,))

@@ -108,18 +108,19 @@ def test_a_script_that_ends_without_a_word_interrupts_its_run_and_the_next_goes_
         LOAD,
         "try:",
         "    run.wait()",
-        "except KeyboardInterrupt:",
-        "    print(run.progress().state, flush=True)",
+        "except KeyboardInterrupt as stopped:",
+        "    print(stopped, run.progress().state, flush=True)",
         "sys.stdin.read()",
     )
     first.wait_told("run 1\n")
     scripts.wait_two_chunks()
     os.killpg(first.process.pid, signal.SIGINT)  # as a notebook's stop button does: to all of the kernel's group
-    first.wait_told("running\n")
+    first.wait_told("run 1 goes on as long as this process lives: cluster.run(1).wait() running\n")
     children = psutil.Process(first.process.pid).children(recursive=True)
     assert first.wait_end() == 0
-    [said] = first.said
+    said, interrupted = first.said
     assert said.startswith("scheduler, broker and 1 worker are ready after ")
+    assert interrupted == "run 1 is interrupted at 40 %: loading the same again goes on with it\n"
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert scripts.run_state(1) == ("cancelled", "interrupted: its command ended; type the same again to go on")
     gate.open()

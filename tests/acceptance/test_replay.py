@@ -98,6 +98,8 @@ def test_what_is_refused_again_stands_at_its_place_in_the_source_and_is_replayed
     first = world.load(pipeline(world.directory, "again", "abc"), source, reject_limit=ANY)
     second = replay(world, first.run, pipeline(world.directory, "again", "bc"))
     third = replay(world, second.run, pipeline(world.directory, "again", "c"))
+    since = world.cluster.client.get(first.run)
+    assert (since.replayed, since.replayed_by) == (marks.count("a") + marks.count("b"), (third.run, second.run))
     assert (second.rejected, third.rejected) == (marks.count("b") + marks.count("c"), marks.count("c"))
     assert open_lines(world, first.run) == [(n + 1, "mark c") for n, mark in enumerate(marks) if mark == "c"]
     for row in api.report(world.url, "rejects", third.run, limit=None):

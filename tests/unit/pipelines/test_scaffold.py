@@ -348,6 +348,8 @@ def test_an_int_called_like_a_time_says_what_it_may_be() -> None:
         ([b"[1, 2]", b"[3]"], "its lines are JSON arrays, and scaffold reads JSON objects"),
         ([b"1", b"2"], "JSON numbers"),
         ([b"a,b,c", b"1,2,3"], "columns with commas between them"),
+        ([b'{"id": 1, "at": "2026-01-01T10:00:00Z", "name": "anna", "items": [1, 2, 3, '] * 2, "cut or broken on its line"),
+        ([b"[INFO] one, two, three, and some more words that are none of a table"] * 2, "a pipeline that takes bytes"),
         ([b"plain words", b"more of them"], "a pipeline that takes bytes"),
         ([b"{", b'  "a": 1,', b'  "b": 2', b"}"], "jq -c . FILE"),
         ([b"[", b'  {"a": 1},', b"]"], r"jq -c '.\[\]' FILE"),

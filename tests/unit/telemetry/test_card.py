@@ -194,6 +194,8 @@ def test_each_way_on_is_told_where_it_is_open() -> None:
         assert f": {call}" in run_text(s, RATES)
     assert "nothing was loaded: it was loaded by run 1, with these numbers" in page(skipped).text
     assert "protheon rejects" not in page(skipped).text
+    assert page(skipped).text.count("replay_rejects") == 1, "said by the way on, and not by a note once more"
+    assert page(replace(skipped, rejected=2)).text.count("replay_rejects") == 1
     assert "again=True loads once more" in page(skipped).text
 
 
@@ -203,10 +205,12 @@ def test_each_way_on_is_told_where_it_is_open() -> None:
         ("1 chunk is dead: protheon dlq list 4", "1 chunk is dead: run.dead_letters()"),
         ("2 dead chunks were purged: protheon dlq list 4 --all; 1 chunk is dead", "purged: run.dead_letters(everything=True); 1 chunk"),
         ("60 % of 10,000 lines; see why: protheon rejects show 4", "see why: run.rejects()"),
+        ("its version '1' has not: a new version loads it anew, and so does --again", "and so does again=True"),
+        ("interrupted: its command ended; type the same again to go on", "loading the same again goes on with it: run that cell once more"),
         ("run 41 is paused: what is ready waits until it goes on: protheon runs resume 41", "goes on: cluster.run(41).resume()"),
     ],
 )
-@pytest.mark.parametrize("state", [RunState.INCOMPLETE, RunState.PAUSED, RunState.RUNNING])
+@pytest.mark.parametrize("state", [RunState.INCOMPLETE, RunState.PAUSED, RunState.RUNNING], ids=str)
 def test_what_a_terminal_would_type_is_a_call_on_a_card(told: str, call: str, state: RunState) -> None:
     for s in (picture_of(run=4, state=state, reason=told), picture_of(run=4, state=state, notices=(told,))):
         for said in (page(s).text, run_text(s, RATES)):
@@ -219,6 +223,19 @@ def test_a_picture_at_the_end_of_a_cell_is_a_row_and_not_forty_fields() -> None:
     shown, _ = DisplayFormatter().format(s)  # type: ignore[no-untyped-call]
     assert shown["text/plain"] == runs_text([s])
     assert shown["text/html"] == runs_html([s])
+
+
+def test_what_a_replay_took_of_the_refused_lines_is_told() -> None:
+    s = replace(scene("incomplete"), rejected=69, replayed=34, replayed_by=(14,))
+    for said in (page(s).text, run_text(s, RATES)):
+        assert "34 of the rejected are refused no more: replayed by run 14" in said
+    assert "run.rejects()" not in page(replace(s, rejected_parts=0, replayed=69)).text
+
+
+def test_a_picture_is_short_at_a_prompt() -> None:
+    s = scene("incomplete")
+    assert repr(s) == f"<{runs_text([s])}>"
+    assert "\n" not in repr(s)
 
 
 def test_an_ended_card_tells_rows_by_table_lines_and_speed() -> None:
