@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from protheon_dask.run.api import Copies
 
 DIRECTORY: Final = "protheon-notebooks"
+PANELS: Final = "panels at JupyterLab's side: Dask's icon at the left, then PROTHEON PROGRESS or another one; drag it to the right"
 GONE: Final = "the command that ran the cluster has ended: notebooks start one of their own, the Dask panel has the old one's address"
 
 
@@ -69,6 +70,7 @@ def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None
         page = api.dashboard_page(cluster.dashboard_link)
         with suppress(KeyboardInterrupt):
             output.messages().print(f"dashboard: {page}; in numbers: {cluster.http_link}/metrics", markup=False, soft_wrap=True)
+            output.messages().print(PANELS, markup=False, soft_wrap=True)
             output.messages().print("JupyterLab, until Ctrl-C ends it and the cluster:", markup=False)
             output.emit(started.url)
             started.wait_ended(check)

@@ -69,6 +69,7 @@ def test_what_is_missing_looks_the_same_in_all_columns_of_texts(name: str) -> No
 
 def test_numbers_beyond_a_floats_precision_and_bytes_stay_what_they_are() -> None:
     frame = report_frame("rejects", [row("rejects"), dict.fromkeys(COLUMNS["rejects"])], None)
+    assert list(frame.columns[:3]) == ["line", "reason", "raw"], "a printed frame shows its first columns"
     assert (frame.line[0], frame.raw[0]) == (2**53 + 1, b"\xff\x00")
     assert frame.line.isna().tolist() == [False, True]
 
