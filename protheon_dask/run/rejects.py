@@ -14,6 +14,7 @@ from protheon_dask.ledger.connect import Connection, opened
 from protheon_dask.ledger.migrate import check_current
 from protheon_dask.model import MAX_REFUSALS, Death, Refusal
 from protheon_dask.pipelines.verdict import no_json_way_on
+from protheon_dask.telemetry.ended import replayed_run
 from protheon_dask.telemetry.statistics import RunStatistics
 from protheon_dask.workspace.cut import LF
 
@@ -94,7 +95,9 @@ def _with_replays(conn: Connection, statistics: RunStatistics) -> RunStatistics:
     load_ids = [original.load_id for original in replays.originals(conn, statistics.run)]
     if not replays.are_replayed(conn, load_ids):
         return statistics
-    by = tuple(row["run_id"] for row in reports.replayed(conn, statistics.run) if row["run_id"] > statistics.run)
+    is_replay = replayed_run(statistics.paths) is not None  # what it left is taken by later ones alone
+    found = [row["run_id"] for row in reports.replayed(conn, statistics.run)]
+    by = tuple(run_id for run_id in found if run_id > statistics.run or not is_replay)
     n_open, _ = replays.count_open(conn, load_ids)  # of a replay: of all that it is a part of, so that less is told than there may be
     n = statistics.rejected - n_open
     return replace(statistics, replayed=n, replayed_by=by) if by and n > 0 else statistics
