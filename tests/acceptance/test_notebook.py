@@ -281,7 +281,7 @@ def test_a_reader_that_has_seen_enough_leaves_no_connection_behind(far: Cluster,
 def test_sql_is_a_frame_that_only_reads_and_says_what_it_needs(near: Cluster, far: Cluster) -> None:
     frame = near.sql("SELECT count(*) AS n, coalesce(max(submitted_at), now()) AS at FROM protheon.run")
     assert [str(dtype) for dtype in frame.dtypes] == ["Int64", "datetime64[us, UTC]"]
-    with pytest.raises(ConfigError, match="^cluster.sql only reads"):
+    with pytest.raises(ConfigError, match=r"^cluster\.sql only reads"):
         near.sql("DELETE FROM protheon.run")
     for needs in (lambda: far.sql("SELECT 1"), lambda: far.url):
         with pytest.raises(ConfigError, match=r"is not known here: give it, protheon.connect\(.., into="):
