@@ -16,6 +16,7 @@ from protheon_dask.run.frames import MoreRows
 from protheon_dask.run.guest import GuestCluster
 from protheon_dask.run.handle import Run
 from protheon_dask.run.link import Link
+from protheon_dask.run.live import is_notebook
 from protheon_dask.run.preview import preview
 
 EMBEDDED: Final = "embedded"
@@ -42,8 +43,8 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     settings:  as `protheon config` names them, such as ``lease_s=30``.
     Raises:    ConfigError: settings, URL, rights, a cluster that does not start; LedgerUnavailable. Nothing is left running.
     Guarantee: it ends by close(), with its ``with`` block, or with this process, however that ends. The data, and the runs and tasks
-               that have not ended, stay in the database. What happens is told to this module's logger, at INFO, and on stderr while
-               it starts.
+               that have not ended, stay in the database. What happens is told to this module's logger, at INFO, and, while it
+               starts, on stderr, or in the cell.
     """
     effective = api.read_settings(settings)
     database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
@@ -53,7 +54,8 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
     def on_event(told: str) -> None:
         _log_event(told)
         if is_starting:
-            _say(told)
+            # a notebook shows stderr as a fault
+            print(told, file=sys.stdout if is_notebook() else sys.stderr, flush=True)
 
     def start(takes_over: bool) -> api.LocalCluster:
         return api.local(effective, database, workers=workers, takes_over=takes_over, on_event=on_event)

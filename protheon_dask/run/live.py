@@ -58,7 +58,7 @@ class LiveCard:
         shell = shell_here()
         if shell is None:
             return
-        if not _is_notebook(shell):
+        if not is_notebook():
             self._look()
             print(self._bundle()["text/plain"])
             return
@@ -244,9 +244,9 @@ def shell_here() -> Any | None:
     return get_ipython()
 
 
-def _is_notebook(shell: Any) -> bool:
-    """Has this IPython a page that can be drawn anew?"""
-    return getattr(shell, "kernel", None) is not None
+def is_notebook() -> bool:
+    """Does this run in an IPython with a page that can be drawn anew?"""
+    return getattr(shell_here(), "kernel", None) is not None
 
 
 def _n_cells() -> int:

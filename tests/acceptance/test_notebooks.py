@@ -71,7 +71,7 @@ def is_verified(text: str) -> bool:
 @pytest.mark.timeout(WHOLE_S)
 def test_a_first_load_into_a_postgresql_that_was_not_there(run: Run) -> None:
     first = run("01_first_load")
-    assert "no runs yet" in first.text("cluster = protheon.local()")
+    assert "2 workers  ·  into database" in first.text("cluster = protheon.local()")
     card = first.text("run = cluster.load(")  # drawn anew by what came after
     assert re.match(r"run 1 +· +jsonl +· +reports.jsonl.zst: succeeded\n", card)
     assert "first.reports: 9,997 inserted, 0 updated, 0 ignored" in card
