@@ -55,8 +55,7 @@ class LiveCard:
 
     def show(self) -> None:
         """Show the run in this cell; in IPython's console, print it once."""
-        shell = shell_here()
-        if shell is None:
+        if shell_here() is None:
             return
         if not is_notebook():
             self._look()
