@@ -14,7 +14,6 @@ import pytest
 
 from protheon_dask.broker.join import JoinThread
 from protheon_dask.config import Settings
-from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run import founding
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.join_desk import JoinDesk
@@ -22,6 +21,7 @@ from protheon_dask.run.membership import identity_of, tls_below
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.hosting import WorkerHost, worker_host
+from tests.fixtures.ports import kept_port
 from tests.fixtures.postgres import fresh_database
 from tests.fixtures.standing import Master, started
 from tests.fixtures.tls import identity
@@ -41,7 +41,7 @@ def database_url(postgres_url: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerHost, Path, int]]:
     """A host that joined long ago and is started before its master: itself, the master's home and port."""
-    directory, port = tmp_path_factory.mktemp("cluster"), free_port()
+    directory, port = tmp_path_factory.mktemp("cluster"), kept_port()
     founding.init(Settings(home=str(directory / "master")), "nuc", [])
     long_ago = Authority.open(directory / "master", clock=lambda: datetime.now(UTC) - AGO)
     tls = identity(long_ago, "macbook", directory / "macbook")

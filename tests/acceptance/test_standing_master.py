@@ -17,9 +17,9 @@ import pytest
 import protheon_dask as protheon
 from protheon_dask.config import Settings
 from protheon_dask.run import addresses, founding
-from protheon_dask.run.local import free_port
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
+from tests.fixtures.ports import kept_port
 from tests.fixtures.postgres import fresh_database
 from tests.fixtures.standing import PROTHEON, Master, started
 
@@ -157,7 +157,7 @@ def test_a_load_that_looks_on_waits_for_a_master_that_is_started_again(postgres_
     gate = Gate(tmp_path / "open")
     pipeline = write_pipeline(tmp_path, "waited", gate.body(1, 10))
     source = write_numbers(tmp_path / "waited.txt", N_LINES)
-    ports = {"PROTHEON_EXIT_GRACE_S": "3", "PROTHEON_BROKER_PORT": str(free_port(0))}
+    ports = {"PROTHEON_EXIT_GRACE_S": "3", "PROTHEON_BROKER_PORT": str(kept_port())}
     with fresh_database(postgres_url) as url:
         home = tmp_path / "home"
         with started(home, url, "--workers", "2", **ports) as first:

@@ -25,7 +25,6 @@ import psutil
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import ProtheonError
 from protheon_dask.ledger.migrate import migrate
-from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC
@@ -33,6 +32,7 @@ from tests.chaos.looks import Ledger
 from tests.chaos.note_client import make_table
 from tests.chaos.proxy import Proxy
 from tests.fixtures.own_postgres import MAY_MOUNT, OwnServer
+from tests.fixtures.ports import kept_port
 from tests.fixtures.postgres import find_test_binaries, scratch_dir
 
 LOOPBACK = "127.0.0.1"
@@ -206,12 +206,12 @@ class Cluster:
         migrate(self.url)
         self.ledger = self._stack.enter_context(Ledger(self.url))
         self.key_file = make_key(self.directory)
-        self.scheduler_port, self.broker_port = free_port(), free_port()
+        self.scheduler_port, self.broker_port = kept_port(), kept_port()
         self.broker_postgres = self._postgres_proxy()
         self._stack.callback(self.end_parts)
         scheduler = f"tcp://{LOOPBACK}:{self.scheduler_port}"
         self.scheduler_address, self.broker_address = scheduler, f"{LOOPBACK}:{self.broker_port}"
-        dashboard = f"{LOOPBACK}:{free_port()}"
+        dashboard = f"{LOOPBACK}:{kept_port()}"
         python = [sys.executable, "-m"]
         self._add("scheduler", [*python, *f"dask scheduler --host {LOOPBACK} --port {self.scheduler_port}".split(),
                                 "--dashboard-address", dashboard, "--no-show"], self._env(self.broker_postgres))  # fmt: skip
