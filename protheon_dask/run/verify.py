@@ -137,12 +137,12 @@ def verify(
     Guarantee: reads only, in one snapshot, whatever is loaded meanwhile.
     """
     with opened(url, application="protheon-verify") as conn:
+        check_current(conn)
         return verify_on(conn, run_id or runs.latest_run(conn), deep=deep, on_rows=on_rows)
 
 
 def verify_on(conn: Connection, number: int, *, deep: bool, on_rows: Callable[[str, int], None] = lambda *_: None) -> Verification:
-    """The same of a run, on a connection that is in no transaction."""
-    check_current(conn)
+    """The same of a run, on a connection that is in no transaction, to a ledger that is current."""
     for statement in (SNAPSHOT, NO_TIMEOUT, IN_UTF8):
         conn.execute(statement)
     of_ledger = reports.verify(conn, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api, local
+from protheon_dask.run.supervise import Part
 from tests.fixtures.cluster import StartCluster
 
 PART = """
@@ -45,8 +46,11 @@ class SmallCluster(local.LocalCluster):
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:  # as the real one
         self._ports = [self.broker_ports.pop(0)]
-        self._run("scheduler", ["-c", PART], env)
-        self._run("broker", ["-c", PART, *map(str, self._ports)], env).first_line(30.0)
+        self._processes.start(self._part("scheduler", [], env), self._stack)
+        self._processes.start(self._part("broker", self._ports, env), self._stack).first_line(30.0)
+
+    def _part(self, name: str, ports: Sequence[int], env: Mapping[str, str]) -> Part:
+        return Part(name, ["-c", PART, *map(str, ports)], env, self._home / f"{name}.log", grace_s=1.0)
 
 
 @pytest.fixture
@@ -58,9 +62,9 @@ def small_cluster(tmp_path: Path) -> SmallCluster:
 
 def test_a_part_that_lost_its_port_is_started_on_another_with_all_others(small_cluster: SmallCluster) -> None:
     with listening_program() as port, small_cluster._stack:
-        small_cluster.broker_ports = [port, local._port(0)]
+        small_cluster.broker_ports = [port, local.free_port(0)]
         small_cluster._start_where_free(small_cluster.settings, os.environ)
-        assert (small_cluster.broker_ports, [*small_cluster._processes]) == ([], ["scheduler", "broker"])
+        assert (small_cluster.broker_ports, [part.part.name for part in small_cluster._processes.values()]) == ([], ["scheduler", "broker"])
         small_cluster.check()  # the first scheduler's end is not this one's
         parts = [part.process for part in small_cluster._processes.values()]
         assert [part.poll() for part in parts] == [None, None]
@@ -78,7 +82,7 @@ def test_whoever_takes_every_port_is_told_of(small_cluster: SmallCluster) -> Non
 
 def test_another_failure_is_not_tried_again(small_cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening_program() as port, small_cluster._stack:
-        small_cluster.broker_ports = [port, local._port(0)]
+        small_cluster.broker_ports = [port, local.free_port(0)]
         monkeypatch.setattr(local, "_is_taken", lambda port: False)  # its fault is another
         with pytest.raises(ConfigError, match="the broker ended with code 2"):
             small_cluster._start_where_free(small_cluster.settings, os.environ)
@@ -87,10 +91,10 @@ def test_another_failure_is_not_tried_again(small_cluster: SmallCluster, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["scheduler", "broker", "http"])
 def test_a_real_cluster_starts_though_a_port_was_lost(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
-    free = local._port
+    free = local.free_port
     with listening_program() as port:
         answers = [free(0) for _ in range({"scheduler": 0, "broker": 2, "http": 3}[lost])] + [port]
-        monkeypatch.setattr(local, "_port", lambda wanted: answers.pop(0) if answers else free(wanted))
+        monkeypatch.setattr(local, "free_port", lambda wanted: answers.pop(0) if answers else free(wanted))
         with start_cluster(workers=1) as cluster:
             assert not answers
             assert cluster.client.info().n_threads == 1
