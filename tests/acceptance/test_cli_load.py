@@ -113,6 +113,7 @@ def test_typing_it_again_loads_nothing_twice_and_says_so(shell: Shell, source: P
     assert shell.json("sql", "select count(*), min(line_no), max(line_no) from app.events") == [{"count": 298, "min": 1, "max": 300}]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first")
 def test_lists_are_arrays_of_objects_with_the_ledgers_names(shell: Shell, source: Path) -> None:
     [file] = shell.json("files", "1")

@@ -254,6 +254,7 @@ def test_a_run_that_waited_for_the_owner_goes_on_with_it(world: World, gate: Gat
     assert numbers(world.url, "attached") == list(range(1_000))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_replayed_says_why_and_what_to_do(world: World, type_: Type, gate: Gate) -> None:
     had = dead(world, "refused", gate)
     client = world.cluster.client

@@ -48,6 +48,7 @@ def test_a_line_that_kills_its_process_is_dead_after_three_crashes_and_harms_no_
     wait_until(lambda: workers_log(world.cluster.settings).read_text().count(logged) >= 3)  # the log that `dlq show` names
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_hangs_costs_a_crash_and_its_process_is_replaced(world: World, gate: Gate) -> None:
     """It hangs once: the second attempt at the same chunk goes through."""
     before = dict(world.cluster.worker_pids())

@@ -104,6 +104,7 @@ def test_a_command_that_is_killed_leaves_no_process_and_typing_it_again_goes_on(
     assert_goes_on(command, gate, loaded_before=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["broker", pytest.param("scheduler", marks=pytest.mark.slow)])
 def test_a_part_that_is_killed_is_started_again_and_the_command_goes_on(command: Command, gate: Gate, part: str) -> None:
     process = command.type()

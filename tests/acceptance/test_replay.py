@@ -91,6 +91,7 @@ def test_a_corrected_pipeline_loads_what_was_refused_and_nothing_else(world: Wor
     assert (nothing.run_id, nothing.notices) == (0, (f"no line of run {first.run} is still refused",))
 
 
+@pytest.mark.slow
 def test_what_is_refused_again_stands_at_its_place_in_the_source_and_is_replayed_again(world: World) -> None:
     marks = "".join(random.Random(7).choices("oabc", k=730))
     source = marked(world.directory / "n.txt", marks)

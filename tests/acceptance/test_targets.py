@@ -153,6 +153,7 @@ def test_a_table_that_is_altered_in_the_middle_pauses_the_run_which_goes_on_afte
     assert {cost for attempts in world.attempts(done.run).values() for _, cost in attempts} == {"nothing"}
 
 
+@pytest.mark.slow
 def test_a_file_whose_table_is_gone_is_not_just_skipped(world: World) -> None:
     pipeline, source = write_pipeline(world.directory, "lost"), write_numbers(world.directory / "n.txt", 300)
     first = world.load(pipeline, source)

@@ -160,6 +160,7 @@ def test_replace_of_what_was_never_loaded_just_loads(world: World) -> None:
     assert world.load(write_pipeline(world.directory, "never"), source, replace=True).loaded == 50
 
 
+@pytest.mark.slow
 def test_replace_says_what_stays_that_one_may_take_for_replaced(world: World) -> None:
     """A file that was mended has another content, a pipeline that was mended may have another version: these are other loads."""
     source = write_numbers(world.directory / "n.txt", 20)

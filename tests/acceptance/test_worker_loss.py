@@ -69,6 +69,7 @@ def every_number_once(url: str) -> bool:
     return ask(url, "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM public.kill") == [(N_LINES, N_LINES, 0, N_LINES - 1)]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_copy_loses_and_doubles_nothing(
     start_cluster: StartCluster, pipeline: str, numbers: Path, database: str
 ) -> None:

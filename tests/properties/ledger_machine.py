@@ -95,7 +95,7 @@ class Stage:
         return self.conns[name]
 
     def open(self) -> psycopg.Connection:
-        conn = psycopg.connect(self.url, autocommit=True)
+        conn = psycopg.connect(self.url, autocommit=True, prepare_threshold=None)  # as the product connects
         conn.execute("SELECT set_config('lock_timeout', '2s', false)")  # nothing waits but in a race, which is over in milliseconds
         return conn
 

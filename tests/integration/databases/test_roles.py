@@ -65,6 +65,7 @@ def server(own_server: OwnServer) -> OwnServer:
     return own_server
 
 
+@pytest.mark.slow
 def test_a_role_that_may_not_create_is_told_the_grants_and_loads_with_them(server: OwnServer, tmp_path: Path) -> None:
     url, admin = server.url("humble", "humble", PASSWORD), server.url("humble")
     with pytest.raises(ConfigError, match="the database role may not make, or use, Protheon's ledger") as refused:

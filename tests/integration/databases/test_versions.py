@@ -28,6 +28,7 @@ def marked(binaries: Binaries, newest: int) -> object:
     return pytest.param(binaries, marks=marks, id=f"postgresql-{binaries.major}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("binaries", [marked(item, max(other.major for other in OTHERS)) for item in OTHERS])
 def test_a_load_with_a_killed_worker_is_whole_on(binaries: Binaries, tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def test_a_blind_worker_without_a_fence_would_be_caught(bench: Bench, proxy: Pos
     assert len(bench.numbers()) == 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_only_looks_would_be_caught_by_the_late_commit(
     bench: Bench, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

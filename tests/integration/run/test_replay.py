@@ -124,6 +124,7 @@ def test_rejects_of_a_load_that_was_undone_start_no_cluster_to_say_that_they_sta
     assert f"8 lines of run {desk.bench.run_id} stay refused: the load was undone (type its `protheon load`" in told
 
 
+@pytest.mark.slow
 def test_reasons_that_differ_in_values_are_one_with_its_first_line(desk: Desk) -> None:
     reasons = [
         "column 'price' (integer) cannot take 'ab': 3 digits",
@@ -282,6 +283,7 @@ def test_the_spools_of_a_submission_that_fails_are_deleted(desk: Desk) -> None:
     assert not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True], ids=["cut", "cut again"])
 def test_a_replay_without_its_spool_ends_at_once_and_says_what_to_do(desk: Desk, again: bool) -> None:
     assert not desk.coordinator.start_leading(ephemeral=False)  # the bench leads

@@ -196,6 +196,7 @@ def test_a_load_stays_while_another_pipelines_rule_stands_on_its_rows(bench: Ben
         assert reason in refusal(bench, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "reason"),
     [
@@ -285,6 +286,7 @@ def tree(line: dict):
 """
 
 
+@pytest.mark.slow
 def test_tables_of_a_load_that_refer_to_each_other_go_in_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows that refer to rows of their own table, however small the pieces are."""
     monkeypatch.setattr(sink_undo, "PIECE_PAGES", 1)

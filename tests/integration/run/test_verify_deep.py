@@ -178,6 +178,7 @@ def test_refused_lines_are_in_no_checksum(bench: Bench) -> None:
     assert (found.findings, found.tables[0].n_summed) == ((), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["direct", "shared"])
 def test_ignored_rows_leave_a_chunk_counted_but_not_compared(bench: Bench, shared: bool) -> None:
     pipeline = write_pipeline(bench.directory, columns="n bigint, s text", primary_key=("n",), on_conflict="ignore", shared=shared)

@@ -97,6 +97,7 @@ def test_what_fails_outside_a_line_costs_a_failure_with_its_traceback(
     assert bench.numbers() == []
 
 
+@pytest.mark.slow
 def test_a_task_that_keeps_failing_waits_longer_each_time_and_is_dead_at_the_fifth(bench: Bench) -> None:
     bench.submit(TEN, body="raise MemoryError")
     worker, pauses_s = bench.worker(), []
