@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import sys
 import threading
@@ -51,6 +52,9 @@ DASK_CONFIG: Final = {
 """Dask's settings on every node (DESIGN, Defaults; PITFALLS, Config to ship)."""
 START_S: Final = 60.0
 """How long a process may take to start on a busy machine before that is an error; and how long another's turn to start is waited for."""
+SERVER_PORTS: Final = 20_000, 32_000
+"""Below those that systems give to connections (Linux from 32,768 on, others from 49,152 on)."""
+PORT_TRIES: Final = 20
 WORKERS_END_S: Final = 5.0
 """How long the processes around a worker may take to end, after the worker itself."""
 
@@ -253,7 +257,15 @@ def n_cores() -> int:
 
 
 def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:
-    """The port that a socket gets on this host for the moment of the look; None: it is taken, or the address is not this host's."""
+    """The port that a socket gets on this host for the moment of the look; None: it is taken, or the address is not this host's.
+
+    wanted: 0 is any, if it can be had one that no connection gets before a server of ours has it.
+    """
+    tries = [wanted] if wanted else [*(random.randint(*SERVER_PORTS) for _ in range(PORT_TRIES)), 0]
+    return next((port for port in (_bound(one, host) for one in tries) if port is not None), None)
+
+
+def _bound(wanted: int, host: str) -> int | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
