@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
 import click
@@ -26,11 +27,15 @@ from protheon_dask.cli.verbs import effective_settings, resolved
     metavar="N",
     help="Worker processes of this host; left out, one a core on loopback, and none beyond it: `protheon worker` brings some, here too.",
 )
-@click.option("--invite", is_flag=True, help="Print a line that lets one more host join within the hour.")
+@click.option(
+    "--invite/--no-invite",
+    default=None,
+    help="Print a line that lets one more host join within the hour; left out, where a person sees it: on a terminal.",
+)
 @click.option(
     "--insecure", is_flag=True, help="Let other hosts in without certificates: anyone who reaches the ports runs code here, as this user."
 )
-def master(bind: str, into: str | None, workers: int | None, invite: bool, insecure: bool) -> None:
+def master(bind: str, into: str | None, workers: int | None, invite: bool | None, insecure: bool) -> None:
     """Run the master of a cluster: Dask's scheduler, the broker and the dashboards, and start again what dies.
 
     Commands of this machine find it by themselves, other hosts by its address. Beyond loopback it speaks mutual TLS, which
@@ -39,7 +44,7 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool, insec
 
     \b
     Example:  protheon cluster init
-              protheon master --bind 0.0.0.0 --into postgresql://ann@nuc:5432/games --invite
+              protheon master --bind 0.0.0.0 --into postgresql://ann@nuc:5432/games
     """
     from protheon_dask.run import api
 
@@ -57,7 +62,7 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool, insec
             width = max(len(what) for what, _ in standing.whereabouts())
             for what, where in standing.whereabouts():
                 output.emit(f"{what:<{width}}  {where}")
-            if invite:
+            if standing.tls is not None and wish.is_open and (sys.stdout.isatty() if invite is None else invite):
                 output.emit(f"{'to paste there':<{width}}  {standing.invite_line()}")
             progress.event("the master is ready; Ctrl-C ends it")
             with suppress(KeyboardInterrupt):

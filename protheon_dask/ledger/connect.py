@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from protheon_dask import postgres
 from protheon_dask.errors import ConfigError, ProtheonError
@@ -113,6 +113,22 @@ def place_of(url: str) -> postgres.Place:
     parts |= {name: str(value) for name, value in parsed(url).items() if value is not None}
     role = parts["user"]
     return postgres.Place(parts["host"] or parts["hostaddr"] or "localhost", parts["port"], parts["dbname"] or role, role)
+
+
+def spelled_out(url: str) -> str:
+    """The same database for who has another environment: a URL without a host becomes ``name=value`` pairs, PGHOST, PGPASSWORD .. in them.
+
+    Raises ConfigError like parsed().
+    """
+    given = {name: value for name, value in parsed(url).items() if value is not None}
+    if given.get("host") or given.get("hostaddr") or given.get("service"):
+        return url
+    from_variables = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val is not None and option.val != option.compiled
+    }
+    return make_conninfo("", **{**from_variables, **given})
 
 
 @contextmanager

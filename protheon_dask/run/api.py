@@ -29,7 +29,7 @@ from protheon_dask.run.dead_letters import (
 )
 from protheon_dask.run.lab import Lab, LabServer, check_lab
 from protheon_dask.run.link import dashboard_page
-from protheon_dask.run.local import Database, LocalCluster, find_local
+from protheon_dask.run.local import Database, LocalCluster, find_local, standing_database
 from protheon_dask.run.master import Master
 from protheon_dask.run.notebooks import Copies, copy_notebooks
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
@@ -88,7 +88,8 @@ __all__ = [
 
 
 def resolve_database(effective: Effective, into: str | None, *, embedded: bool = False) -> Database:
-    """Choose the database: --into, PROTHEON_DATABASE_URL (or the file's), DATABASE_URL, libpq's own, else the embedded one.
+    """Choose the database: --into, PROTHEON_DATABASE_URL (or the file's), DATABASE_URL, libpq's own, that of a master that stands here,
+    else the embedded one.
 
     direct_url is the setting beside database_url: where another place names the database, it is most likely of another one.
     """
@@ -105,7 +106,7 @@ def resolve_database(effective: Effective, into: str | None, *, embedded: bool =
     for variable in LIBPQ_VARIABLES:
         if env.get(variable):
             return Database("postgresql://", "", f"libpq ({variable})")
-    return _embedded(effective)
+    return standing_database(rim.home_of(settings)) or _embedded(effective)
 
 
 def _embedded(effective: Effective) -> Database:

@@ -16,13 +16,14 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, ProtheonError, TransientError
 from protheon_dask.ledger import runs
-from protheon_dask.ledger.connect import opened
+from protheon_dask.ledger.connect import opened, place_of
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
+from protheon_dask.run.owner_files import replace_file
 from protheon_dask.run.parts import DASK_CONFIG, START_S, Places, Processes, Site, bound_port, n_cores, turn
 
 START_TRIES = 3
@@ -260,16 +261,36 @@ ANNOUNCEMENTS = "local-master-*.json"
 """Files below home, one for each ledger that a local master of this user leads, or led when it was killed."""
 
 
-def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None, *, stands: bool = False) -> Path:
-    """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
+def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None, *, standing: Database | None = None) -> Path:
+    """Write down where the local master of a ledger can be found by the next command: one file for each ledger, for this user alone.
 
     pid: of the command that runs it, and starts it again. tls: by which clients of this host speak to it.
-    stands: its runs do not end with that command.
+    standing: the database of a master whose runs do not end with that command; other commands load there, too.
     """
     path = home / f"local-master-{ledger_id}.json"
-    told = {"address": address, "pid": pid, "tls": str(tls.directory) if tls else "", "stands": stands}
-    path.write_text(json.dumps(told))
+    told: dict[str, object] = {"address": address, "pid": pid, "tls": str(tls.directory) if tls else "", "stands": standing is not None}
+    if standing is not None and not standing.embedded:
+        told |= {"database_url": standing.url, "direct_url": standing.direct_url}
+    replace_file(path, json.dumps(told).encode())
     return path
+
+
+def standing_database(home: Path) -> Database | None:
+    """The database of the master that stands here, or that was killed and may come back; None: there is none, or it has the embedded one.
+
+    Raises ConfigError: there are several.
+    """
+    found = dict[str, Database]()
+    for announced in home.glob(ANNOUNCEMENTS):
+        with suppress(OSError, ValueError, KeyError):  # it ends at this moment
+            told = json.loads(announced.read_text())
+            if url := str(told.get("database_url", "")):
+                origin = f"the master that process {told['pid']} " + ("runs" if _lives(int(told["pid"])) else "ran until it was killed")
+                found[url] = Database(url, str(told["direct_url"]), origin)
+    if len(found) > 1:
+        places = " and ".join(sorted(f"{place_of(url)} ({one.origin})" for url, one in found.items()))
+        raise ConfigError(f"which database is meant, of {places}? name one by --into or PROTHEON_DATABASE_URL")
+    return next(iter(found.values()), None)
 
 
 def find_local(home: Path, url: str) -> Master | None:

@@ -17,7 +17,7 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, environment, mask
 from protheon_dask.errors import ConfigError, MissingSetting, ProtheonError, TransientError
 from protheon_dask.ledger import leadership
-from protheon_dask.ledger.connect import opened, place_of
+from protheon_dask.ledger.connect import opened, place_of, spelled_out
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
@@ -82,6 +82,8 @@ class StandingMaster:
 
     def __init__(self, effective: Effective, database: Database, wish: Wish, *, on_event: Callable[[str], object]) -> None:
         """Raises ConfigError: what was asked for is not safe, or would serve nobody; the message names the option to give."""
+        if not database.embedded:
+            database = replace(database, url=spelled_out(database.url))
         self.settings, self._database, self.wish, self._on_event = effective.settings, database, wish, on_event
         self.home = rim.home_of(self.settings)
         self.tls, self._authority = _identity(effective, wish)
@@ -242,7 +244,8 @@ class StandingMaster:
         master = Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self._processes.check, comes_back=lambda: True, tls=self.tls)
         self.client = self._stack.enter_context(master)
         ledger_id = self.client.info().ledger_id
-        self._stack.callback(announce(self.home, ledger_id, address, os.getpid(), self.tls, stands=True).unlink, missing_ok=True)
+        announced = announce(self.home, ledger_id, address, os.getpid(), self.tls, standing=self._database)
+        self._stack.callback(announced.unlink, missing_ok=True)
         end_at = time.monotonic() + START_S
         while self._n_threads() < self.wish.n_workers:
             if time.monotonic() > end_at:

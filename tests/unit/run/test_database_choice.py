@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import protheon_dask as protheon
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError
+from protheon_dask.ledger.connect import spelled_out
 from protheon_dask.run import api
 from protheon_dask.run.cluster import Cluster
+from protheon_dask.run.local import announce
 
 URL = "postgresql://me:secret@db/x"
 
@@ -64,6 +69,49 @@ def test_the_direct_url_is_left_aside_where_another_place_names_the_database(env
 
 def test_a_direct_url_that_is_given_with_into_is_taken(env: pytest.MonkeyPatch) -> None:
     assert api.resolve_database(effective(direct_url="postgresql://direct/x"), URL).direct_url == "postgresql://direct/x"
+
+
+STANDING = api.Database(URL, "postgresql://direct/x", "--into")
+
+
+def test_commands_that_name_no_database_load_into_that_of_the_master_that_stands_here(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = effective(home=str(tmp_path))
+    assert api.resolve_database(own, None).embedded
+    announced = announce(tmp_path, "a", "127.0.0.1:1", os.getpid(), standing=STANDING)
+    assert stat.S_IMODE(announced.stat().st_mode) == 0o600
+    found = api.resolve_database(own, None)
+    assert (found.url, found.direct_url, found.origin) == (URL, "postgresql://direct/x", f"the master that process {os.getpid()} runs")
+    assert api.resolve_database(own, None, embedded=True).embedded
+    env.setenv("DATABASE_URL", "postgresql://other/x")
+    assert api.resolve_database(own, None).url == "postgresql://other/x"
+    env.delenv("DATABASE_URL")
+    announce(tmp_path, "a", "127.0.0.1:1", 2**22 + 1, standing=STANDING)  # no process has this number
+    assert api.resolve_database(own, None).origin.endswith("ran until it was killed")
+    announced.unlink()
+    assert api.resolve_database(own, None).embedded
+
+
+def test_only_a_master_that_stands_and_has_a_server_elsewhere_says_where_others_load(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    announce(tmp_path, "a", "127.0.0.1:1", os.getpid())
+    announce(tmp_path, "b", "127.0.0.1:1", os.getpid(), standing=api.Database("", "", "embedded", tmp_path))
+    (tmp_path / "local-master-c.json").write_text("half")
+    assert api.resolve_database(effective(home=str(tmp_path)), None).embedded
+
+
+def test_of_two_masters_that_stand_here_the_database_is_asked_for_without_a_password(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    announce(tmp_path, "a", "127.0.0.1:1", os.getpid(), standing=STANDING)
+    announce(tmp_path, "b", "127.0.0.1:2", os.getpid(), standing=api.Database("postgresql://me:secret@db/y", "", "--into"))
+    with pytest.raises(ConfigError, match=r"which database is meant, of database .* and database .* name one by --into") as caught:
+        api.resolve_database(effective(home=str(tmp_path)), None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_url_that_leans_on_variables_is_spelled_out_for_others(env: pytest.MonkeyPatch) -> None:
+    assert spelled_out(URL) == URL
+    env.setenv("PGHOST", "db.lan")
+    env.setenv("PGPASSWORD", "a b'c")
+    for name, value in (("host", "db.lan"), ("password", "a b'c"), ("dbname", "games")):
+        assert conninfo_to_dict(spelled_out("postgresql:///games"))[name] == value
 
 
 @pytest.mark.parametrize("call", [protheon.local, lambda **given: protheon.connect("127.0.0.1:1", **given)], ids=["local", "connect"])
