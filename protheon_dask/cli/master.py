@@ -50,7 +50,7 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool | None
 
     effective = effective_settings()
     database = resolved(effective, into)
-    wish = api.Wish(bind=bind, workers=workers, is_insecure=insecure)
+    wish = api.MasterWish(bind=bind, workers=workers, is_insecure=insecure)
     if invite and not wish.is_open:
         raise click.UsageError("--invite lets another host join, which reaches no master on loopback: give --bind 0.0.0.0 too")
     if invite and insecure:

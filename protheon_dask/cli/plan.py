@@ -16,7 +16,7 @@ from protheon_dask.errors import ConfigError, ProtheonError
 from protheon_dask.pipelines.verdict import reason_of
 
 if TYPE_CHECKING:
-    from protheon_dask.run.plan import Plan
+    from protheon_dask.run.plan import LoadPlan
 
 SHOWN = (
     Shown("path", "file"),
@@ -73,7 +73,7 @@ def plan(
         draw(made)
 
 
-def as_value(made: Plan) -> dict[str, Any]:
+def as_value(made: LoadPlan) -> dict[str, Any]:
     """A plan for programs."""
     return {
         **asdict(made),
@@ -84,7 +84,7 @@ def as_value(made: Plan) -> dict[str, Any]:
     }
 
 
-def draw(made: Plan) -> None:
+def draw(made: LoadPlan) -> None:
     """A plan for a person."""
     rows = [{**asdict(file), "lines_told": ("" if file.is_exact else "about ") + words.count(file.lines)} for file in made.files]
     output.emit_drawing(Listing(output.filled(SHOWN, rows), rows))

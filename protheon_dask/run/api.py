@@ -35,7 +35,7 @@ from protheon_dask.run.notebooks import Copies, copy_notebooks
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
 from protheon_dask.run.report import check_target, page_of, told_story, write_page
 from protheon_dask.run.settings import read_settings
-from protheon_dask.run.standing import StandingMaster, Wish
+from protheon_dask.run.standing import MasterWish, StandingMaster
 from protheon_dask.run.statistics import statistics_of, was_interrupted
 from protheon_dask.run.submitting import Loading, loading
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
@@ -57,6 +57,7 @@ __all__ = [
     "Loading",
     "LocalCluster",
     "Master",
+    "MasterWish",
     "StandingMaster",
     "StillRefused",
     "TableCheck",
@@ -64,7 +65,6 @@ __all__ = [
     "UndonePlan",
     "Verdict",
     "Verification",
-    "Wish",
     "check_lab",
     "check_target",
     "copy_notebooks",

@@ -75,7 +75,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What a load of these paths would be. Units: seconds None: nothing is left to load, or nothing says how fast it goes."""
 
     pipeline: str
@@ -102,7 +102,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlanWish:
     """What is to be planned.
 
     url None: no database is asked; no_database says why. n_workers None: as many as this machine has cores.
@@ -117,7 +117,7 @@ class Wish:
     on_step: Callable[[str], object] = field(default=lambda _: None, repr=False)
 
 
-def plan(wish: Wish) -> Plan:
+def plan(wish: PlanWish) -> LoadPlan:
     """Look at the files, and at what the ledger knows of them and of the pipeline.
 
     Raises:    NotFound, ConfigError, SourceUnavailable: a path. What the pipeline raises on its own lines that is not a line's fault.
@@ -148,7 +148,7 @@ def plan(wish: Wish) -> Plan:
         notes.append(f"the workspace, {place.directory}, has {words.size(place.free_bytes)} free: cutting would fill the disk")
     if any(file.state == "in part" for file in files):
         notes.append("of a file that is loaded in part only its other chunks are loaded")
-    return Plan(
+    return LoadPlan(
         pipeline=wish.pipeline.name,
         version=wish.pipeline.version,
         files=files,
@@ -177,7 +177,7 @@ def _look(path: str) -> _Looked:
         return _Looked(path, None, None, str(exc))
 
 
-def _ask_ledger(wish: Wish, identities: Sequence[Identity]) -> tuple[Mapping[Identity, KnownLoad], Sequence[PastRate], list[str]]:
+def _ask_ledger(wish: PlanWish, identities: Sequence[Identity]) -> tuple[Mapping[Identity, KnownLoad], Sequence[PastRate], list[str]]:
     if wish.url is None:
         return {}, (), [f"what is loaded already is not known: {wish.no_database}"] if wish.no_database else []
     name, version = wish.pipeline.name, wish.pipeline.version
@@ -194,7 +194,7 @@ def _ask_ledger(wish: Wish, identities: Sequence[Identity]) -> tuple[Mapping[Ide
         return {}, (), [f"what is loaded already is not known: {exc}"]
 
 
-def _planned(wish: Wish, looked: Sequence[_Looked], known: Mapping[Identity, KnownLoad], n_workers: int) -> tuple[PlannedFile, ...]:
+def _planned(wish: PlanWish, looked: Sequence[_Looked], known: Mapping[Identity, KnownLoad], n_workers: int) -> tuple[PlannedFile, ...]:
     files, seen = [], dict[Identity, str]()
     for item in looked:
         path = shown(item.path)
@@ -208,7 +208,7 @@ def _planned(wish: Wish, looked: Sequence[_Looked], known: Mapping[Identity, Kno
 
 
 def _planned_file(
-    wish: Wish, path: str, identity: Identity, found: Estimate, load: KnownLoad | None, n_workers: int, same_as: str
+    wish: PlanWish, path: str, identity: Identity, found: Estimate, load: KnownLoad | None, n_workers: int, same_as: str
 ) -> PlannedFile:
     state, told = _state(load, same_as)
     left_lines = left_bytes = 0
@@ -279,7 +279,7 @@ def rate_of_sample(
     return Rate(raw_bytes / each_s, said, "", is_least=True)
 
 
-def _measured_rate(wish: Wish, path: str, lines: Sequence[bytes], packed: Packed, n_workers: int, n_files: int) -> Rate:
+def _measured_rate(wish: PlanWish, path: str, lines: Sequence[bytes], packed: Packed, n_workers: int, n_files: int) -> Rate:
     """Measure the person's own lines here: reading and cutting, decompressing, transforming."""
     benched = bench(wish.pipeline, lines, None, SAMPLE_S)
     work_s = {"decompress": len(lines) / benched.decompress_lines_per_s, "transform": len(lines) / benched.transform_lines_per_s}

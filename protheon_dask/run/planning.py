@@ -12,7 +12,7 @@ from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
-from protheon_dask.run.plan import Wish
+from protheon_dask.run.plan import PlanWish
 from protheon_dask.run.submitting import pipeline_of, places_of
 
 
@@ -26,7 +26,7 @@ def wish_for(
     table: str | None = None,
     master: str | None = None,
     workers: int | None = None,
-) -> Iterator[Wish]:
+) -> Iterator[PlanWish]:
     """What is to be planned, with a database that answers for the time of the block, if there is one.
 
     An embedded database that was never made is not made for this. master: whose workers are counted; None: the local one's, if it runs.
@@ -47,4 +47,4 @@ def wish_for(
                         n_workers = local.info().n_threads
             except ProtheonError as exc:
                 why = str(exc)
-        yield Wish(chosen, places, effective.settings, url, why, n_workers or None)
+        yield PlanWish(chosen, places, effective.settings, url, why, n_workers or None)

@@ -53,7 +53,7 @@ DRAIN_FILE: Final = "drain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class MasterWish:
     """What a person asked of a standing master."""
 
     bind: str = LOOPBACK
@@ -80,7 +80,7 @@ class StandingMaster:
                ledger, and go on at the next start. Should this process be killed, its children end too (run.tether).
     """
 
-    def __init__(self, effective: Effective, database: Database, wish: Wish, *, on_event: Callable[[str], object]) -> None:
+    def __init__(self, effective: Effective, database: Database, wish: MasterWish, *, on_event: Callable[[str], object]) -> None:
         """Raises ConfigError: what was asked for is not safe, or would serve nobody; the message names the option to give."""
         if not database.embedded:
             database = replace(database, url=spelled_out(database.url))
@@ -286,7 +286,7 @@ class StandingMaster:
         self._drain_file.unlink(missing_ok=True)
 
 
-def _identity(effective: Effective, wish: Wish) -> tuple[TlsFiles | None, Authority | None]:
+def _identity(effective: Effective, wish: MasterWish) -> tuple[TlsFiles | None, Authority | None]:
     """By which certificate this master is known, and who gave it: both, or neither where everything stays on loopback or in the clear.
 
     Raises: ConfigError, MissingSetting: it is to be reached by other hosts, and nothing keeps strangers out.
@@ -315,7 +315,7 @@ def _identity(effective: Effective, wish: Wish) -> tuple[TlsFiles | None, Author
     )
 
 
-def check_reachable(wish: Wish, database: Database) -> None:
+def check_reachable(wish: MasterWish, database: Database) -> None:
     """Raise ConfigError if other hosts are let in, and could not reach the database."""
     if not wish.is_open:
         return

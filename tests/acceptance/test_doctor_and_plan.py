@@ -23,7 +23,7 @@ from protheon_dask.errors import NotFound
 from protheon_dask.run import api, gathering
 from protheon_dask.run.doctor import MASTER_CONNECTIONS, OPEN_FILES_A_WORKER, OPEN_FILES_MASTER, WORKER_CONNECTIONS, Level
 from protheon_dask.run.examining import examine
-from protheon_dask.run.plan import Plan, plan
+from protheon_dask.run.plan import LoadPlan, plan
 from protheon_dask.run.planning import wish_for
 from tests.acceptance.conftest import Gate, World, write_numbers, write_pipeline
 from tests.fixtures.cluster import wait_until
@@ -228,7 +228,7 @@ def numbers_file(path: Path, kind: str, first: int, n_lines: int = N_LINES) -> P
     return path
 
 
-def planned(world: World, pipeline: str, *paths: Path, home: Path | None = None) -> Plan:
+def planned(world: World, pipeline: str, *paths: Path, home: Path | None = None) -> LoadPlan:
     """As the command asks: over the world's database, from its home or another."""
     effective = api.read_settings({"home": str(home or world.cluster.settings.home)})
     with wish_for(effective, api.resolve_database(effective, world.url), [str(path) for path in paths], pipeline) as wish:

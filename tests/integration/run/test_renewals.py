@@ -79,7 +79,7 @@ def test_a_master_that_cannot_write_its_certificate_tries_again(tmp_path: Path, 
     effective = api.read_settings({"home": str(tmp_path)})
     database = api.resolve_database(effective, "postgresql://ann@nuc/games", embedded=False)
     said: list[str] = []
-    master = standing.StandingMaster(effective, database, standing.Wish(), on_event=said.append)
+    master = standing.StandingMaster(effective, database, standing.MasterWish(), on_event=said.append)
     in_the_way = tls.directory / "host.pem.new"
     in_the_way.mkdir()  # what it writes by cannot be opened, as on a disk that is full
     thread = threading.Thread(target=master._keep_renewed)

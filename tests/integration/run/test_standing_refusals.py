@@ -11,7 +11,7 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import ProtheonError
 from protheon_dask.run import api, founding
 from protheon_dask.run.addresses import is_near
-from protheon_dask.run.standing import StandingMaster, Wish
+from protheon_dask.run.standing import MasterWish, StandingMaster
 
 ELSEWHERE = "postgresql://ann@nuc:5432/games"
 Refused = Callable[..., str]
@@ -29,7 +29,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
             StandingMaster(
                 effective,
                 api.resolve_database(effective, into, embedded=into is None),
-                Wish(bind=bind, is_insecure=is_insecure),
+                MasterWish(bind=bind, is_insecure=is_insecure),
                 on_event=lambda _: None,
             )
         assert caught.value.acts.name == "OPERATOR"
@@ -86,8 +86,8 @@ def test_what_only_this_machine_reaches_is_known_by_its_name(host: str, near: bo
 
 @pytest.mark.parametrize(
     ("wish", "n_workers"),
-    [(Wish(bind="0.0.0.0"), 0), (Wish(bind="10.0.0.5", workers=3), 3), (Wish(workers=0), 0)],  # nothing binds
+    [(MasterWish(bind="0.0.0.0"), 0), (MasterWish(bind="10.0.0.5", workers=3), 3), (MasterWish(workers=0), 0)],  # nothing binds
 )
-def test_a_master_beyond_loopback_has_workers_only_where_they_are_asked_for(wish: Wish, n_workers: int) -> None:
+def test_a_master_beyond_loopback_has_workers_only_where_they_are_asked_for(wish: MasterWish, n_workers: int) -> None:
     assert wish.n_workers == n_workers
-    assert Wish().n_workers > 0
+    assert MasterWish().n_workers > 0
