@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import Future as ConcurrentFuture
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,7 +77,7 @@ DaskEvent = Answered | WorkerGone
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """A worker process as the scheduler knows it. process_uuid is None where it was started without our preload."""
+    """A worker process as the scheduler knows it. process_uuid is None where it was started without our preload, or with a strange one."""
 
     address: str
     name: str
@@ -220,6 +221,10 @@ class DaskLink:
                 (workers, reports), trouble = self._ask(client), ""
             except OSError as exc:
                 workers, reports, trouble = self._workers, None, str(exc) or type(exc).__name__
+            except Exception as exc:  # an answer that nobody foresaw: without this thread nobody would ask again, nor say so
+                workers, reports, trouble = self._workers, None, f"{type(exc).__name__}: {exc}"
+                if trouble != self._trouble:
+                    logger.exception("scheduler.misunderstood")
             if self._client is not None and self._client.status != "running":
                 self._lose(trouble or "the connection to it closed")
                 continue
@@ -338,9 +343,13 @@ def _make_client(scheduler_address: str, tls: TlsFiles | None, guest: WorkerPlug
 
 
 def _seen(address: str, worker: Mapping[str, Any]) -> WorkerSeen:
-    ours = worker.get(STARTUP_KEY) or {}
-    process_uuid = UUID(ours["process_uuid"]) if ours else None
-    return WorkerSeen(address, str(worker["name"]), ours.get("host", worker["host"]), process_uuid, worker["nthreads"])
+    """What it says of itself that is not understood, of another version or program, is as if it said nothing: nothing raises."""
+    host, process_uuid = str(worker["host"]), None
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        ours = worker[STARTUP_KEY]
+        process_uuid = UUID(ours["process_uuid"])
+        host = str(ours["host"])
+    return WorkerSeen(address, str(worker["name"]), host, process_uuid, worker["nthreads"])
 
 
 def _restart(client: Client, worker: WorkerSeen) -> None:

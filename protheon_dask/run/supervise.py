@@ -81,6 +81,7 @@ class Tethered:
         self.process = subprocess.Popen(
             command, env=dict(part.env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._file, start_new_session=True
         )
+        self._orphaned_s = float("inf")  # monotonic; since when its tether was seen to be gone, and it not
         self._child: psutil.Process | None = None  # with its start time: its number may be another's by the time it is killed
         self._lines: list[bytes] = []
         self._first, self._ended = threading.Event(), threading.Event()
@@ -114,9 +115,13 @@ class Tethered:
         return True
 
     def kill(self) -> None:
-        """End the child at once, which may be frozen: its tether kills the rest of its group and ends. Without a tether, the group."""
+        """End the child at once, which may be frozen: its tether kills the rest of its group and ends. Without a tether, the group.
+
+        A tether that has no child yet, or none any more, ends by itself.
+        """
         is_tethered = self.note_child()
         if self._child is None or not self._child.is_running():
+            self.end()
             return
         with suppress(psutil.Error, OSError):
             if is_tethered or sys.platform == "win32":
@@ -127,6 +132,21 @@ class Tethered:
     def wait_ended(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False if that took longer."""
         return self._ended.wait(timeout_s)
+
+    def wait_over(self, timeout_s: float) -> bool:
+        """As wait_ended, for who asks again and again: a child whose tether somebody killed has heard of it, unless it is frozen.
+
+        It is killed when the grace is over, and given up KILL_S after that: True then, too.
+        """
+        if self.wait_ended(timeout_s):
+            return True
+        if self.note_child():
+            return False
+        self._orphaned_s = min(self._orphaned_s, time.monotonic())
+        orphaned_for_s = time.monotonic() - self._orphaned_s
+        if orphaned_for_s > self.part.grace_s:
+            self.kill()
+        return orphaned_for_s > self.part.grace_s + KILL_S
 
     @property
     def has_spoken(self) -> bool:
@@ -319,17 +339,9 @@ class Supervised:
     def _wait_end(self) -> bool:
         """Wait until the process has ended, and kill it if it is frozen; True: it was ready before that."""
         tethered, probe = self._current, self.part.probe
-        is_well, strikes, orphaned_s = False, 0, float("inf")
-        while not tethered.wait_ended(PROBE_EVERY_S):
-            if not tethered.note_child():  # somebody killed the tether: the child heard of it, unless it is frozen
-                now = time.monotonic()
-                orphaned_s = min(orphaned_s, now)
-                if now - orphaned_s > self.part.grace_s:
-                    tethered.kill()
-                if now - orphaned_s > self.part.grace_s + KILL_S:
-                    break
-                continue
-            if probe is None:
+        is_well, strikes = False, 0
+        while not tethered.wait_over(PROBE_EVERY_S):
+            if probe is None or tethered.code is not None:
                 continue
             try:
                 probe()

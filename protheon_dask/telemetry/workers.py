@@ -68,7 +68,7 @@ class Report:
                 stage_seconds=dict(zip(STAGES, map(float, metric["stages"]), strict=True)),
                 is_told=True,
             )
-        except (KeyError, TypeError, ValueError):
+        except (ArithmeticError, KeyError, TypeError, ValueError):  # ArithmeticError: of a number without end
             return nothing
 
 

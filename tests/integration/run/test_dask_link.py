@@ -22,8 +22,8 @@ from distributed.scheduler import KilledWorker, WorkerState
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run import dask_link
-from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, _Handed
-from protheon_dask.run.tasks import CANCELLED, SUCCEEDED, Answer
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen, _Handed
+from protheon_dask.run.tasks import CANCELLED, STARTUP_KEY, SUCCEEDED, Answer
 from tests.fixtures.cluster import wait_until
 
 AT_ONCE_S = 1.0
@@ -247,3 +247,9 @@ def test_nobody_waits_for_a_client_that_is_being_made_and_one_that_comes_too_lat
     client = late.get(timeout=10)
     wait_until(lambda: client.status == "closed")
     linked.wait_well()
+
+
+@pytest.mark.parametrize("told", [None, "a word", {}, {"process_uuid": "1.2"}, {"process_uuid": 7, "host": "nuc"}, {"host": "nuc"}])
+def test_what_a_worker_says_of_itself_that_nobody_understands_is_as_if_it_said_nothing(told: Any) -> None:
+    seen = dask_link._seen("tcp://10.0.0.1:1", {"name": 3, "host": "10.0.0.1", "nthreads": 2, STARTUP_KEY: told})
+    assert seen == WorkerSeen("tcp://10.0.0.1:1", "3", "10.0.0.1", None, 2)
