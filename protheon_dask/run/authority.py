@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from protheon_dask.broker.tls import MASTER_NAME, join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound, TransientError
 from protheon_dask.run import certificates
+from protheon_dask.run.host_names import check_host_name
 from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
 from protheon_dask.run.owner_files import OWNER_DIR, check_owner_alone, replace_file, sync_directory
 from protheon_dask.run.settings import AUTHORITY_DIR
@@ -190,7 +191,7 @@ class Authority:
 
         Raises: ConfigError: another host is the master, or one of this name has joined; or of the request.
         """
-        certificates.check_host_name(host)
+        check_host_name(host)
         key = certificates.requested_key(csr_pem)
         with self._changing():
             hosts = self._hosts()
@@ -306,7 +307,7 @@ class Authority:
         Raises: NotAllowed: the token is none of ours, is over or used up, or the host's name is taken. ConfigError: of name or request.
         Guarantee: one use of a token admits one host, however many ask at once.
         """
-        certificates.check_host_name(host)
+        check_host_name(host)
         key = certificates.requested_key(csr_pem)
         with self._changing():
             now, invites, hosts = self._clock(), self._invites().invites, self._hosts()

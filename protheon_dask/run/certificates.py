@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,9 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protheon_dask.broker.tls import SERIAL_RANDOM_BITS
 from protheon_dask.errors import ConfigError
+from protheon_dask.run.host_names import check_host_name
 
-HOST_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-"""A label of the DNS: it names rows, files and certificates, and can be no path and no option."""
 CA_LIFE: Final = timedelta(days=3652)
 """Ten years: a new authority means that every host joins anew."""
 HOST_LIFE: Final = timedelta(hours=24)
@@ -40,20 +38,6 @@ class Shown:
     not_before_at: datetime
     until_at: datetime
     names: tuple[str, ...]  # of the DNS, its own and the master's
-
-
-def check_host_name(name: str) -> str:
-    """The name itself. Raises ConfigError: it can be no host's."""
-    if HOST_NAME.fullmatch(name) is None:
-        raise ConfigError(
-            f"{name[:80]!r} cannot be a host's name: 1 to 63 of a to z, 0 to 9 and '-', not first or last; name it with --name"
-        )
-    return name
-
-
-def host_name_of(hostname: str) -> str:
-    """A host's name from what the machine calls itself: ``Anns-MacBook.local`` is ``anns-macbook``. Raises ConfigError: nothing is left."""
-    return check_host_name(re.sub(r"[^a-z0-9]+", "-", hostname.split(".")[0].lower())[:63].strip("-"))
 
 
 def make_key() -> EllipticCurvePrivateKey:

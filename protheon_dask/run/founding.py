@@ -14,6 +14,7 @@ from protheon_dask.errors import ConfigError
 from protheon_dask.run import certificates
 from protheon_dask.run.addresses import own_addresses, with_port
 from protheon_dask.run.authority import Authority, HostRecord
+from protheon_dask.run.host_names import check_host_name, host_name_of
 from protheon_dask.run.join_token import check_address
 from protheon_dask.run.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
 from protheon_dask.run.settings import AUTHORITY_DIR, home_of
@@ -66,11 +67,11 @@ def init(settings: Settings, name: str | None, addresses: Sequence[str]) -> Foun
             "directory), or set PROTHEON_HOME to a home for the new one"
         )
     checked = tuple(check_address(with_port(address, settings.join_port)) for address in addresses)
-    given_name = certificates.check_host_name(name) if name else ""
+    given_name = check_host_name(name) if name else ""
     authority = Authority.create(home) if is_new else Authority.open(home)
     if checked:
         authority.set_addresses(checked)
-    host = given_name or _master_name(authority) or certificates.host_name_of(socket.gethostname())
+    host = given_name or _master_name(authority) or host_name_of(socket.gethostname())
     with locked(tls):
         is_made = tls.certificate.exists()
         if not is_made:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
-from protheon_dask.run.settings import home_of
+from protheon_dask.errors import ConfigError, ProtheonError
+from protheon_dask.run.host_names import host_name_of
+from protheon_dask.run.settings import environment, home_of
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 TLS_DIR: Final = "tls"
 """Below home: what `protheon cluster init` or `protheon worker --join` made."""
 ROLES: Final = ("client", "scheduler", "worker")
+HOST_VARIABLE: Final = "PROTHEON_HOST"
+"""Tells a process of ours the name of its host: whoever started it knows it."""
 
 
 def tls_of(settings: Settings) -> TlsFiles | None:
@@ -24,6 +29,24 @@ def tls_of(settings: Settings) -> TlsFiles | None:
         return TlsFiles(Path(settings.tls_dir).expanduser())
     files = TlsFiles(home_of(settings) / TLS_DIR)
     return files if files.certificate.exists() else None
+
+
+def own_name(settings: Settings) -> str:
+    """This host's, one for all who ask: as its process was told, else by its certificate, else by what the machine calls itself."""
+    if told := environment().get(HOST_VARIABLE):
+        return told
+    if (tls := tls_of(settings)) is not None:
+        from protheon_dask.run.membership import identity_of  # here: without TLS nobody needs cryptography
+
+        try:
+            return identity_of(tls).host
+        except ProtheonError:  # damaged: whoever uses it says so
+            pass
+    hostname = socket.gethostname()
+    try:
+        return host_name_of(hostname)
+    except ConfigError:  # nothing in it could stand in a certificate; in plaintext any name will do
+        return hostname
 
 
 def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
@@ -38,6 +61,20 @@ def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
     for role in ROLES:
         variables[f"DASK_DISTRIBUTED__COMM__TLS__{role.upper()}__CERT"] = str(tls.certificate)
         variables[f"DASK_DISTRIBUTED__COMM__TLS__{role.upper()}__KEY"] = str(tls.key)
+    return variables
+
+
+def security_environment(security: Security) -> Mapping[str, str]:
+    """Variables by which a client in a child process connects as this says. What is a PEM text there, a key's too, is one here."""
+    files = {
+        "CA_FILE": security.tls_ca_file,
+        "CIPHERS": security.tls_ciphers,
+        "CLIENT__CERT": security.tls_client_cert,
+        "CLIENT__KEY": security.tls_client_key,
+    }
+    variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in files.items() if value}
+    if security.require_encryption:
+        variables["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "True"
     return variables
 
 

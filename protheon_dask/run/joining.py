@@ -15,6 +15,7 @@ from protheon_dask.broker.join import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import certificates
+from protheon_dask.run.host_names import check_host_name, host_name_of
 from protheon_dask.run.join_client import NO_ANSWER, OtherCluster, called, decided, reason
 from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.membership import (
@@ -53,7 +54,7 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
     Guarantee: the secret is sent to nobody but the master of the token's cluster. After kill -9 the same line completes it.
     """
     token = JoinToken.parse(token_text)
-    name = certificates.check_host_name(host) if host else certificates.host_name_of(socket.gethostname())
+    name = check_host_name(host) if host else host_name_of(socket.gethostname())
     tls = tls_below(home)
     with locked(tls):
         present = _present(tls, token, now or datetime.now(UTC))

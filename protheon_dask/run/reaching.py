@@ -16,10 +16,9 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import check_writable, opened, place_of
 from protheon_dask.ledger.migrate import check_usable
-from protheon_dask.run import certificates
 from protheon_dask.run.addresses import is_here, is_near, master_address
 from protheon_dask.run.enrolling import Enrolled
-from protheon_dask.run.identity import tls_of
+from protheon_dask.run.identity import own_name, tls_of
 from protheon_dask.run.joining import join
 from protheon_dask.run.membership import identity_of, membership_of
 from protheon_dask.run.settings import home_of
@@ -82,7 +81,7 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
                 "invite` there prints the line), or give --insecure: then all that travels can be read and changed on the way, and anyone "
                 "who reaches a port of Dask here runs code as you"
             )
-        return Reach(master, wanted.host or certificates.host_name_of(socket.gethostname()), None)
+        return Reach(master, wanted.host or own_name(settings), None)
     host = identity_of(tls).host
     if wanted.host and wanted.host != host:
         raise ConfigError(f"this host has joined as {host}, not {wanted.host}: leave --name out, or join by a new token")

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +41,7 @@ from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.doing import Doing
 from protheon_dask.run.enrolling import enrol
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
+from protheon_dask.run.identity import own_name
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
@@ -77,7 +77,7 @@ class WorkerProcess:
         """host: under which this machine is set aside and told of; empty: what it calls itself."""
         self.settings, self.broker, self._url, self._key = settings, broker, url, key
         self._place = place_of(url)
-        self.worker = Worker(uuid4(), name, host or socket.gethostname())
+        self.worker = Worker(uuid4(), name, host or own_name(settings))
         self._keeper = LeaseKeeper(
             url, lease_s=settings.lease_s, renew_s=settings.renew_s, stall_s=settings.stall_s, on_stall=self._end_stalled
         )
@@ -418,7 +418,7 @@ def made(settings: Settings, env: Mapping[str, str], name: str, key: bytes | Non
     key_file, host = env.get("PROTHEON_KEY_FILE"), env.get("PROTHEON_HOST", "")
     key = key or (read_key(key_file) if key_file else None)
     if not settings.database_url:
-        enrolled = enrol(settings, broker, host or socket.gethostname())
+        enrolled = enrol(settings, broker, host or own_name(settings))
         settings, key = enrolled.settings, key or enrolled.key
     return WorkerProcess(settings, name=name, broker=broker, url=settings.database_url, key=key, host=host)
 

@@ -27,6 +27,7 @@ from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed
 from protheon_dask.run import certificates
 from protheon_dask.run.authority import Authority
+from protheon_dask.run.host_names import host_name_of
 from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.joining import JOINING_KEY, join
@@ -87,7 +88,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A host's name for each test: they share a master."""
-    return certificates.host_name_of(f"h{zlib.crc32(request.node.name.encode())}")
+    return host_name_of(f"h{zlib.crc32(request.node.name.encode())}")
 
 
 def spoken(master: Master, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:

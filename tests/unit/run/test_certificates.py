@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from protheon_dask.broker.tls import join_no_of
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import certificates as certs
+from protheon_dask.run.host_names import check_host_name, host_name_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CA_KEY = certs.make_key()
@@ -120,7 +121,7 @@ def test_a_request_that_is_too_long_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", ["a", "nuc", "gaming-pc", "1", "a" * 63])
 def test_a_label_is_a_hosts_name(name: str) -> None:
-    assert certs.check_host_name(name) == name
+    assert check_host_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_label_is_a_hosts_name(name: str) -> None:
 )
 def test_anything_else_is_none(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be a host's name"):
-        certs.check_host_name(name)
+        check_host_name(name)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_anything_else_is_none(name: str) -> None:
     [("Anns-MacBook.local", "anns-macbook"), ("GAMING_PC", "gaming-pc"), ("nuc", "nuc"), ("x" * 80 + ".lan", "x" * 63)],
 )
 def test_a_machines_own_name_becomes_a_hosts(hostname: str, name: str) -> None:
-    assert certs.host_name_of(hostname) == name
+    assert host_name_of(hostname) == name
 
 
 def test_a_damaged_key_is_not_shown_in_the_error() -> None:
