@@ -6,18 +6,21 @@ import atexit
 import logging
 import sys
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
 from protheon_dask.run.attaching import attach
 from protheon_dask.run.cluster import Cluster, Runs
 from protheon_dask.run.frames import MoreRows
-from protheon_dask.run.guest import GuestCluster
+from protheon_dask.run.guest import GuestCluster, dask_of
 from protheon_dask.run.handle import Run
 from protheon_dask.run.link import Link
 from protheon_dask.run.live import is_notebook
 from protheon_dask.run.preview import preview
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
 
 EMBEDDED: Final = "embedded"
 """In the place of a database's URL: the embedded one, whatever the environment says (as --into has it)."""
@@ -76,34 +79,48 @@ def local(workers: int | None = None, into: str | None = None, **settings: Any) 
 
 
 def connect(
-    address: str | None = None, into: str | None = None, *, scheduler: str | None = None, insecure: bool = False, **settings: Any
+    address: str | None = None,
+    into: str | None = None,
+    *,
+    scheduler: str | Client | None = None,
+    security: Security | None = None,
+    bind: str | None = None,
+    insecure: bool = False,
+    **settings: Any,
 ) -> Cluster:
     """A cluster whose master runs already, at this gRPC address (``host:port``; the port left out is 50051).
 
-    scheduler: in the place of address: of somebody else's Dask cluster, such as ``tcp://host:8786``. The broker alone is started, here, and
-               ends as that of local() does. protheon-dask is installed on the workers, and PROTHEON_DATABASE_URL is in their environment:
-               no database's URL travels through their Dask. They need no preload.
+    scheduler: in the place of address: of somebody else's Dask cluster, such as ``tcp://host:8786``, or a ``distributed.Client`` of it. The
+               broker alone is started, here, and ends as that of local() does. protheon-dask is installed on the workers, and
+               PROTHEON_DATABASE_URL is in their environment: no database's URL travels through their Dask. They need no preload.
+    security:  with a scheduler at ``tls://``: Dask's own object, by which a client connects there; None: the client's, or as Dask's
+               configuration says.
+    bind:      with a scheduler: the address of this machine at which its workers fetch chunks, where it has several; None: loopback for
+               a scheduler on loopback, else the address that the default route begins at.
     insecure:  with a scheduler of another host: its workers fetch chunks from here in plaintext. Anyone who reaches that port can submit
                code to run.
     into:      the PostgreSQL of its ledger, for reports, ``sql`` and ``verify`` without a way through the master; None: the one that the
                commands would find, if it is that ledger. Reports work without any.
     settings:  as for local().
-    Raises:    BrokerUnavailable: no master answers there. ConfigError: the address, or into is another database than the master's.
+    Raises:    BrokerUnavailable: no master answers there. ConfigError: an address, or into is another database than the master's.
     Guarantee: the master, its runs and its workers stay as they are when this object is closed.
     """
     effective = api.read_settings(settings)
     database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
     if (address is None) == (scheduler is None):
         raise ConfigError("connect() takes the gRPC address of a master, or scheduler=, the address of a Dask cluster: give one of the two")
+    if scheduler is None and (security is not None or bind is not None):
+        raise ConfigError("security= and bind= belong to scheduler=: a master is reached by this host's certificate")
     if address is not None:
         return attach(effective, address, database, is_given=into is not None, say=_say)
     assert scheduler is not None, "one of the two was given"
-    dask_address = scheduler
+    dask_address, proof = dask_of(scheduler, security)
 
     def start(takes_over: bool) -> api.LocalCluster:
-        return GuestCluster(effective, database, dask_address, is_insecure=insecure, takes_over=takes_over, on_event=_log_event)
+        how = {"is_insecure": insecure, "takes_over": takes_over}
+        return GuestCluster(effective, database, dask_address, security=proof, bind=bind, on_event=_log_event, **how)
 
-    made = Cluster(Link.started(start, say=_say))
+    made = Cluster(Link.started(start, say=_say), security=proof)
     with _lock:
         _guests[:] = [*(guest for guest in _guests if not guest.is_closed), made]
     return made

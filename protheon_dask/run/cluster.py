@@ -45,8 +45,9 @@ class Cluster:
     Guarantee: thread-safe, but for its beginning and its end.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, *, security: distributed.Security | None = None) -> None:
+        """security: how its Dask is spoken to; None: by this host's certificate, or in plaintext where it has none."""
+        self._link, self._security = link, security
         self._lock = Lock()
         self._dask: distributed.Client | None = None
         self._dask_generation = 0
@@ -99,7 +100,7 @@ class Cluster:
             if self._dask is None:
                 from distributed import Client
 
-                security = dask_security(self.master.tls)
+                security = self._security or dask_security(self.master.tls)
                 try:
                     self._dask = Client(address, timeout=CLIENT_S, name=APPLICATION, security=security)  # type: ignore[no-untyped-call]
                 except OSError as exc:

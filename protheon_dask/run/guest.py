@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError, ProtheonError
 from protheon_dask.run.addresses import LOOPBACK, own_addresses
+from protheon_dask.run.identity import security_environment
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, Database, LocalCluster, free_port
 from protheon_dask.run.master import Master
-from protheon_dask.run.parts import START_S, Places, Site
+from protheon_dask.run.parts import START_S, Places, Site, bound_port
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
 
 GUEST_KEY_FILE: Final = "guest.key"
 """Below home: signs pipelines that travel by value to workers of somebody else."""
@@ -28,27 +33,35 @@ class GuestCluster(LocalCluster):
         database: Database,
         scheduler: str,
         *,
+        security: Security | None = None,
+        bind: str | None = None,
         is_insecure: bool = False,
         takes_over: bool = False,
         on_event: Callable[[str], None],
     ) -> None:
-        """scheduler: its address. Raises ConfigError: it is none, or other hosts would be let in without that being asked for."""
+        """scheduler: its address. security: how Dask is spoken to there. bind: the address of this machine that its workers reach.
+
+        Raises ConfigError: scheduler or bind is none, or other hosts would be let in without that being asked for.
+        """
         super().__init__(effective, database, workers=None, force_own=True, takes_over=takes_over, on_event=on_event)
         place = urlsplit(scheduler)
         if place.scheme not in ("tcp", "tls") or not place.hostname or place.port is None:
             raise ConfigError(f"{scheduler!r} is no address of a Dask scheduler: give tcp://host:8786, as its client.scheduler.address")
-        self._scheduler, is_here = scheduler, is_loopback(place.hostname)
+        is_here = is_loopback(bind or place.hostname)
         if not is_here and not is_insecure:
             raise ConfigError(
                 f"workers of {scheduler} on other hosts fetch their chunks from here, in plaintext, and anyone who reaches that port can "
                 "submit code to run: say insecure=True if that network is yours alone, or start `protheon master` with certificates"
             )
+        if bind is not None and (bind in EVERYWHERE or bound_port(0, bind) is None):
+            raise ConfigError(f"bind={bind!r} is no address of this machine: give the one by which the workers reach it")
         if not is_here and database.embedded:
             raise ConfigError(
                 "the embedded PostgreSQL serves this machine alone: give into='postgresql://user@HOST:5432/database', "
                 "which the workers reach"
             )
-        self._bind = LOOPBACK if is_here else _own_host()
+        self._scheduler, self._security = scheduler, security
+        self._bind = bind or (LOOPBACK if is_here else _own_host())
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         key_file = make_key(self._home, GUEST_KEY_FILE)
@@ -62,7 +75,8 @@ class GuestCluster(LocalCluster):
         )
         self._ports = [places.broker_port, places.http_port]
         self.http_link = f"http://{LOOPBACK}:{places.http_port}"
-        site = Site(self._home, self.settings, {**env, "PROTHEON_KEY_FILE": str(key_file)}, places)
+        proof = {} if self._security is None else security_environment(self._security)
+        site = Site(self._home, self.settings, {**env, **proof, "PROTHEON_KEY_FILE": str(key_file)}, places)
         takes_over = self._takes_over or any(self._home.glob(ANNOUNCEMENTS))
         broker = self._processes.start(site.broker(ephemeral=True, takes_over=takes_over), self._stack)
         try:
@@ -75,6 +89,15 @@ class GuestCluster(LocalCluster):
 
     def _told_ready(self, seconds: float) -> str:
         return f"a broker for the Dask scheduler at {self._scheduler} is ready after {seconds:.1f} s"
+
+
+def dask_of(scheduler: str | Client, security: Security | None) -> tuple[str, Security | None]:
+    """Address of a scheduler, and how it is spoken to: of a client of Dask's, where one is given. Raises ConfigError: it is closed."""
+    if isinstance(scheduler, str):
+        return scheduler, security
+    if scheduler.scheduler is None:
+        raise ConfigError("scheduler= is a client of Dask's that is closed: give one that is connected, or the scheduler's address")
+    return str(scheduler.scheduler.address), security or scheduler.security
 
 
 def _own_host() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, environment, mask
@@ -21,11 +23,12 @@ from protheon_dask.ledger.connect import opened, place_of, spelled_out
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
-from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near
+from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, own_addresses
 from protheon_dask.run.identity import dask_environment, tls_of
 from protheon_dask.run.keys import make_key, read_key
-from protheon_dask.run.local import ANNOUNCEMENTS, ENTERABLE_DIR, POLL_S, Database, announce, find_joined
+from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, find_joined
 from protheon_dask.run.master import Master
+from protheon_dask.run.owner_files import make_home
 from protheon_dask.run.parts import (
     DASK_CONFIG,
     START_S,
@@ -141,13 +144,16 @@ class StandingMaster:
         if is_tls and self.wish.is_open:
             told.append(("another host", "`protheon cluster invite` prints the line to paste there"))
         elif self.wish.is_open:
-            told.append(("another host", f"protheon worker HOST:{places.broker_port} --insecure --into URL"))
+            host = next(iter(own_addresses()), socket.gethostname()) if places.bind in EVERYWHERE else places.bind
+            master = f"{bracketed(host)}:{places.broker_port}"
+            told.append(("another host", f"PROTHEON_KEY_FILE=FILE protheon worker {master} --insecure --into {mask(self.url)}"))
+            told.append(("FILE there", f"a copy of {make_key(self.home)}, for this user alone: pipelines that travel by value are signed"))
         return told
 
     # --- starting -------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.home.mkdir(mode=ENTERABLE_DIR, parents=True, exist_ok=True)
+        make_home(self.home)
         if self._database.embedded_dir is not None:
             bin_dir = Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
             postgres = EmbeddedPostgres(self._database.embedded_dir, bin_dir)
@@ -246,6 +252,10 @@ class StandingMaster:
         ledger_id = self.client.info().ledger_id
         announced = announce(self.home, ledger_id, address, os.getpid(), self.tls, standing=self._database)
         self._stack.callback(announced.unlink, missing_ok=True)
+        if self.tls is not None:
+            from protheon_dask.run.membership import note_master
+
+            note_master(self.tls, address)
         end_at = time.monotonic() + START_S
         while self._n_threads() < self.wish.n_workers:
             if time.monotonic() > end_at:

@@ -111,6 +111,12 @@ def test_a_worker_that_dies_and_a_second_broker_cost_no_row(theirs: Theirs, tmp_
         ({"scheduler": "127.0.0.1:8786"}, "is no address of a Dask scheduler: give tcp://host:8786"),
         ({"scheduler": "tcp://10.0.0.5:8786"}, "in plaintext.*say insecure=True"),
         ({"scheduler": "tcp://10.0.0.5:8786", "insecure": True, "into": "embedded"}, "the embedded PostgreSQL serves this machine alone"),
+        (
+            {"scheduler": "tcp://127.0.0.1:8786", "bind": "10.0.0.5"},
+            "in plaintext.*say insecure=True",
+        ),  # by a tunnel: its workers are elsewhere
+        ({"scheduler": "tcp://127.0.0.1:8786", "bind": "0.0.0.0", "insecure": True}, "is no address of this machine"),
+        ({"address": "nuc:50051", "bind": "10.0.0.5"}, "belong to scheduler="),
         ({}, "give one of the two"),
         ({"address": "nuc:50051", "scheduler": "tcp://127.0.0.1:8786"}, "give one of the two"),
     ],
