@@ -24,7 +24,7 @@ from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, own_addresses
-from protheon_dask.run.identity import dask_environment, tls_of
+from protheon_dask.run.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, find_joined
 from protheon_dask.run.master import Master
@@ -232,6 +232,7 @@ class StandingMaster:
             **DASK_CONFIG,
             **dask_environment(self.tls),
             **environment(settings),
+            HOST_VARIABLE: own_name(settings),
             "PROTHEON_KEY_FILE": str(make_key(self.home)),
             "PROTHEON_DRAIN_FILE": str(self._drain_file),
         }

@@ -58,10 +58,20 @@ def run_attempt(dispatch: Dispatch) -> Answer:
     """Run one attempt in this worker process. Raises what is a defect; a process that cannot work at all says so with its host."""
     from protheon_dask.run.worker import current_process
 
-    host = socket.gethostname()
+    host = ""
     try:
         process = current_process()
         host = process.worker.host
         return Answer(process.run(dispatch), host)
     except ProtheonError as exc:
-        return Answer(f"{RAISED}{type(exc).__name__}: {exc}", host)
+        return Answer(f"{RAISED}{type(exc).__name__}: {exc}", host or _own_name())
+
+
+def _own_name() -> str:
+    from protheon_dask.run.identity import own_name
+    from protheon_dask.run.settings import read_settings
+
+    try:
+        return own_name(read_settings({}).settings)
+    except ProtheonError:  # of the settings: that may be why it cannot work
+        return socket.gethostname()
