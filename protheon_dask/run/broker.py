@@ -40,6 +40,7 @@ from protheon_dask.run.guest_plugin import GuestPlugin, Terms
 from protheon_dask.run.http_desk import HttpDesk
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.machine import this_machine
 from protheon_dask.run.pins import PinDesk
 from protheon_dask.run.settings import environment, home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
@@ -113,7 +114,7 @@ def serve(
     url = settings.direct_url or settings.database_url
     broker_uuid = uuid4()
     store = make_store(settings, workspace_of(settings))
-    n_splitters = settings.splitters or max(1, (os.cpu_count() or 2) // 2)
+    n_splitters = settings.splitters or max(1, this_machine().whole_cores // 2)
     here = reached_from(scheduler_address, "[::1]" if ":" in bind else LOOPBACK)
     guest = None if owns_scheduler else _guest(settings, f"{bracketed(bind)}:{port}")
     coordinator = Coordinator(settings, url, here, store, broker_uuid, n_splitters, guest)

@@ -24,7 +24,7 @@ from protheon_dask.run.addresses import LOOPBACK
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
 from protheon_dask.run.owner_files import replace_file
-from protheon_dask.run.parts import DASK_CONFIG, START_S, Places, Processes, Site, bound_port, n_cores, turn
+from protheon_dask.run.parts import DASK_CONFIG, START_S, Places, Processes, Site, bound_port, n_workers_here, turn
 
 START_TRIES = 3
 """Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""
@@ -69,7 +69,7 @@ class LocalCluster:
         on_event: Callable[[str], None],
     ) -> None:
         self.settings, self._database, self._on_event = effective.settings, database, on_event
-        self.n_workers = workers or n_cores()
+        self.n_workers = workers or n_workers_here()
         self._force_own, self._takes_over = force_own, takes_over
         self._home = rim.home_of(self.settings)
         self._stack = ExitStack()

@@ -27,6 +27,11 @@ class Machine:
     memory_bytes: int
     is_limited: bool = False
 
+    @property
+    def whole_cores(self) -> int:
+        """At least one."""
+        return max(1, int(self.cores))
+
 
 def this_machine() -> Machine:
     """What this process may use now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import sys
@@ -20,6 +19,8 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, bracketed, own_addresses
+from protheon_dask.run.machine import this_machine
+from protheon_dask.run.sizing import AROUND_BYTES, MASTER_BYTES, choose
 from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
@@ -251,9 +252,9 @@ def dask_worker(scheduler: str, n_workers: int, *, name: str, host: str, local_d
     ]
 
 
-def n_cores() -> int:
-    """Workers of a cluster on this host where nobody said how many."""
-    return max(1, os.cpu_count() or 1)
+def n_workers_here() -> int:
+    """Workers of a cluster on this host, its master's, where nobody said how many: by the cores and the memory that are ours."""
+    return choose(this_machine(), beside_bytes=AROUND_BYTES + MASTER_BYTES).n_workers
 
 
 def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:

@@ -19,6 +19,9 @@ LEAST_WORKER_BYTES: Final = 256 * MIB
 AROUND_BYTES: Final = 300 * MIB
 """For what runs beside the workers: `protheon worker` itself, Dask's command with the nannies, their tether. Measured: 205 MB, whether
 there are one or four workers."""
+MASTER_BYTES: Final = 500 * MIB
+"""For scheduler and broker, where they run beside the workers. Measured: 105 MB each at their start; blocks of the sources that are cut,
+and what Dask keeps of its past, come to that."""
 OF_MACHINE, OF_LIMIT = 0.8, 0.95
 """Part of the memory that is ours: of a machine that has other things to do, and of a limit that was set for us alone."""
 
@@ -32,8 +35,10 @@ class Sizing:
     warning: str = ""
 
 
-def choose(machine: Machine, n_workers: int | None = None, memory_limit_bytes: int | None = None) -> Sizing:
-    """Decide. n_workers, memory_limit_bytes (of each worker): what a person has asked for; None: choose.
+def choose(
+    machine: Machine, n_workers: int | None = None, memory_limit_bytes: int | None = None, *, beside_bytes: int = AROUND_BYTES
+) -> Sizing:
+    """Decide. n_workers, memory_limit_bytes (of each worker): what a person has asked for; None: choose. beside_bytes: for all else of ours.
 
     Raises:    ConfigError: with that limit a worker cannot work.
     Guarantee: where nothing was asked for, all workers at their limits and what runs beside them stay within the machine's memory,
@@ -43,7 +48,7 @@ def choose(machine: Machine, n_workers: int | None = None, memory_limit_bytes: i
         raise ConfigError(
             f"a worker cannot work with {size(memory_limit_bytes)}: give --memory-limit at least {size(LEAST_WORKER_BYTES)}, or auto"
         )
-    ours_bytes = max(0, int(machine.memory_bytes * (OF_LIMIT if machine.is_limited else OF_MACHINE)) - AROUND_BYTES)
+    ours_bytes = max(0, int(machine.memory_bytes * (OF_LIMIT if machine.is_limited else OF_MACHINE)) - beside_bytes)
     each_bytes = memory_limit_bytes or WORKER_BYTES
     n = n_workers or max(1, min(int(machine.cores), ours_bytes // each_bytes))
     limit_bytes = memory_limit_bytes or max(LEAST_WORKER_BYTES, ours_bytes // n)

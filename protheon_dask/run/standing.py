@@ -37,7 +37,7 @@ from protheon_dask.run.parts import (
     Processes,
     Site,
     bound_port,
-    n_cores,
+    n_workers_here,
     turn,
 )
 
@@ -72,7 +72,7 @@ class MasterWish:
     def n_workers(self) -> int:
         if self.workers is not None:
             return self.workers
-        return 0 if self.is_open else n_cores()
+        return 0 if self.is_open else n_workers_here()
 
 
 class StandingMaster:

@@ -43,6 +43,7 @@ from protheon_dask.run.enrolling import enrol
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
 from protheon_dask.run.identity import own_name
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
+from protheon_dask.run.machine import this_machine
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
 from protheon_dask.sink.catalog import Target, describe
 from protheon_dask.sink.checksum import Comparable, compared_of
@@ -83,7 +84,7 @@ class WorkerProcess:
         )
         self._conn: Connection | None = None
         self._prepared: dict[int, Prepared] = {}
-        self.doing = Doing(time.perf_counter, os.cpu_count() or 1)
+        self.doing = Doing(time.perf_counter, this_machine().whole_cores)
         self._told_late: tuple[Lease, StageClock] | None = None  # what the last completion took, told with the next claim
 
     def run(self, dispatch: Dispatch) -> str:
