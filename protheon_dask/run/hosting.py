@@ -36,7 +36,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
 HEALTHY_S: Final = 60.0
 """Workers that were there for so long have the pauses before that forgotten."""
 MAX_FAILED_STARTS: Final = 5
-"""Workers of a host that never joined, and ended so often at once, cannot start here at all."""
+"""Workers of a host of which none ever joined, and which ended so often within HEALTHY_S, cannot start here at all."""
 ABSENT_S: Final = 60.0
 """The master answers and knows none of this host's workers any more for so long, though they run: a nanny is frozen, or Dask is stuck.
 More than a scheduler takes to drop a silent worker (worker-ttl)."""
@@ -62,7 +62,8 @@ class Hosting:
         self._home = rim.home_of(settings)
         self._directory = self._home / "hosting"
         self._n_stops = 0
-        self._was_joined = False
+        self._was_joined = False  # the master has known a worker of ours
+        self._has_said_joined = False  # it has known all of them, and that was said
         self._starts = 0
         self._lost_at: float | None = None  # monotonic; since when this host has no workers there
 
@@ -88,11 +89,11 @@ class Hosting:
                     self._say("drained: nothing of this host is left at the master")
                     return
                 lived_s = time.monotonic() - started_at
-                n_failed = n_failed + 1 if not self._was_joined else 0
+                n_failed = n_failed + 1 if not self._was_joined and lived_s < HEALTHY_S else 0
                 if n_failed >= MAX_FAILED_STARTS:
                     raise ConfigError(f"the workers cannot start on this host, {n_failed} times in a row: {ending}")
                 pause_s = FIRST_PAUSE_S if lived_s >= HEALTHY_S else min(MAX_PAUSE_S, 2.0 * pause_s)
-                if self._was_joined and self._lost_at is None:
+                if self._has_said_joined and self._lost_at is None:
                     self._lost_at = time.monotonic()
                 self._say(f"lost: {ending}; joining again")
                 self._wait(pause_s)
@@ -197,7 +198,7 @@ class Hosting:
         started_at = time.monotonic()
         looked, ending, drain_end_at, is_away = (time.time(), started_at), "", float("inf"), False
         present_at, patience_s = started_at, START_S  # when the master last knew workers of ours, or could not tell
-        while not workers.wait_ended(POLL_S):
+        while not workers.wait_over(POLL_S):
             now, before = time.monotonic(), looked
             looked = (time.time(), now)
             if self._n_stops > 1:
@@ -234,17 +235,18 @@ class Hosting:
         self._say(f"draining: no new work; what is in hand ends, or is given back after {grace_s:g} s. Once more (Ctrl-C) ends it at once")
 
     def _note_joined(self, attendance: Attendance) -> None:
-        """Say once that the workers are there, all of them."""
+        """Note that workers are there, and say once that all of them are."""
+        self._was_joined = True
         if not attendance.is_awaited or attendance.n_workers < self._sizing.n_workers:
             return
         attendance.is_awaited = False
         workers = counted(self._sizing.n_workers, "worker")
-        if self._was_joined and self._lost_at is not None:
+        if self._lost_at is not None:
             self._say(f"back after {duration(time.monotonic() - self._lost_at)}, with {workers}")
         else:
             how = "over mutual TLS" if self._at.tls is not None else "in plaintext"
             self._say(f"joined the master at {self._at.master} as {self._at.host}, with {workers}, {how}")
-        self._was_joined, self._lost_at = True, None
+        self._has_said_joined, self._lost_at = True, None
 
     def _note_away(self, attendance: Attendance, was_away: bool) -> bool:
         """Tell of a master that does not answer, and that it is back."""

@@ -17,6 +17,7 @@ from protheon_dask.broker.open_files import raise_open_files
 from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import read_settings
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
@@ -55,9 +56,10 @@ def dask_setup(scheduler: Scheduler) -> None:
     """Called by Dask when the scheduler listens, before it is announced."""
     log_to_stderr("protheon_dask")  # Dask has set up its own
     raise_open_files()
-    settings = read_settings({}).settings
-    refuse_removed(scheduler, settings)
-    keep_renewed(scheduler, settings)
+    with or_end("scheduler"):
+        settings = read_settings({}).settings
+        refuse_removed(scheduler, settings)
+        keep_renewed(scheduler, settings)
     plugin = ProtheonPlugin()
     scheduler.add_plugin(plugin)
     scheduler.handlers[TAKE_PICTURE] = plugin.take_picture

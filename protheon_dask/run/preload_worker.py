@@ -21,6 +21,7 @@ from protheon_dask import failpoints
 from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.doing import METRIC
 from protheon_dask.run.logs import log_to_stderr
+from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import environment, read_settings
 from protheon_dask.run.tasks import STARTUP_KEY
 from protheon_dask.run.worker import STALL_EXIT, WorkerProcess, current_process, start_process
@@ -37,16 +38,21 @@ _draining: asyncio.Task[None] | None = None  # an event loop forgets tasks that 
 
 def dask_setup(worker: Worker) -> None:
     """Called by Dask in the worker process before it takes tasks."""
-    global _draining
     log_to_stderr("protheon_dask")  # Dask has set up its own
     failpoints.arm_from_environment()
+    with or_end("worker"):
+        _set_up(worker)
+
+
+def _set_up(worker: Worker) -> None:
+    global _draining
     settings, env = read_settings({}).settings, environment()
+    refuse_removed(worker, settings)
+    keep_renewed(worker, settings)
     process = start_process(settings, env, str(worker.name))
     told = {"host": process.worker.host, "process_uuid": str(process.worker.process_uuid)}
     worker.startup_information[STARTUP_KEY] = lambda _worker: told
     worker.metrics[METRIC] = lambda _worker: process.doing.told()
-    refuse_removed(worker, settings)
-    keep_renewed(worker, settings)
     if drain_file := env.get("PROTHEON_DRAIN_FILE"):
         _draining = asyncio.get_running_loop().create_task(drain_when_told(worker, process, Path(drain_file), settings.exit_grace_s))
 

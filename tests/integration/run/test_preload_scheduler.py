@@ -20,6 +20,7 @@ import pytest
 from benchmarks.full_ledger import fill
 from protheon_dask.ledger.connect import Connection
 from protheon_dask.run.dask_link import DaskLink
+from protheon_dask.run.parts import bound_port
 from protheon_dask.run.story import story_of
 from protheon_dask.run.taking import PERIOD_S, Taker
 from protheon_dask.telemetry.board import REFRESH_S, SHARE
@@ -27,6 +28,7 @@ from protheon_dask.telemetry.story import RunStory
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.pictures import Shown
+from tests.fixtures.standing import home_environment
 
 SHIM = Path(__file__).parents[3] / "scheduler" / "preload.py"
 
@@ -193,3 +195,16 @@ def test_without_postgresql_pictures_go_on_and_say_what_is_missing(tmp_path: Pat
         assert (first.counted_at, first.runs) == (None, ())
         wait_until(lambda: (now := taking.latest()) is not None and now.at > first.at)
     link.close()
+
+
+@pytest.mark.slow
+def test_a_worker_whose_preload_fails_ends_and_works_for_nobody(tmp_path: Path) -> None:
+    """Dask alone would log it, and let it work: unguarded, and each of its tasks would fail."""
+    with scheduler() as one:
+        command = [sys.executable, *f"-m dask worker {one.address} --nthreads 1 --no-dashboard --dashboard-address 127.0.0.1:0".split()]
+        command += ["--preload", "protheon_dask.run.preload_worker", "--local-directory", str(tmp_path)]
+        env = {**home_environment(tmp_path), "PROTHEON_BROKER": f"127.0.0.1:{bound_port(0)}"}  # where nobody listens
+        ended = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert ended.returncode
+    assert "preload.failed" in ended.stderr
+    assert "BrokerUnavailable" in ended.stderr

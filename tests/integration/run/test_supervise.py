@@ -20,7 +20,7 @@ import pytest
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import supervise
 from protheon_dask.run.parts import bound_port
-from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
+from protheon_dask.run.supervise import Part, Supervised, Tethered, http_probe, port_probe
 from tests.fixtures.cluster import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -210,6 +210,12 @@ def test_a_frozen_process_whose_tether_was_killed_is_killed_too(start: Starter, 
         kept.wait_again(1)
     psutil.wait_procs([orphan], timeout=10)
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_is_killed_before_it_is_there_ends_all_the_same(tmp_path: Path) -> None:
+    with Tethered(Part("thing", ["-c", LIVES], os.environ, tmp_path / "thing.log", grace_s=1.0)) as tethered:
+        tethered.kill()
+        wait_until(lambda: tethered.wait_over(0.1))
 
 
 def test_a_process_that_never_listened_where_it_is_asked_is_left_alone(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
