@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protheon_dask.broker.peers import is_loopback
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, OtherTransport, ProtheonError
 from protheon_dask.ledger import reports
@@ -22,8 +23,6 @@ from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
 from protheon_dask.run.versions import own_versions
-
-"""Of a master whose address names none."""
 
 
 def attach(effective: Effective, address: str, database: Database, *, is_given: bool, say: Callable[[str], object]) -> Cluster:
@@ -55,7 +54,7 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
         master = Master(place, key, tls=way)
         try:
             found = master.info().ledger_id
-            if key is None and way is not None:  # this host has joined: it signs pipelines as the master's own does
+            if way is not None and (key is None or _has_joined(way)):  # it signs pipelines as the master does: a key here is another one
                 key = master.enrol(socket.gethostname(), own_versions()).cluster_key or None
                 master.close()
                 master = Master(place, key, tls=way)
@@ -69,6 +68,14 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
     if isinstance(told, OtherTransport):
         raise told
     raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({told})") from told
+
+
+def _has_joined(tls: TlsFiles) -> bool:
+    """Is this host one that joined by an invite, not the master of the cluster itself?"""
+    from protheon_dask.run.membership import membership_of  # here: it loads cryptography
+
+    member = membership_of(tls)
+    return member is not None and bool(member.invite)
 
 
 def ledger_url(settings: Settings, database: Database, ledger_id: str, *, is_given: bool) -> str | None:

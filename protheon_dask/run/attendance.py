@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from protheon_dask.broker.client import BrokerClient
@@ -29,7 +29,7 @@ class Attendance:
     def __init__(self, broker: BrokerClient, at: Reach, say: Callable[[str], object]) -> None:
         self._broker, self._at, self._say = broker, at, say
         self._closing = threading.Event()
-        self._told = ""  # what was said of the certificate last
+        self._told = self._told_note = ""  # what was said last of the certificate, and of the note of removed hosts
         self._renew_after = 0.0  # monotonic
         self.n_workers, self.heard_at = 0, 0.0  # heard_at: monotonic seconds of the answer; 0: none yet
         self.trouble, self.trouble_at = "", 0.0  # why the master does not answer, and since when (monotonic); empty: it does
@@ -44,7 +44,7 @@ class Attendance:
                 self._renew()
             except NotAllowed as exc:
                 self.refused = exc
-            except (ProtheonError, OSError) as exc:  # OSError: the note of removed hosts cannot be written
+            except ProtheonError as exc:
                 if not self._closing.is_set() and not self.trouble:
                     self.trouble, self.trouble_at = str(exc), time.monotonic()
 
@@ -52,9 +52,20 @@ class Attendance:
         hosts = self._broker.hosts().hosts
         found = {host.name: host.n_workers for host in hosts}
         self.n_workers, self.heard_at, self.trouble = found.get(self._at.host, 0), time.monotonic(), ""
-        if self._at.tls is not None:
-            # this host's workers close their doors to them
-            note_removed(self._at.tls, {host.name: host.join_no + host.is_removed for host in hosts if host.is_removed or host.join_no > 1})
+        self._note({host.name: host.join_no + host.is_removed for host in hosts if host.is_removed or host.join_no > 1})
+
+    def _note(self, removed: Mapping[str, int]) -> None:
+        """Have this host's workers close their doors to them. What stands in the way is told once, and tried again."""
+        if self._at.tls is None:
+            return
+        told = ""
+        try:
+            note_removed(self._at.tls, removed)
+        except OSError as exc:  # a disk that is full, or a file that is another user's
+            told = f"this host's workers cannot be told whom the master has removed, and may let them in; it is tried again: {exc}"
+        if told and told != self._told_note:
+            self._say(told)
+        self._told_note = told
 
     def _renew(self) -> None:
         """What stands in the way is told once, and tried again: a person may mend it while the host works."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hmac
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,15 +17,15 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from filelock import FileLock, Timeout
 
 from protheon_dask.broker.tls import MASTER_NAME, join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound, TransientError
 from protheon_dask.run import certificates
 from protheon_dask.run.host_names import check_host_name
 from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
-from protheon_dask.run.owner_files import OWNER_DIR, check_owner_alone, replace_file, sync_directory
+from protheon_dask.run.owner_files import check_owner_alone, locked, make_home, replace_file, sync_directory
 from protheon_dask.run.settings import AUTHORITY_DIR
+from protheon_dask.workspace.chunkfile import OWNER_DIR
 
 CA_CERTIFICATE, CA_KEY, HOSTS, INVITES, LOCK = "ca.pem", "ca.key", "hosts.json", "invites.json", "lock"
 LOCK_S: Final = 30.0
@@ -37,7 +37,10 @@ MAX_USES: Final = 1000
 KEPT: Final = timedelta(days=1)
 """An invite that is over is remembered for so long, to tell its guest why it is refused."""
 RETURN_FOR: Final = timedelta(days=30)
-"""So long after its certificate ended a host can come back by its key alone: a holiday, and no more than an invite lives."""
+"""So long after its certificate ended a host can come back by its key alone: a holiday, and no more than an invite lives.
+Its name is kept for it as long."""
+REMEMBERED_FOR: Final = 2 * RETURN_FOR
+"""So long after its certificate ended a host is listed, and told why it is refused. Each container that was replaced was a host."""
 _NO_HASH: Final = secret_hash(b"")
 """Compared with where there is no invite, so that the answer takes as long."""
 
@@ -45,7 +48,7 @@ _T = TypeVar("_T")
 
 
 class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A host that was ever admitted."""
+    """A host that was admitted."""
 
     name: str
     joined_at: datetime
@@ -114,8 +117,8 @@ class Authority:
         Raises: ConfigError: there is one already; it is left alone.
         """
         directory = home / AUTHORITY_DIR
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / f"{AUTHORITY_DIR}.lock"):
+        make_home(home)
+        with locked(home / f"{AUTHORITY_DIR}.lock", "the authority", LOCK_S):
             if directory.exists():
                 raise ConfigError(f"there is an authority already: {directory}; hosts that joined trust it, so it is left alone")
             making = home / f"{AUTHORITY_DIR}.new"
@@ -152,7 +155,7 @@ class Authority:
     # -- hosts ----------------------------------------------------------------------------------------------------------------------
 
     def hosts(self) -> Sequence[HostRecord]:
-        """All that were ever admitted, by name."""
+        """All that were admitted, by name; but for those that nobody has heard of for REMEMBERED_FOR."""
         return sorted(self._known().values(), key=lambda host: host.name)
 
     def is_removed(self, host: str, serial_no: int | None = None) -> bool:
@@ -268,7 +271,7 @@ class Authority:
     def invite(self, ttl_s: float, uses: int, addresses: Sequence[str]) -> str:
         """A token by which so many hosts can join within that time; its text is kept nowhere.
 
-        Raises: ConfigError: a number out of its range, or no address.
+        Raises: ConfigError: a number out of its range, no address, or too many.
         """
         if not 0 < ttl_s <= MAX_TTL_S:
             raise ConfigError(f"an invite lives for more than 0 s and at most {MAX_TTL_S / 86400:.0f} days, not {ttl_s:g} s")
@@ -282,12 +285,12 @@ class Authority:
             secrets.token_bytes(INVITE_BYTES),
             secrets.token_bytes(SECRET_BYTES),
         )
-        now = self._clock()
+        text, now = token.text(), self._clock()
         made = _Invite(id=token.invite.hex(), secret_sha256=secret_hash(token.secret), until_at=now + timedelta(seconds=ttl_s), uses=uses)
         with self._changing():
             kept = [invite for invite in self._invites().invites if invite.until_at + KEPT > now]
             self._write(INVITES, _Invites(invites=(*kept, made)))
-        return token.text()
+        return text
 
     def withdraw(self) -> int:
         """Make every invite void. Returns how many were open. Safe to repeat."""
@@ -321,16 +324,19 @@ class Authority:
             if not is_again:  # else the use was spent, and a kill came between the two files
                 if invite.n_used >= invite.uses:
                     raise NotAllowed(f"this token is used up: it was for {invite.uses}; `protheon cluster invite` makes a new one")
-                if record is not None and is_known and (record.is_master or record.until_at > now):
+                if record is not None and is_known and (record.is_master or record.until_at + RETURN_FOR > now):
                     raise NotAllowed(
-                        f"a host {host} is in this cluster already: join under another name (--name), or if this is that machine anew, "
-                        f"`protheon cluster remove {host}` on the master and join by a new invite"
+                        f"a host {host} is in this cluster already: `protheon worker` without --join is enough on that one; another one "
+                        "joins under another name (--name); and if this is that machine set up anew, "
+                        f"`protheon cluster remove {host}` on the master, and a new invite"
                     )
                 if join_no > certificates.MAX_JOIN_NO:
                     raise NotAllowed(f"host {host} has joined too often: join under another name")
                 joined = {**invite.joined, host: certificates.key_hash(key)}
                 self._put_invite(invites, msgspec.structs.replace(invite, n_used=invite.n_used + 1, joined=joined))
-            return self._sign(hosts, key, HostRecord(name=host, joined_at=now, until_at=now, join_no=join_no))
+            known = tuple(known for known in hosts.hosts if known.is_master or known.until_at + REMEMBERED_FOR > now)
+            admitted = HostRecord(name=host, joined_at=now, until_at=now, join_no=join_no)
+            return self._sign(msgspec.structs.replace(hosts, hosts=known), key, admitted)
 
     def _invited(self, invites: tuple[_Invite, ...], invite_id: str, secret: bytes, now: datetime) -> _Invite:
         """The invite that this secret belongs to. Why it is over is told only to who knows the secret."""
@@ -364,7 +370,7 @@ class Authority:
         return Admission(certificates.to_pem(certificate), self.ca_pem, record.name)
 
     def _changing(self) -> AbstractContextManager[None]:
-        return _locked(self.directory / LOCK)
+        return locked(self.directory / LOCK, "the authority", LOCK_S)
 
     def _known(self) -> Mapping[str, HostRecord]:
         """Hosts by name, read anew only when the file was replaced."""
@@ -397,19 +403,6 @@ class Authority:
             replace_file(self.directory / name, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
         except OSError as exc:  # a disk that is full
             raise TransientError(f"{self.directory / name} cannot be written: {exc.strerror}; it is as it was before") from exc
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path, timeout=LOCK_S, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout as exc:
-        raise TransientError(f"another process has been changing the authority for {LOCK_S:.0f} s: {path} is locked; try again") from exc
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _was_removed(host: str) -> NotAllowed:

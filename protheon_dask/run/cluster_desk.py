@@ -44,6 +44,10 @@ MAX_ENROLLED: Final = 1_000
 """Hosts whose versions are remembered: over plaintext anybody may give any name."""
 MAX_NAME_CHARS: Final = 253
 """Longest name of a host in the DNS."""
+MAX_LIBRARIES: Final = 32
+MAX_VERSION_CHARS: Final = 64
+"""Of a version, and of a library's name, in ASCII. Every host is told the versions of all: with MAX_ENROLLED hosts that say as much as they
+may, that is a quarter of what a message holds."""
 
 
 class Led(Protocol):
@@ -71,11 +75,15 @@ class ClusterDesk:
     def enrol(self, host: str, version: str, versions: Versions, peer: Peer) -> Enrolment:
         """What a host needs to work. Its secrets go to one that has shown its certificate alone.
 
-        Raises: ConfigError: it has no name that could be one.
+        Raises: ConfigError: it has no name that could be one, or versions that are none.
         """
         name = peer.host or host
         if not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
             raise ConfigError(f"{name[:80]!r} cannot be a host's name: name it with --name")
+        words = (version, versions.python, *versions.libraries, *versions.libraries.values())
+        are_versions = all(len(word) <= MAX_VERSION_CHARS and word.isascii() and word.isprintable() for word in words)
+        if len(versions.libraries) > MAX_LIBRARIES or not are_versions:
+            raise ConfigError(f"host {name} tells versions that are none, or of more than {MAX_LIBRARIES} libraries: see what runs there")
         with self._lock:
             self._enrolled.pop(name, None)
             self._enrolled[name] = versions

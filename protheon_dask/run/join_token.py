@@ -41,10 +41,13 @@ class JoinToken:
     secret: bytes = field(repr=False)
 
     def text(self) -> str:
-        """As it is pasted. Whoever reads it can join, until it expires or is used up."""
+        """As it is pasted. Whoever reads it can join, until it expires or is used up. Raises ConfigError: parse() would not read it."""
         data = FORM + self.fingerprint + self.invite + self.secret + ",".join(self.addresses).encode("ascii")
         data += zlib.crc32(data).to_bytes(CHECK_BYTES, "big")
-        return PREFIX + base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+        encoded = base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+        if len(encoded) > MAX_CHARS:
+            raise ConfigError(f"a token with these {len(self.addresses)} addresses would be too long to be read: give fewer with --address")
+        return PREFIX + encoded
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -16,7 +16,7 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import certificates
 from protheon_dask.run.host_names import check_host_name, host_name_of
-from protheon_dask.run.join_client import NO_ANSWER, OtherCluster, called, decided, reason
+from protheon_dask.run.join_client import NobodyAnswered, OtherCluster, called, decided, first_answer
 from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.membership import (
     Membership,
@@ -35,7 +35,7 @@ JOINING_KEY: Final = "joining.key"
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinedHost:
     """What came of it."""
 
     host: str  # this one's name in the cluster
@@ -44,7 +44,7 @@ class Joined:
     is_new: bool  # False: this host had joined by this very token
 
 
-def join(token_text: str, home: Path, host: str | None = None, *, now: datetime | None = None) -> Joined:
+def join(token_text: str, home: Path, host: str | None = None, *, now: datetime | None = None) -> JoinedHost:
     """Make this host one of the token's cluster, and write its identity below home. host: its name; None: what the machine calls itself.
 
     A host that has joined by this very token is left as it is, so the line can be pasted again, and stand in a unit file.
@@ -62,13 +62,13 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
             if host is not None and present.host != host:
                 raise ConfigError(f"this host has joined by this token as {present.host}: to join as {host}, use a new one")
             (tls.directory / JOINING_KEY).unlink(missing_ok=True)  # a kill came before: a later joining must have a key of its own
-            return Joined(present.host, present.master, tls, is_new=False)
+            return JoinedHost(present.host, present.master, tls, is_new=False)
         key_pem = _joining_key(tls)
         key = certificates.key_from_pem(key_pem)
         request = JoinRequest(
             invite=token.invite.hex(), secret=token.secret.hex(), host=name, csr=certificates.make_request(key, name).decode("ascii")
         )
-        address, ca_pem, reply = _ask_each(token, request)
+        address, ca_pem, reply = _asked(token, request)
         certificate_pem = reply.certificate.encode()
         check_given(certificate_pem, ca_pem, key, name)
         master = _with_port(address, reply.broker_port)
@@ -76,7 +76,7 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
         membership = Membership(master=master, host=name, joining=joining, invite=token.invite.hex())
         write_identity(tls, key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem, membership=membership)
         (tls.directory / JOINING_KEY).unlink()
-    return Joined(name, master, tls, is_new=True)
+    return JoinedHost(name, master, tls, is_new=True)
 
 
 def _present(tls: TlsFiles, token: JoinToken, now: datetime) -> Membership | None:
@@ -107,24 +107,20 @@ def _joining_key(tls: TlsFiles) -> bytes:
     return path.read_bytes()
 
 
-def _ask_each(token: JoinToken, request: JoinRequest) -> tuple[str, bytes, JoinReply]:
-    """The first address at which the token's own master answers; a master that refuses is asked nowhere else."""
-    problems: list[str] = []
-    other_cluster: ConfigError | None = None
-    for address in token.addresses:
-        try:
-            ca_pem = _trusted_ca(address, token.fingerprint)
-            return address, ca_pem, decided(address, ca_pem, JOIN_PATH, request, "let this host join")
-        except OtherCluster as error:  # two networks may number their machines alike
-            other_cluster = ConfigError(str(error))
-            problems.append(str(error))
-        except NO_ANSWER as error:
-            problems.append(f"{address}: {reason(error)}")
-    if other_cluster is not None and len(problems) == 1:
-        raise other_cluster
-    told = "; ".join(problems)
-    kind = ConfigError if other_cluster is not None else BrokerUnavailable
-    raise kind(f"no master answers to this token: {told}. Is `protheon master` running, and are its ports open to this host?")
+def _asked(token: JoinToken, request: JoinRequest) -> tuple[str, bytes, JoinReply]:
+    """The address at which the token's own master answers, its authority's certificate, and what it says."""
+
+    def ask(address: str) -> tuple[str, bytes, JoinReply]:
+        ca_pem = _trusted_ca(address, token.fingerprint)
+        return address, ca_pem, decided(address, ca_pem, JOIN_PATH, request, "let this host join")
+
+    try:
+        return first_answer(token.addresses, ask)
+    except NobodyAnswered as none:
+        if none.n_others == len(none.problems) == 1:
+            raise ConfigError(str(none)) from none
+        kind = ConfigError if none.n_others else BrokerUnavailable
+        raise kind(f"no master answers to this token: {none}. Is `protheon master` running, and are its ports open to this host?") from none
 
 
 def _trusted_ca(address: str, fingerprint: bytes) -> bytes:

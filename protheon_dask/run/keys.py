@@ -9,7 +9,7 @@ from typing import Final
 from filelock import FileLock
 
 from protheon_dask.errors import MissingSetting
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.owner_files import make_home, replace_file
 
 KEY_BYTES: Final = 32
 KEY_FILE: Final = "cluster.key"
@@ -36,7 +36,7 @@ def make_key(home: Path, name: str = KEY_FILE) -> Path:
     path = home / name
     if _is_there(path):
         return path
-    home.mkdir(parents=True, exist_ok=True)
+    make_home(home)
     with FileLock(home / f"{name}.lock", mode=0o600):
         if not _is_there(path):
             replace_file(path, secrets.token_hex(KEY_BYTES).encode())

@@ -23,14 +23,12 @@ from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.owner_files import make_home, replace_file
 from protheon_dask.run.parts import DASK_CONFIG, START_S, Places, Processes, Site, bound_port, n_workers_here, turn
 
 START_TRIES = 3
 """Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""
 POLL_S = 0.05
-ENTERABLE_DIR = 0o711
-"""Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
 OTHERS_S = 0.5
 """Period of the look for runs of other commands."""
 LAST_PICTURE_S = 2.0
@@ -75,7 +73,7 @@ class LocalCluster:
         self._stack = ExitStack()
         self._processes = Processes(self.settings, on_event)
         self._ports: list[int] = []  # which our processes were told to listen on
-        self._joined: Joined | None = None  # whose cluster is used
+        self._joined: Announced | None = None  # whose cluster is used
         self.client: Master
         self.is_ours = False
         self.dashboard_link = self.http_link = ""
@@ -162,7 +160,7 @@ class LocalCluster:
 
     def _start(self) -> None:
         started_s = time.monotonic()
-        self._home.mkdir(mode=ENTERABLE_DIR, parents=True, exist_ok=True)
+        make_home(self._home)
         if self._database.embedded_dir is not None:
             postgres = EmbeddedPostgres(
                 self._database.embedded_dir, Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
@@ -300,7 +298,7 @@ def find_local(home: Path, url: str) -> Master | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class Announced:
     """What another command announced of the local master that it runs."""
 
     path: Path
@@ -322,7 +320,7 @@ class Joined:
             raise BrokerUnavailable("the command that ran the cluster has ended")
 
 
-def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Joined, Master] | None:
+def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Announced, Master] | None:
     """As find_local, with what was announced. to_use: only while its command lives; the master's check raises once it does not."""
     if not any(home.glob(ANNOUNCEMENTS)):
         return None
@@ -337,7 +335,7 @@ def find_joined(home: Path, url: str, *, to_use: bool = False) -> tuple[Joined, 
     try:
         text = path.read_text()
         announced = json.loads(text)
-        joined = Joined(path, text, announced["address"], int(announced["pid"]), bool(announced.get("stands")))
+        joined = Announced(path, text, announced["address"], int(announced["pid"]), bool(announced.get("stands")))
         if to_use:
             joined.check()
         tls = TlsFiles(Path(announced["tls"])) if announced.get("tls") else None

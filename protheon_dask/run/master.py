@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
-from protheon_dask.broker.cluster_wire import Enrolment, HostList, Versions
+from protheon_dask.broker.cluster_wire import Enrolment, Versions
 from protheon_dask.broker.pin_wire import PinRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.broker.wire import (
@@ -63,7 +63,6 @@ class Master:
         tls: TlsFiles | None = None,
     ) -> None:
         self.address, self._key, self._check, self._comes_back = address, key, check, comes_back
-        self.tls = tls
         self.tls = tls
         self._client = BrokerClient(address, tls)
 
@@ -286,18 +285,6 @@ class Master:
     def enrol(self, host: str, versions: Versions) -> Enrolment:
         """What this host needs to work for the master. Raises: NotAllowed: it was removed; BrokerUnavailable."""
         return self._client.enrol(host, versions)
-
-    def renew(self, request_pem: bytes) -> bytes:
-        """A new certificate (PEM) for this host. Raises: NotAllowed: it was removed; ConfigError; BrokerUnavailable."""
-        return self._client.renew(request_pem)
-
-    def hosts(self) -> HostList:
-        """The hosts of the cluster, and the master's own clock and versions."""
-        return self._client.hosts()
-
-    def echo(self, n_bytes: int) -> int:
-        """Have so many bytes sent here, at most 64 MiB, to measure the way; returns how many came."""
-        return self._client.echo(n_bytes)
 
     def _through_restarts(self, call: Callable[[], T]) -> T:
         """The answer of the broker, or of the one that is started after it: for what is safe to repeat."""

@@ -13,11 +13,10 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from filelock import FileLock, Timeout
 
 from protheon_dask.broker.tls import TlsFiles
-from protheon_dask.errors import ConfigError, MissingSetting, TransientError
-from protheon_dask.run import certificates
+from protheon_dask.errors import ConfigError, MissingSetting
+from protheon_dask.run import certificates, owner_files
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.identity import TLS_DIR
 from protheon_dask.run.owner_files import check_owner_alone, make_directory, replace_file
@@ -68,6 +67,14 @@ def membership_of(tls: TlsFiles) -> Membership | None:
         return None
     except (OSError, msgspec.DecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {exc}; join the cluster anew, or give the master's address") from exc
+
+
+def note_master(tls: TlsFiles, master: str) -> None:
+    """Write down, on the master, by which address its own host reaches gRPC now. A host that joined keeps what it was told."""
+    with locked(tls):
+        noted = membership_of(tls)
+        if noted is not None and not noted.invite and noted.master != master:
+            replace_file(tls.directory / CLUSTER_FILE, msgspec.json.encode(msgspec.structs.replace(noted, master=master)))
 
 
 def identity_of(tls: TlsFiles) -> Identity:
@@ -143,17 +150,10 @@ def own_key(tls: TlsFiles) -> EllipticCurvePrivateKey:
 
 @contextmanager
 def locked(tls: TlsFiles) -> Iterator[None]:
-    """Be the only process that changes this identity; its directory is made."""
+    """Be the only process that changes this identity; its directory is made. Raises TransientError."""
     make_directory(tls.directory)
-    lock = FileLock(tls.directory / LOCK, timeout=LOCK_S, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout as exc:
-        raise TransientError(f"another process has been changing {tls.directory} for {LOCK_S:.0f} s: look what it waits for") from exc
-    try:
+    with owner_files.locked(tls.directory / LOCK, "this host's certificate", LOCK_S):
         yield
-    finally:
-        lock.release()
 
 
 def certificate_of(tls: TlsFiles) -> x509.Certificate:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from protheon_dask.errors import ConfigError
+from filelock import FileLock, Timeout
 
-OWNER_DIR: Final = 0o700
-OWNER_FILE: Final = 0o600
+from protheon_dask.errors import ConfigError, TransientError
+from protheon_dask.workspace.chunkfile import OWNER_DIR, OWNER_FILE
+
+ENTERABLE_DIR: Final = 0o711
+"""Mode of home: others may pass, as root's embedded PostgreSQL does, which runs as nobody; what is in it is its owner's."""
 OTHERS: Final = 0o077
 """The bits of a mode that let anybody else in."""
 
 
+def make_home(home: Path) -> None:
+    """Make the directory that all of an installation is below, and its parents as they come; one that is there keeps its mode."""
+    home.mkdir(mode=ENTERABLE_DIR, parents=True, exist_ok=True)
+
+
 def make_directory(path: Path) -> None:
-    """Make the directory for its owner alone, and its parents as they come; one that is there keeps its mode."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make a directory of home for its owner alone, and home; one that is there keeps its mode."""
+    make_home(path.parent)
     path.mkdir(mode=OWNER_DIR, exist_ok=True)
 
 
@@ -37,6 +46,20 @@ def replace_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     making.replace(path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
+    """Be the only process that changes what this file's lock is for. Raises TransientError: another one has been, for so long."""
+    lock = FileLock(path, timeout=wait_s, mode=OWNER_FILE)
+    try:
+        lock.acquire()
+    except Timeout as exc:
+        raise TransientError(f"another process has been changing {what} for {wait_s:.0f} s: {path} is locked; try again") from exc
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_directory(path: Path) -> None:

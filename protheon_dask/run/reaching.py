@@ -20,6 +20,7 @@ from protheon_dask.run.addresses import is_here, is_near, master_address
 from protheon_dask.run.enrolling import Enrolled
 from protheon_dask.run.identity import own_name, tls_of
 from protheon_dask.run.joining import join
+from protheon_dask.run.keys import KEY_FILE
 from protheon_dask.run.membership import identity_of, membership_of
 from protheon_dask.run.settings import home_of
 
@@ -140,4 +141,4 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 def key_file(directory: Path) -> Path:
     """Where a host keeps the cluster's key that the master gave it."""
-    return directory / "cluster.key"
+    return directory / KEY_FILE

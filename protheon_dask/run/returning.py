@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from protheon_dask.broker.join import RENEW_PATH, JoinReply, RenewRequest
+from protheon_dask.broker.join import RENEW_PATH, RenewRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.run import certificates
-from protheon_dask.run.join_client import NO_ANSWER, OtherCluster, decided, reason
+from protheon_dask.run.join_client import NobodyAnswered, decided, first_answer
 from protheon_dask.run.membership import check_given, identity_of, locked, membership_of, own_key
 from protheon_dask.run.owner_files import replace_file
 
@@ -36,24 +36,15 @@ def come_back(tls: TlsFiles, now: datetime | None = None) -> bool:
             )
         key, ca_pem = own_key(tls), tls.ca.read_bytes()
         request = RenewRequest(host=identity.host, csr=certificates.make_request(key, identity.host).decode("ascii"))
-        certificate_pem = _ask_each(member.joining, ca_pem, request).certificate.encode()
+        try:
+            reply = first_answer(member.joining, lambda address: decided(address, ca_pem, RENEW_PATH, request, "take this host back"))
+        except NobodyAnswered as none:
+            raise BrokerUnavailable(
+                f"the certificate of host {identity.host} has ended, and no master answers that could give it a new one: {none}"
+            ) from none
+        certificate_pem = reply.certificate.encode()
         check_given(certificate_pem, ca_pem, key, identity.host)
         if certificates.read_host(certificate_pem).until_at <= now:
             raise ConfigError(f"the new certificate has ended by this host's clock ({now:%Y-%m-%d %H:%M} UTC): set the clock here or there")
         replace_file(tls.certificate, certificate_pem)
     return True
-
-
-def _ask_each(addresses: tuple[str, ...], ca_pem: bytes, request: RenewRequest) -> JoinReply:
-    """The first address at which this cluster's master answers: elsewhere, a machine of another network may have the same one."""
-    problems: list[str] = []
-    for address in addresses:
-        try:
-            return decided(address, ca_pem, RENEW_PATH, request, "take this host back")
-        except OtherCluster:
-            problems.append(f"what answers at {address} is not the master of this cluster, and was told nothing")
-        except NO_ANSWER as error:
-            problems.append(f"{address}: {reason(error)}")
-    raise BrokerUnavailable(
-        f"the certificate of host {request.host} has ended, and no master answers that could give it a new one: {'; '.join(problems)}"
-    )

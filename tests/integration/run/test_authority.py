@@ -17,7 +17,7 @@ import pytest
 from protheon_dask.broker.tls import join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound
 from protheon_dask.run import certificates
-from protheon_dask.run.authority import CA_KEY, HOSTS, INVITES, MAX_WRONG, Admission, Authority
+from protheon_dask.run.authority import CA_KEY, HOSTS, INVITES, MAX_WRONG, REMEMBERED_FOR, RETURN_FOR, Admission, Authority
 from protheon_dask.run.join_token import JoinToken
 from tests.fixtures import tls
 
@@ -174,12 +174,22 @@ def test_the_masters_name_stays_its_own_when_its_certificate_has_ended(authority
         admit(authority, invited(authority), "gaming-pc")
 
 
-def test_a_host_that_slept_past_its_certificate_joins_again_by_a_new_token(authority: Authority, clock: Clock) -> None:
+def test_a_name_is_held_for_as_long_as_its_host_may_come_back_and_its_host_is_remembered_longer(authority: Authority, clock: Clock) -> None:
     old = admit(authority, invited(authority))
-    clock.now += timedelta(hours=25)
+    clock.now += timedelta(hours=24) + RETURN_FOR - timedelta(seconds=1)
+    with pytest.raises(NotAllowed, match="`protheon worker` without --join is enough on that one"):
+        admit(authority, invited(authority))
+    clock.now += timedelta(seconds=1)
 
+    admit(authority, invited(authority), "other")
+    assert [host.name for host in authority.hosts()] == ["nuc", "other"]
     assert not authority.is_removed("nuc", serial_of(admit(authority, invited(authority))))
     assert authority.is_removed("nuc", serial_of(old))
+
+    authority.admit_master(request("gaming-pc"), "gaming-pc")
+    clock.now += timedelta(hours=24) + REMEMBERED_FOR
+    admit(authority, invited(authority), "new")
+    assert [host.name for host in authority.hosts()] == ["gaming-pc", "new"]
 
 
 def test_a_removed_host_is_refused_and_not_renewed(authority: Authority, tmp_path: Path) -> None:
@@ -270,6 +280,7 @@ def test_a_broken_request_costs_no_use(authority: Authority) -> None:
         (60, 0, [NOWHERE]),
         (60, 1, []),
         (60, 1, ["x"]),
+        (60, 1, [f"{'a' * 240}-{no}:50052" for no in range(20)]),  # nobody could read that token
     ],
 )
 def test_an_invite_out_of_its_range_is_refused(authority: Authority, ttl_s: float, uses: int, addresses: list[str]) -> None:

@@ -25,7 +25,7 @@ import pytest
 from protheon_dask.broker.join import JoinReply, JoinRequest, JoinThread
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed
-from protheon_dask.run import certificates
+from protheon_dask.run import certificates, join_client
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.host_names import host_name_of
 from protheon_dask.run.join_desk import JoinDesk
@@ -202,7 +202,7 @@ def test_somebody_between_with_the_real_ca_pem_is_told_nothing(master: Master, t
         asked: list[JoinRequest] = []
         with JoinThread(Desk(master.authority, asked), shown, LOOPBACK, 0) as between:
             token = replace(JoinToken.parse(master.token()), addresses=(f"{LOOPBACK}:{between.port}",))
-            with pytest.raises(ConfigError, match="has none of its own: nothing was sent"):
+            with pytest.raises(ConfigError, match="is not the master of this cluster: nothing was sent"):
                 join(token.text(), tmp_path, name)
         assert asked == []
 
@@ -254,6 +254,29 @@ def test_a_program_without_tls_at_the_address_is_told_nothing(tmp_path: Path, na
         thread.join(30)
     assert heard
     assert token.secret.hex().encode() not in heard
+
+
+def test_a_master_that_speaks_slower_than_its_time_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps any time-out of a read from running out."""
+    monkeypatch.setattr(join_client, "ANSWER_S", 0.5)
+    shown, is_over = tls.identity(tls.authority(tmp_path), tls.MASTER, tmp_path), threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown.certificate, shown.key)
+
+    def drip(listening: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as peer:
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not is_over.wait(0.05):
+                peer.sendall(b"x")
+
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        client = ssl.create_default_context(cafile=str(shown.ca))
+        with pytest.raises(TimeoutError):
+            join_client.called(f"{LOOPBACK}:{listening.getsockname()[1]}", client, "GET", "/", b"")
+        is_over.set()
+        thread.join(30)
 
 
 @contextmanager

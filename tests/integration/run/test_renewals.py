@@ -24,6 +24,7 @@ from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.membership import identity_of, own_key
 from protheon_dask.run.owner_files import replace_file
 from protheon_dask.run.reaching import Reach
+from protheon_dask.run.removed import REMOVED_FILE
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.broker import ChunkFolder, Runs
 from tests.fixtures.cluster import wait_until
@@ -49,12 +50,14 @@ class CountingDesk(ClusterDesk):
         return super().hosts()
 
 
-def test_a_host_whose_clock_is_hours_ahead_of_the_masters_renews_once_and_not_at_each_look(
+def test_a_host_whose_clock_is_hours_ahead_renews_once_and_not_at_each_look_also_where_it_cannot_note_who_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attendance, "ASK_FIRST_S", 0.02)
     authority = Authority.create(tmp_path, behind(10))
-    tls = identity(authority, "ahead")
+    tls, _ = identity(authority, "ahead"), identity(authority, "gone")
+    authority.remove("gone")
+    (tls.directory / REMOVED_FILE).mkdir()
     store = ChunkStore(tmp_path / "workspace", 1 << 30)
     coordinator = Coordinator(Settings(), "postgresql://db.example/loads", "tls://127.0.0.1:9", store, uuid4(), 1)
     desk = CountingDesk(Settings(), coordinator, "tls://127.0.0.1:9", authority, b"k" * 32)
@@ -62,12 +65,14 @@ def test_a_host_whose_clock_is_hours_ahead_of_the_masters_renews_once_and_not_at
     with (
         BrokerThread(Runs(), ChunkFolder(tmp_path), "127.0.0.1", 0, cluster=desk, tls=identity(authority, MASTER)) as server,
         BrokerClient(f"127.0.0.1:{server.port}", tls) as broker,
-        Attendance(broker, Reach(broker.address, "ahead", tls), said.append),
+        Attendance(broker, Reach(broker.address, "ahead", tls), said.append) as at,
     ):
         wait_until(lambda: desk.n_looks > 5, timeout_s=60)
         assert desk.n_renewals == 1
+        assert at.trouble == ""  # the master answers
     coordinator.dask.close()
-    assert [text.partition(",")[0] for text in said] == ["the certificate was renewed"]
+    told = ["this host's workers cannot be told whom the master has removed", "the certificate was renewed"]
+    assert [text.partition(",")[0] for text in said] == told
 
 
 def test_a_master_that_cannot_write_its_certificate_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
