@@ -13,6 +13,8 @@ import click
 from protheon_dask import words
 from protheon_dask.cli import output
 from protheon_dask.cli.verbs import effective_settings
+from protheon_dask.errors import NotAllowed
+from protheon_dask.run.exits import NOT_ALLOWED
 
 AUTO, STDIN = "auto", "-"
 MAX_LINE_CHARS = 8192
@@ -49,13 +51,30 @@ def worker(
         token = token_of_stdin()
     settings = effective_settings().settings
     sizing = choose(this_machine(), _number(workers), None if memory_limit == AUTO else parse_memory(memory_limit))
-    at = reach(settings, Wanted(master=master or "", token=token or "", into=into or "", host=host or "", insecure=insecure))
+    wanted = Wanted(master=master or "", token=token or "", into=into or "", host=host or "", insecure=insecure)
+    with told_apart():
+        at = reach(settings, wanted)
     say(f"host {at.host}: {words.counted(sizing.n_workers, 'worker')} of {words.size(sizing.memory_limit_bytes)} at most")
     for warning in filter(None, (sizing.warning, INSECURE if at.tls is None and not at.is_here else "")):
         say(warning)
     hosting = Hosting(settings, at, sizing, into=into or "", say=say)
-    with stopped_by_signals(hosting.stop):
+    with told_apart(), stopped_by_signals(hosting.stop):
         hosting.run()
+
+
+class Refused(click.ClickException):
+    """The master does not let this host in."""
+
+    exit_code = NOT_ALLOWED
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """Give a refusal an exit code of its own: a service manager starts this host again after anything else."""
+    try:
+        yield
+    except NotAllowed as error:
+        raise Refused(str(error)) from error
 
 
 INSECURE = "--insecure: all that travels can be read and changed on the way, and anyone who reaches a port of Dask here runs code as you"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from protheon_dask.errors import Acts, ProtheonError
 
 DONE, INCOMPLETE, USAGE, INTERNAL, TRY_LATER, INTERRUPTED = 0, 1, 2, 70, 75, 130
+NOT_ALLOWED = 77
+"""Of ``protheon worker`` alone, EX_NOPERM of sysexits.h: the master does not let this host in, and starting it again changes nothing."""
 
 _BY_ACTS = {
     Acts.CLOCK: TRY_LATER,

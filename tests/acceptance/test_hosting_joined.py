@@ -16,6 +16,7 @@ from protheon_dask.broker.join import JoinThread
 from protheon_dask.config import Settings
 from protheon_dask.run import founding
 from protheon_dask.run.authority import Authority
+from protheon_dask.run.exits import NOT_ALLOWED
 from protheon_dask.run.join_desk import JoinDesk
 from protheon_dask.run.membership import identity_of, tls_below
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
@@ -118,7 +119,7 @@ def test_a_host_that_was_removed_is_told_so_and_ends(master: Master, early: tupl
         host.wait_said("joined the master")
         removed = master.run("cluster", "remove", "handheld")
         assert removed.returncode == 0, removed.stderr
-        assert host.wait_code() == 2, host.told()
+        assert host.wait_code() == NOT_ALLOWED, host.told()
         assert "removed" in host.said
 
 

@@ -22,6 +22,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # it has no types of its own
 
 from protheon_dask.cli.main import protheon
+from protheon_dask.run.exits import NOT_ALLOWED
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
@@ -233,6 +234,7 @@ def test_a_unit_starts_a_command_that_there_is_always_again_and_drains_it(path: 
     assert words[0] == "/opt/protheon/bin/protheon"
     assert command_of(words[1:]) == []
     assert found["Restart"] == "always"  # a worker that lost its scheduler ends with 0
+    assert found.get("RestartPreventExitStatus") == (str(NOT_ALLOWED) if words[1] == "worker" else None)
     assert found["StartLimitIntervalSec"] == "0"
     assert found["KillMode"] == "mixed"  # SIGTERM to the supervisor alone
     assert found["OOMPolicy"] == "continue"
