@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -31,19 +32,10 @@ INVITE_TTL, INVITE_USES = "30d", "1000"
 """The most that there is. Each `up` makes a new one; whoever can read its volume is an administrator of all the containers anyway."""
 PAGES: Final = ((18080, 8080), (18787, 8787))
 """The broker's HTTP and Dask's dashboard listen on the container's loopback alone, where no published port leads: from, to."""
-OWNER_FILE = 0o600
+MASTER_COMMAND: Final = ("protheon", "master", "--bind", "0.0.0.0", "--workers", "0")
 PIECE_BYTES = 64 << 10
 HEALTH_S = 8.0
 ESTABLISHED: Final = "01"
-
-
-def write_owned(path: Path, text: str) -> None:
-    """Put text in the place of the file, readable by this user alone, in one step."""
-    making = path.with_name(path.name + ".new")
-    making.unlink(missing_ok=True)
-    with os.fdopen(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_FILE), "w") as file:
-        file.write(text)
-    making.replace(path)
 
 
 def home() -> Path:
@@ -55,22 +47,43 @@ def init() -> int:
 
     And a new invitation. Guarantee: what is there stays as it is; safe to run again, also after it was killed.
     """
+    from protheon_dask.run.owner_files import replace_file  # here: the health checks are to be light
+
     if not PASSWORD_FILE.exists():
-        write_owned(PASSWORD_FILE, secrets.token_urlsafe(24))
+        replace_file(PASSWORD_FILE, secrets.token_urlsafe(24).encode())
     url = DATABASE.format(password=PASSWORD_FILE.read_text())
-    write_owned(home() / "config.toml", f'database_url = "{url}"\n')
+    replace_file(home() / "config.toml", f'database_url = "{url}"\n'.encode())
     subprocess.run(["protheon", "cluster", "init", "--name", MASTER, "--address", f"{MASTER}:{JOIN_PORT}"], check=True)
     invite = ["protheon", "cluster", "invite", "--ttl", INVITE_TTL, "--uses", INVITE_USES, "--json"]
     done = subprocess.run(invite, check=True, stdout=subprocess.PIPE)
-    write_owned(TOKEN_FILE, json.loads(done.stdout)["token"])
+    replace_file(TOKEN_FILE, json.loads(done.stdout)["token"].encode())
     print("the certificates, the database's password and an invitation are there")
     return 0
 
 
-def master() -> NoReturn:
-    """Become the master, for the other containers to reach; the pages are passed on from the container's own address."""
-    subprocess.Popen([sys.executable, __file__, "pages"])
-    os.execvp("protheon", ["protheon", "master", "--bind", "0.0.0.0", "--workers", "0"])
+async def master(command: Sequence[str] = MASTER_COMMAND, routes: Sequence[tuple[int, int]] = PAGES) -> int:
+    """Run the master, for the other containers to reach, and pass the pages on from the container's own address; returns its exit code.
+
+    Who dies takes the other one along, and the container is started again.
+    """
+    process = await asyncio.create_subprocess_exec(*command)
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    passing, ended = asyncio.create_task(pages(routes)), asyncio.create_task(process.wait())
+    await asyncio.wait((passing, ended), return_when=asyncio.FIRST_COMPLETED)
+    failed = passing.exception() if passing.done() else None
+    if failed is not None:
+        print(f"the pages cannot be passed on: {failed}", file=sys.stderr, flush=True)
+        end()
+    passing.cancel()
+    code = await ended
+    return 1 if failed is not None else code if code >= 0 else 128 - code
 
 
 def worker(arguments: Sequence[str]) -> NoReturn:
@@ -87,13 +100,15 @@ def worker(arguments: Sequence[str]) -> NoReturn:
 def join_once() -> None:
     """Join by the invitation, by the library: a token among the arguments of a command could be read by every process here.
 
-    A container that was stopped for longer than its certificate lives joins again, under its old name. Raises ProtheonError.
+    One that was stopped for longer than its certificate lives comes back by its key (`protheon worker`), as long as the master takes it
+    back; after that it joins again, under its old name. Raises ProtheonError.
     """
+    from protheon_dask.run.authority import RETURN_FOR
     from protheon_dask.run.joining import join
     from protheon_dask.run.membership import identity_of, tls_below
 
     tls = tls_below(home())
-    if tls.certificate.exists() and identity_of(tls).until_at > datetime.now(UTC):
+    if tls.certificate.exists() and identity_of(tls).until_at + RETURN_FOR > datetime.now(UTC):
         return
     joined = join(TOKEN_FILE.read_text(), home())
     print(f"joined {joined.master} as {joined.host}", flush=True)
@@ -154,12 +169,9 @@ def main(arguments: Sequence[str]) -> int:
         case ["init"]:
             return init()
         case ["master"]:
-            master()
+            return asyncio.run(master())
         case ["worker", *more]:
             worker(more)
-        case ["pages"]:
-            asyncio.run(pages())
-            return 1
         case ["healthy", "master"]:
             return 0 if master_is_healthy() else 1
         case ["healthy", "worker"]:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import tomllib
@@ -38,17 +39,6 @@ def load_script() -> ModuleType:
 container = load_script()
 
 
-def test_a_secret_is_written_for_its_owner_alone_over_what_a_killed_one_left(tmp_path: Path) -> None:
-    path = tmp_path / "password"
-    (tmp_path / "password.new").write_text("half")
-    (tmp_path / "password.new").chmod(0o644)
-    container.write_owned(path, "first")
-    container.write_owned(path, "second")
-    assert path.read_text() == "second"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Home and the volumes of a container, below tmp_path; the programs of this environment are on the path."""
@@ -74,18 +64,18 @@ def test_init_makes_what_is_missing_and_a_second_one_only_a_new_invitation(place
     assert JoinToken.parse((places / "token").read_text()).secret != token.secret
 
 
-def test_a_container_joins_when_it_has_no_certificate_that_lives(places: Path) -> None:
+def test_a_container_joins_when_it_has_no_certificate_that_lives_nor_one_to_come_back_by(places: Path) -> None:
     now = datetime.now(UTC)
-    old = Authority.create(places / "master", clock=lambda: now - timedelta(days=2))
-    container.write_owned(places / "token", old.invite(29 * 86400.0, 5, [tls.NOWHERE]))
+    old = Authority.create(places / "master", clock=lambda: now - timedelta(days=31, hours=1))
+    (places / "token").write_text(old.invite(86400.0, 5, [tls.NOWHERE]))
     with pytest.raises(BrokerUnavailable, match="no master answers"):  # it asks, at an address where nobody is
         container.join_once()
 
-    tls.identity(old, "worker-1", home=places)  # it ended a day ago
+    tls.identity(old, "worker-1", home=places)  # it ended thirty days ago
     with pytest.raises(BrokerUnavailable, match="no master answers"):
         container.join_once()
 
-    tls.identity(Authority.open(places / "master"), "worker-2", home=places)
+    tls.identity(Authority.open(places / "master", clock=lambda: now - timedelta(days=30)), "worker-2", home=places)
     (places / "token").unlink()  # what is not wanted is not read
     container.join_once()
 
@@ -155,6 +145,27 @@ def test_pages_pass_connections_on_to_loopback_and_hang_up_while_nothing_is_ther
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("sys.exit(3)", 3),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137),
+        ("import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)", 143),  # docker stop
+    ],
+)
+def test_the_masters_container_ends_with_it_and_passes_signals_on(body: str, code: int) -> None:
+    script = f"import asyncio, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import container\n"
+    script += f"sys.exit(asyncio.run(container.master([sys.executable, '-c', 'import sys; {body}'], [({free_port()}, 1)])))"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == code
+
+
+def test_the_masters_container_ends_when_its_pages_cannot_be_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        routes = [(taken.getsockname()[1], 1)]
+        assert asyncio.run(container.master([sys.executable, "-c", "import time; time.sleep(600)"], routes)) == 1
+    assert "cannot be passed on" in capsys.readouterr().err
 
 
 def test_an_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
