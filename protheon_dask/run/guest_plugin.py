@@ -40,4 +40,5 @@ class GuestPlugin(WorkerPlugin):
         from protheon_dask.run.worker import accept_guest
 
         settings = read_settings(dict(self.terms.settings)).settings
-        accept_guest(settings, {**environment(), "PROTHEON_BROKER": self.terms.broker_address}, str(worker.name), self.terms.key)
+        env = {name: value for name, value in environment().items() if name.startswith("PROTHEON_")}
+        accept_guest(settings, {**env, "PROTHEON_BROKER": self.terms.broker_address}, str(worker.name), self.terms.key)

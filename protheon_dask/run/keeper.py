@@ -100,7 +100,7 @@ class Pulse:
 
 
 class LeaseKeeper:
-    """Renews until an attempt is dropped. Its thread starts with the first attempt, is a daemon, and has its own connection."""
+    """Renews until an attempt is dropped. Its thread starts with the first attempt, is a daemon, has its own connection; see close()."""
 
     def __init__(self, url: str, *, lease_s: float, renew_s: float, stall_s: float, on_stall: Callable[[Attempt], None]) -> None:
         self._url, self._lease_s, self._renew_s, self._stall_s = url, lease_s, renew_s, stall_s
@@ -108,7 +108,7 @@ class LeaseKeeper:
         self._attempts: dict[Lease, Attempt] = {}
         self._lock = threading.Lock()
         self._sooner = threading.Event()  # an attempt came that is looked at more often, or the leases are to be renewed now
-        self._is_hurried = False
+        self._is_hurried = self._is_closed = False
         self._lost: set[Lease] = set()  # attempts that were taken from this process, which lives: their losses are to be given back
         self._thread: threading.Thread | None = None
         self._conn: Connection | None = None
@@ -135,6 +135,11 @@ class LeaseKeeper:
         self._is_hurried = True
         self._sooner.set()
 
+    def close(self) -> None:
+        """No attempt comes any more, and none is held: let the thread end. What it has to give back it says once more, and hangs up."""
+        self._is_closed = True
+        self._sooner.set()
+
     def give_back_nowait(self, lease: Lease) -> None:
         """The attempt is no longer ours, but the process lives: what that loss cost its task is taken off again."""
         with self._lock:
@@ -150,7 +155,7 @@ class LeaseKeeper:
     def _keep(self) -> None:
         looked_at = time.monotonic()
         renew_at, is_answered = looked_at + self._renew_s, True
-        while True:
+        while not self._is_closed:
             looks_s = [item.stall_s / LOOKS for item in self._snapshot().values() if item.stall_s is not None]
             wait_s = max(0.0, min([renew_at - time.monotonic(), *looks_s]))
             self._sooner.wait(wait_s)
@@ -169,6 +174,9 @@ class LeaseKeeper:
             if time.monotonic() >= renew_at:
                 is_answered = (not attempts or self._renew(attempts)) and (not self._lost or self._give_back())
                 renew_at = time.monotonic() + (self._renew_s if is_answered else min(RECONNECT_S, self._renew_s))
+        if self._lost:
+            self._give_back()
+        self._drop_connection()
 
     def attempts(self) -> list[Attempt]:
         """Those that are held now."""

@@ -134,6 +134,12 @@ class WorkerProcess:
         """The process ends: renew the leases once more, so that what was taken from it while it slept is given back."""
         self._keeper.hurry()
 
+    def close(self) -> None:
+        """Hang up, everywhere; of a process that goes on without it. Between attempts."""
+        self._drop_connection()
+        self._keeper.close()
+        self.broker.close()
+
     # --- the pieces -----------------------------------------------------------------------------------------------------
 
     def _claim(self, dispatch: Dispatch, token: UUID) -> verbs.Claimed | None:
@@ -417,16 +423,19 @@ def made(settings: Settings, env: Mapping[str, str], name: str, key: bytes | Non
         )
     broker = BrokerClient(address, TlsFiles(Path(settings.tls_dir).expanduser()) if settings.tls_dir else None)
     key_file, host = env.get("PROTHEON_KEY_FILE"), env.get("PROTHEON_HOST", "")
-    key = key or (read_key(key_file) if key_file else None)
-    if not settings.database_url:
-        enrolled = enrol(settings, broker, host or own_name(settings))
-        settings, key = enrolled.settings, key or enrolled.key
+    with contextlib.ExitStack() as failed:
+        failed.callback(broker.close)
+        key = key or (read_key(key_file) if key_file else None)
+        if not settings.database_url:
+            enrolled = enrol(settings, broker, host or own_name(settings))
+            settings, key = enrolled.settings, key or enrolled.key
+        failed.pop_all()
     return WorkerProcess(settings, name=name, broker=broker, url=settings.database_url, key=key, host=host)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Guest:
-    """How to make a worker in a process of somebody else's Dask."""
+    """How to make a worker in a process of somebody else's Dask. Told again by each broker and to each new connection, often the same."""
 
     settings: Settings
     env: Mapping[str, str] = field(repr=False)
@@ -435,7 +444,8 @@ class _Guest:
 
 
 _guest: _Guest | None = None
-_of_thread = threading.local()  # a worker for each of Dask's task threads: WorkerProcess is for one
+_guests: dict[threading.Thread, tuple[_Guest, WorkerProcess]] = {}  # for each of Dask's task threads its own: WorkerProcess is for one
+_guests_lock = threading.Lock()
 
 
 def accept_guest(settings: Settings, env: Mapping[str, str], name: str, key: bytes | None) -> None:
@@ -453,8 +463,16 @@ def current_process() -> WorkerProcess:
         return _current
     if _guest is None:
         raise InvariantError("this Dask worker was started without --preload protheon_dask.run.preload_worker")
-    terms, process = getattr(_of_thread, "made", (None, None))
-    if process is None or terms is not _guest:
-        process = made(_guest.settings, _guest.env, f"{_guest.name}-{threading.get_native_id()}", _guest.key)
-        _of_thread.made = (_guest, process)
+    guest, me = _guest, threading.current_thread()
+    with _guests_lock:
+        over = [thread for thread, (terms, _) in _guests.items() if not thread.is_alive() or (thread is me and terms != guest)]
+        left = [_guests.pop(thread)[1] for thread in over]
+        found = _guests.get(me)
+    for each in left:
+        each.close()
+    if found is not None:
+        return found[1]
+    process = made(guest.settings, guest.env, f"{guest.name}-{threading.get_native_id()}", guest.key)
+    with _guests_lock:
+        _guests[me] = guest, process
     return process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partialmethod
 from uuid import uuid4
@@ -9,17 +10,19 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from protheon_dask.config import Settings
 from protheon_dask.ledger import verbs
 from protheon_dask.ledger.verbs import Claimed
 from protheon_dask.model import Dispatch, Failed, Lease
 from protheon_dask.pipelines.lines import LineTransformer
 from protheon_dask.pipelines.table import BatchRows
 from protheon_dask.policy import RejectLimit
+from protheon_dask.run import worker
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.tasks import REFUSED
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.postgres_proxy import PostgresProxy
-from tests.integration.run.conftest import LIMITS, Bench, Running
+from tests.integration.run.conftest import KEY, LIMITS, Bench, Running
 
 TEN = "".join(f"{n}\n" for n in range(10))
 
@@ -356,3 +359,44 @@ def test_a_batch_that_takes_longer_than_the_stall_time_makes_rows(bench: Bench, 
     assert not stalled
     assert looks
     assert bench.numbers() == list(range(90))
+
+
+def test_a_guest_is_the_same_worker_until_it_is_told_other_terms_and_then_nothing_of_it_is_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each broker tells its terms anew, and so does each new connection of one to the scheduler."""
+    monkeypatch.setattr(worker, "_guest", None)
+    monkeypatch.setattr(worker, "_guests", {})
+    settings = Settings(database_url=bench.url, advisory_wait_s=5.0)
+
+    def told(name: str) -> worker.WorkerProcess:
+        worker.accept_guest(settings, {"PROTHEON_BROKER": bench.broker_address}, name, KEY)
+        return worker.current_process()
+
+    def keepers() -> int:
+        return [thread.name for thread in threading.enumerate()].count("protheon-lease-keeper")
+
+    def connections() -> list[tuple[int]]:
+        names = ["protheon-worker", "protheon-lease"]
+        return bench.ask("SELECT pid FROM pg_stat_activity WHERE application_name = ANY(%s) AND datname = current_database()", names)
+
+    bench.submit(TEN + "10\n")
+    before = keepers()
+    first = told("theirs")
+    assert first.run(bench.dispatch()) == "succeeded"
+    assert told("theirs") is first
+    assert keepers() == before + 1
+
+    other = told("theirs, elsewhere")
+    assert other is not first
+    wait_until(lambda: keepers() == before and not connections())
+    assert other.run(bench.dispatch(1)) == "succeeded"
+
+    of_thread: list[worker.WorkerProcess] = []
+    thread = threading.Thread(target=lambda: of_thread.append(worker.current_process()))
+    thread.start()
+    thread.join()
+    assert of_thread[0] is not other
+    assert worker.current_process() is other
+    assert list(worker._guests) == [threading.current_thread()], "a thread that has ended has none"
+    other.close()
