@@ -24,6 +24,7 @@ HOST_COLUMNS: Final = (
     Shown("state", "state", keep=True),
     Shown("joined_at", "joined", keep=True, drop=2),
     Shown("certificate_until", "certificate until", keep=True, drop=1),
+    Shown("back_until", "comes back by itself until", keep=True),
     Shown("removed_at", "removed", keep=True),
 )
 
@@ -124,12 +125,15 @@ def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], withdraw: 
 @cluster.command("hosts")
 @json_option
 def cluster_hosts(as_json: bool) -> None:
-    """List the hosts that ever joined, by this machine's authority.
+    """List the hosts that joined, by this machine's authority.
+
+    One that is away comes back by itself; one that is gone was away for too long, and joins anew.
 
     \b
     Example:  protheon cluster hosts
     """
     from protheon_dask.run import founding
+    from protheon_dask.run.presence import back_until
 
     now = datetime.now(UTC)
     rows = [
@@ -138,6 +142,7 @@ def cluster_hosts(as_json: bool) -> None:
             "state": state_of(host, now),
             "joined_at": host.joined_at,
             "certificate_until": host.until_at,
+            "back_until": back_until(host.until_at) if state_of(host, now) == "away" else None,
             "removed_at": host.removed_at,
         }
         for host in founding.hosts(effective_settings().settings)
@@ -149,12 +154,12 @@ def cluster_hosts(as_json: bool) -> None:
 
 
 def state_of(host: HostRecord, now: datetime) -> str:
-    """In one word: master, in, lapsed (its certificate ended: it must join anew) or removed."""
+    """In one word: master, removed, or what run.presence says by its certificate."""
+    from protheon_dask.run.presence import presence
+
     if host.removed_at is not None:
         return "removed"
-    if host.is_master:
-        return "master"
-    return "in" if host.until_at > now else "lapsed"
+    return "master" if host.is_master else str(presence(host.until_at, now))
 
 
 @cluster.command("remove")

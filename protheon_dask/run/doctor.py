@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from protheon_dask import words
 from protheon_dask.ledger.fitness import ServerFacts
 from protheon_dask.ledger.migrate import grants
+from protheon_dask.run.presence import Presence, back_until, presence
 from protheon_dask.run.versions import disagreements
-from protheon_dask.run.vitals import Gathered, HostVitals
+from protheon_dask.run.vitals import Gathered, HostTold, HostVitals
 
 CLOCK_WARN_S, CLOCK_FAIL_S = 2.0, 300.0
 """Leases are the database's time alone; logs and pages show each host's own, and a certificate is good from a moment on."""
@@ -28,9 +30,9 @@ OPEN_FILES_MASTER, OPEN_FILES_A_WORKER = 256, 16
 OPEN_FILES_HOST: Final = 256
 """What a worker process needs: libraries, connections, spools."""
 SPARE_BYTES: Final = 1 << 30
-"""A disk with less is full as soon as something else writes."""
+"""A disk with less is full as soon as something else writes, or two workers keep a chunk of 512 MiB there."""
 LATENCY_WARN_S: Final = 0.02
-"""A chunk of 50,000 lines takes some 35 round trips to the database: from here on they cost a tenth of its time."""
+"""A chunk of 50,000 lines takes ROUND_TRIPS to the database: from here on they cost a tenth of its time."""
 ROUND_TRIPS: Final = 31
 """Of such a chunk: one a batch and six a chunk (DESIGN 6), the COPYs apart."""
 MASTER_SLOW_BYTES_S, DATABASE_SLOW_BYTES_S = 1_000_000.0, 5_000_000.0
@@ -161,16 +163,27 @@ def check_certificates(found: Gathered) -> Iterator[Finding]:
             yield Finding(Level.WARN, "host", host.name, f"gets no work: {host.aside}", "mend what it says; it is tried again by itself")
         if host.until_s is None:
             continue
-        left_s = host.until_s - found.now_s
-        told = f"ends in {words.duration(left_s)}" if left_s > 0 else f"ended {words.duration(-left_s)} ago"
-        if left_s <= 0:
-            to_do = "have the host join again: `protheon cluster invite` on the master, the line that it prints on the host"
-            yield Finding(Level.FAIL, "certificate", host.name, told, to_do)
-        elif left_s < CERTIFICATE_WARN_S:
+        yield from _certificate(host, datetime.fromtimestamp(host.until_s, UTC), datetime.fromtimestamp(found.now_s, UTC))
+
+
+def _certificate(host: HostTold, until_at: datetime, now: datetime) -> Iterator[Finding]:
+    """A host that is away is well, whatever became of its certificate; one that is gone for good, as a container that was replaced, is
+    no host of this cluster any more."""
+    what, left_s = "certificate", (until_at - now).total_seconds()
+    ended = f"its certificate ended {words.duration(-left_s)} ago"
+    match presence(until_at, now):
+        case Presence.IN if left_s < CERTIFICATE_WARN_S and host.n_workers:
             to_do = "it is not renewed: see the log of `protheon worker` there, and whether it reaches the master"
-            yield Finding(Level.WARN, "certificate", host.name, told, to_do)
-        else:
-            yield Finding(Level.OK, "certificate", host.name, told)
+            yield Finding(Level.WARN, what, host.name, f"ends in {words.duration(left_s)}", to_do)
+        case Presence.IN:
+            yield Finding(Level.OK, what, host.name, f"ends in {words.duration(left_s)}")
+        case _ if host.n_workers:
+            to_do = "start `protheon worker` there again: it comes back by itself, if it reaches the master where hosts join (50052)"
+            yield Finding(Level.FAIL, what, host.name, f"{ended}, and its workers cannot connect anew", to_do)
+        case Presence.AWAY:
+            yield Finding(Level.OK, what, host.name, f"away: {ended}; it comes back by itself until {words.clock(back_until(until_at))}")
+        case Presence.GONE:
+            return
 
 
 def check_reach(found: Gathered) -> Iterator[Finding]:
@@ -189,6 +202,27 @@ def check_reach(found: Gathered) -> Iterator[Finding]:
             yield Finding(Level.FAIL, "reach", host.host, f"its workers cannot use the database: {host.database_trouble}", to_do)
         elif host.to_database is not None:
             yield Finding(Level.OK, "reach", host.host, "its workers reach the database")
+        yield from _reach_of_others(host)
+
+
+def _reach_of_others(host: HostVitals) -> Iterator[Finding]:
+    """What loading does without: the workers of other hosts, and the place where hosts join and come back."""
+    away = {other: why for other, why in host.peers.items() if why}
+    for other, why in away.items():
+        to_do = (
+            "loading does without; bags, dataframes and what else moves data between workers does not: open each host's worker ports to "
+            "the others (any above 1023; docs/deploy.md)"
+        )
+        yield Finding(Level.WARN, "reach", host.host, f"its workers do not reach those of {other}: {why}", to_do)
+    if host.peers and not away:
+        others = words.counted(len(host.peers), "other host")
+        yield Finding(Level.OK, "reach", host.host, f"its workers reach those of {others}")
+    if host.joining_trouble:
+        told = f"it does not reach the master where hosts join: {host.joining_trouble}"
+        to_do = "open the port for joining (50052): without it the host is not let in again after a day away"
+        yield Finding(Level.WARN, "reach", host.host, told, to_do)
+    elif host.joining:
+        yield Finding(Level.OK, "reach", host.host, f"it reaches the master where hosts join, {host.joining}")
 
 
 def check_rights(found: Gathered) -> Iterator[Finding]:
@@ -308,6 +342,24 @@ def check_disk(found: Gathered) -> Iterator[Finding]:
         yield Finding(Level.OK, "workspace", disk.host, told)
 
 
+def check_temporary(found: Gathered) -> Iterator[Finding]:
+    """Have the workers room for chunks that they do not keep in memory?"""
+    for host in found.hosts:
+        if not host.temporary_dir:  # an older version
+            continue
+        to_do = "make room, or start the workers there with TMPDIR at another place"
+        if host.temporary_free_bytes is None:
+            told = f"no temporary file can be made: {host.temporary_dir}"
+            yield Finding(Level.FAIL, "temporary files", host.host, told, to_do)
+            continue
+        told = f"{words.size(host.temporary_free_bytes)} free in {host.temporary_dir}"
+        if host.temporary_free_bytes < SPARE_BYTES:
+            told += ", where workers keep larger chunks while they load them"
+            yield Finding(Level.WARN, "temporary files", host.host, told, to_do)
+        else:
+            yield Finding(Level.OK, "temporary files", host.host, told)
+
+
 def check_open_files(found: Gathered) -> Iterator[Finding]:
     """May processes open files enough?"""
     masters = found.scheduler if found.master else found.here
@@ -416,6 +468,7 @@ CHECKS: Final = (
     check_rights,
     check_connections,
     check_disk,
+    check_temporary,
     check_open_files,
     check_ways,
     check_bench,

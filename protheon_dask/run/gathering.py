@@ -34,6 +34,9 @@ WAYS_S: Final = 90.0
 BENCH_S: Final = 1.0
 """For each stage of the sample."""
 
+TOLD_ALONE: Final = ("master_trouble", "database_trouble", "bench_trouble", "joining", "joining_trouble", "peers")
+"""What a look adds to a host's vitals in simple values."""
+
 T = TypeVar("T")
 
 
@@ -106,7 +109,7 @@ def _told(host: HostView) -> HostTold:
         until_s = datetime.fromisoformat(host.certificate_until).timestamp() if host.certificate_until else None
     except ValueError:  # another version's
         until_s = None
-    return HostTold(host.name, host.aside, until_s)
+    return HostTold(host.name, host.aside, until_s, host.n_workers)
 
 
 # --- by way of Dask's scheduler -----------------------------------------------------------------------------------------
@@ -126,8 +129,9 @@ def _through_scheduler(asked: Asked, found: Gathered, client: Client) -> Gathere
             by_host.setdefault(str(answer["host"]), []).append(address)
     hosts = []
     for host, addresses in sorted(by_host.items()):  # one after the other: links and database are shared
-        asked.on_step(f"host {host}: the ways to master and database")
-        first = _ask(client, addresses[:1], WAYS_S, ways=True, bench_s=0.0)[addresses[0]]
+        asked.on_step(f"host {host}: the ways to master, database and the other hosts")
+        peers = {other: places[0] for other, places in by_host.items() if other != host}
+        first = _ask(client, addresses[:1], WAYS_S, ways=True, bench_s=0.0, peers=peers)[addresses[0]]
         light = answers[addresses[0]]
         assert not isinstance(light, str), "those that did not answer are in no host"
         known = _vitals_of(light if isinstance(first, str) else first, len(addresses))
@@ -150,9 +154,17 @@ def _of_scheduler(found: Gathered, client: Client) -> Gathered:
         return replace(found, disk=None, disk_trouble=f"the scheduler's process cannot look at its host: {_words(exc)}")
 
 
-def _ask(client: Client, addresses: Sequence[str], timeout_s: float, *, ways: bool, bench_s: float) -> dict[str, dict[str, Any] | str]:
+def _ask(
+    client: Client,
+    addresses: Sequence[str],
+    timeout_s: float,
+    *,
+    ways: bool,
+    bench_s: float,
+    peers: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any] | str]:
     """Have these workers look, all at once; the answer of one that cannot, or not in time, is why."""
-    run = partial(client._run, host_look.look, {"ways": ways, "bench_s": bench_s}, on_error="raise")
+    run = partial(client._run, host_look.look, {"ways": ways, "bench_s": bench_s, "peers": dict(peers or {})}, on_error="raise")
 
     async def one(address: str) -> dict[str, Any] | str:
         try:
@@ -184,7 +196,7 @@ def _with(known: HostVitals, told: Mapping[str, Any]) -> HostVitals:
     """These vitals with the ways and the bench that were told of."""
     kinds: dict[str, type[Any]] = {"to_master": MasterWay, "to_database": ServerWay, "server": ServerFacts, "benched": Benched}
     made = {name: _of(kind, told[name]) for name, kind in kinds.items() if told.get(name) is not None}
-    words = {name: told[name] for name in ("master_trouble", "database_trouble", "bench_trouble") if name in told}
+    words = {name: told[name] for name in TOLD_ALONE if name in told}
     return replace(known, **made, **words)
 
 

@@ -62,9 +62,14 @@ class HostVitals:
     disk_free_bytes: int  # where the workspace is, or would be
     open_files: int | None  # that a process may have; None: the system sets no limit, or has no such thing
     has_battery: bool
+    temporary_dir: str = ""  # of its processes: larger chunks lie there while they are loaded; empty: an older version looked
+    temporary_free_bytes: int | None = None  # None: there is no such directory, and temporary_dir says why
     n_workers: int = 0  # worker processes that answered there
     to_master: MasterWay | None = None
     master_trouble: str = ""
+    joining: str = ""  # host:port of the master where hosts join, and come back, as reached from there; empty: nobody looked
+    joining_trouble: str = ""
+    peers: Mapping[str, str] = field(default_factory=dict)  # other hosts: why their workers are not reached from there; empty: they are
     to_database: ServerWay | None = None
     server: ServerFacts | None = None
     database_trouble: str = ""
@@ -91,6 +96,7 @@ class HostTold:
     name: str
     aside: str = ""
     until_s: float | None = None
+    n_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

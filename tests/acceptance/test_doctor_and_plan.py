@@ -19,10 +19,12 @@ import pytest
 import zstandard
 
 from protheon_dask.cli.main import main
+from protheon_dask.config import Settings
 from protheon_dask.errors import NotFound
 from protheon_dask.run import api, gathering
 from protheon_dask.run.doctor import MASTER_CONNECTIONS, OPEN_FILES_A_WORKER, OPEN_FILES_MASTER, WORKER_CONNECTIONS, Level
 from protheon_dask.run.examining import examine
+from protheon_dask.run.host_look import disk
 from protheon_dask.run.plan import LoadPlan, plan
 from protheon_dask.run.planning import wish_for
 from tests.acceptance.conftest import Gate, World, write_numbers, write_pipeline
@@ -208,6 +210,13 @@ def test_a_worker_that_is_frozen_is_named_and_the_others_are_looked_at(
     assert found.n_workers == 2
     assert found.hosts[0].n_workers == 1
     assert found.hosts[0].to_master is not None
+
+
+def test_chunk_files_that_a_run_deletes_meanwhile_count_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "1.zst").write_bytes(b"12")
+    (tmp_path / "1" / "2.zst").symlink_to("deleted")
+    assert disk(Settings(workspace=str(tmp_path))).used_bytes == 2
 
 
 # --- plan ---------------------------------------------------------------------------------------------------------------

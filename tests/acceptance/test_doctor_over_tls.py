@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Joined:
-    """A standing master, and the home of a host that works for it."""
+    """A standing master, and the home of one of the two hosts that work for it; the other cannot reach where hosts join."""
 
     master: Master
     home: Path
@@ -40,9 +40,9 @@ class Joined:
         return done.returncode, json.loads(done.stdout)
 
     def has_workers(self) -> bool:
-        """the host's worker is at work"""
+        """each host's worker is at work"""
         _, told = self.doctor(self.home, self.master.address)
-        return any(host.get("n_workers") for host in told["hosts"])
+        return sum(host["n_workers"] for host in told["hosts"]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,11 @@ def joined(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     directory = tmp_path_factory.mktemp("cluster")
     founding.init(Settings(home=str(directory / "nuc")), "nuc", [])
     with fresh_database(postgres_url) as url, started(directory / "nuc", url, "--workers", "0") as master:
-        tls = identity(Authority.open(directory / "nuc"), "macbook", directory / "macbook")
-        (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "macbook", "invite": "i"}))
-        with worker_host(directory / "macbook", "--workers", "1"):
+        for host, joining in (("macbook", master.address), ("handheld", "127.0.0.1:9")):
+            tls = identity(Authority.open(directory / "nuc"), host, directory / host)
+            note = {"master": master.address, "host": host, "invite": "i", "joining": [joining]}
+            (tls.directory / "cluster.json").write_text(json.dumps(note))
+        with worker_host(directory / "macbook", "--workers", "1"), worker_host(directory / "handheld", "--workers", "1"):
             made = Joined(master, directory / "macbook")
             wait_until(made.has_workers, 90)
             yield made
@@ -62,10 +64,16 @@ def test_a_host_of_the_cluster_finds_its_master_and_sees_all_hosts_and_their_dat
     code, told = joined.doctor(joined.home, "--bench")
     failures = [finding for finding in told["findings"] if finding["level"] == "fail"]
     assert (code, failures) == (0, [])
-    [host] = told["hosts"]
-    assert (host["host"], host["n_workers"]) == ("macbook", 1)
+    assert [(host["host"], host["n_workers"]) for host in told["hosts"]] == [("handheld", 1), ("macbook", 1)]
+    assert told["here"]["host"] == "macbook", "by the name in its certificate, so that it is not listed twice"
+    handheld, host = told["hosts"]
     assert host["server"]["has_ledger"], "by the worker's way, which the master told it"
     assert host["benched"]["copy_lines_per_s"] > 0
+    assert (host["peers"], handheld["peers"]) == ({"handheld": ""}, {"macbook": ""})
+    assert host["joining"] == joined.master.address
+    [unreached] = [finding for finding in told["findings"] if finding["what"] == "reach" and finding["level"] == "warn"]
+    assert unreached["which"] == "handheld"
+    assert "127.0.0.1:9: Connection refused" in unreached["told"]
     certificates = [finding["which"] for finding in told["findings"] if finding["what"] == "certificate"]
     assert "macbook" in certificates
     assert "postgresql://" not in json.dumps(told)
@@ -81,4 +89,5 @@ def test_one_without_a_certificate_is_told_that_the_master_does_not_answer_it(jo
 def test_on_the_master_its_own_master_is_found(joined: Joined) -> None:
     done = joined.master.run("doctor", "--json")
     told = json.loads(done.stdout)
-    assert (done.returncode, [host["host"] for host in told["hosts"]]) == (0, ["macbook"]), done.stderr
+    assert (done.returncode, [host["host"] for host in told["hosts"]]) == (0, ["handheld", "macbook"]), done.stderr
+    assert told["here"]["host"] == "nuc"

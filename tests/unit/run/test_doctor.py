@@ -47,6 +47,10 @@ def host(name: str, **more: Any) -> HostVitals:
         disk_free_bytes=100 * GIB,
         open_files=65_536,
         has_battery=False,
+        temporary_dir="/tmp",
+        temporary_free_bytes=50 * GIB,
+        joining="nuc:50052",
+        peers={"nuc" if name == "mac" else "mac": ""},
         n_workers=4,
         to_master=MasterWay(0.001, 100e6, 0.0, 0.0005),
         to_database=ServerWay(0.001, 100e6, 0.0, 0.0005),
@@ -95,9 +99,9 @@ def test_a_cluster_that_is_well_has_a_finding_of_each_check_and_nothing_to_do() 
     subjects = {finding.what for finding in diagnosis.findings}
     assert subjects == {
         *("master", "scheduler", "versions", "clock", "certificate", "reach", "database", "rights", "connections"),
-        *("workspace", "open files", "link", "bench"),
+        *("workspace", "temporary files", "open files", "link", "bench"),
     }
-    assert len(CHECKS) == 11
+    assert len(CHECKS) == 12
 
 
 FAULTS = {
@@ -139,14 +143,21 @@ FAULTS = {
         "gets no work: 3 chunks",
         "mend",
     ),
-    "certificate not renewed": (replace(WELL, told=(HostTold("mac", until_s=7_200.0),)), "warn", "certificate", "mac", "2 h", "renewed"),
+    "certificate not renewed": (
+        replace(WELL, told=(HostTold("mac", until_s=7_200.0, n_workers=1),)),
+        "warn",
+        "certificate",
+        "mac",
+        "2 h",
+        "renewed",
+    ),
     "certificate ended": (
-        replace(WELL, told=(HostTold("mac", until_s=-60.0),)),
+        replace(WELL, told=(HostTold("mac", until_s=-60.0, n_workers=1),)),
         "fail",
         "certificate",
         "mac",
         "ended",
-        "protheon cluster invite",
+        "start `protheon worker` there again",
     ),
     "silent worker": (replace(WELL, silent={"mac-1": "timed out"}), "fail", "reach", "worker mac-1", "timed out", "firewall"),
     "worker without master": (mac(to_master=None, master_trouble="refused"), "fail", "reach", "mac", "do not reach the master", "50051"),
@@ -158,6 +169,15 @@ FAULTS = {
         "cannot use the database",
         "no loopback",
     ),
+    "worker without another host": (
+        mac(peers={"nuc": "tls://10.0.0.5:4: refused"}),
+        "warn",
+        "reach",
+        "mac",
+        "those of nuc",
+        "bags, dataframes",
+    ),
+    "host that cannot come back": (mac(joining="", joining_trouble="nuc:50052: refused"), "warn", "reach", "mac", "hosts join", "50052"),
     "no database": (
         replace(WELL, here=host("desk", n_workers=0, server=None, to_database=None, database_trouble="no such role")),
         "fail",
@@ -233,6 +253,22 @@ FAULTS = {
         "no module",
         "on the master's own host",
     ),
+    "little room for temporary files": (
+        mac(temporary_free_bytes=GIB // 2),
+        "warn",
+        "temporary files",
+        "mac",
+        "536.9 MB free in /tmp",
+        "TMPDIR",
+    ),
+    "no temporary files": (
+        mac(temporary_dir="none can be written", temporary_free_bytes=None),
+        "fail",
+        "temporary files",
+        "mac",
+        "none can be written",
+        "TMPDIR",
+    ),
     "few files": (mac(open_files=200), "fail", "open files", "mac", "200 a process", "ulimit -n 4096"),
     "few files on the master": (
         replace(WELL, scheduler=host("nuc", open_files=256)),
@@ -266,6 +302,17 @@ def test_each_fault_is_found_alone_with_its_place_and_a_way_out(name: str) -> No
     assert to_do in finding.to_do
     assert not [finding for finding in ill(found) if finding.what != what]
     assert diagnose(found).is_well == (level == "warn")
+
+
+def test_a_host_that_is_away_is_well_and_one_that_is_gone_is_no_host_of_the_cluster() -> None:
+    def told(until_s: float) -> list[str]:
+        diagnosis = diagnose(replace(WELL, told=(HostTold("mac", until_s=until_s),)))
+        assert diagnosis.is_well
+        return [finding.told for finding in diagnosis.findings if finding.what == "certificate" and finding.level is Level.OK]
+
+    assert told(7_200.0) == ["ends in 2 h 00 min"], "nobody renews it, as its host sleeps"
+    assert told(-7_200.0) == ["away: its certificate ended 2 h 00 min ago; it comes back by itself until 1970-01-30 22:00:00Z"]
+    assert told(-31 * 86_400.0) == []
 
 
 def test_an_unsure_clock_is_not_blamed() -> None:
