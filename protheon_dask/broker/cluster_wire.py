@@ -31,6 +31,7 @@ class Enrolment:
     settings: Mapping[str, str]  # those that must agree on all hosts, by their names in `protheon config`
     database_url: str = field(default="", repr=False)
     cluster_key: bytes = field(default=b"", repr=False)
+    is_scheduler_everywhere: bool = False  # it listens on all addresses of its machine; as seen_from has found
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,18 @@ def enrolment_from_message(message: cluster_pb2.EnrolResponse) -> Enrolment:
 
 def seen_from(value: Enrolment, broker_address: str) -> Enrolment:
     """The same for a host that reached the broker by this address: a scheduler that listens everywhere is where the broker is."""
-    return replace(value, scheduler_address=reached_from(value.scheduler_address, broker_address.rpartition(":")[0]))
+    address = reached_from(value.scheduler_address, broker_address.rpartition(":")[0])
+    return replace(value, scheduler_address=address, is_scheduler_everywhere=_listens(value.scheduler_address) in EVERYWHERE)
 
 
 def reached_from(scheduler_address: str, host: str) -> str:
     """The scheduler's address for who reaches its machine by this host: one that listens on all of its addresses is there."""
     scheme, _, place = scheduler_address.partition("://")
-    listens, _, port = place.rpartition(":")
-    return f"{scheme}://{host}:{port}" if listens in EVERYWHERE else scheduler_address
+    return f"{scheme}://{host}:{place.rpartition(':')[2]}" if _listens(scheduler_address) in EVERYWHERE else scheduler_address
+
+
+def _listens(scheduler_address: str) -> str:
+    return scheduler_address.partition("://")[2].rpartition(":")[0]
 
 
 def renew_message(request_pem: bytes) -> cluster_pb2.RenewRequest:

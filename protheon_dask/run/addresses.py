@@ -80,6 +80,13 @@ def own_addresses() -> Sequence[str]:
     return sorted(dict.fromkeys(found), key=lambda address: address != first)
 
 
+def address_for_all() -> str:
+    """Where processes listen that work for a scheduler which listens everywhere: the same for hosts and for this machine; loopback where
+    it has no address. Asked at each start: a machine moves to another network.
+    """
+    return next(iter(own_addresses()), LOOPBACK)
+
+
 def _outward_address() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

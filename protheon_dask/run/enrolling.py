@@ -23,6 +23,7 @@ class Enrolled:
     warnings: tuple[Disagreement, ...] = ()
     is_told_database: bool = False  # the URL is the master's, as that one writes it
     key: bytes | None = field(default=None, repr=False)
+    is_scheduler_everywhere: bool = False  # it listens on all addresses of its machine
 
 
 def enrol(settings: Settings, broker: BrokerClient, host: str, into: str = "") -> Enrolled:
@@ -45,7 +46,12 @@ def enrol(settings: Settings, broker: BrokerClient, host: str, into: str = "") -
     is_told = not into and bool(told.database_url)
     agreed = with_agreed(settings, told)
     return Enrolled(
-        replace(agreed, database_url=url, direct_url=""), told.scheduler_address, tuple(found), is_told, told.cluster_key or None
+        replace(agreed, database_url=url, direct_url=""),
+        told.scheduler_address,
+        tuple(found),
+        is_told,
+        told.cluster_key or None,
+        told.is_scheduler_everywhere,
     )
 
 

@@ -23,7 +23,7 @@ from protheon_dask.run.identity import dask_environment
 from protheon_dask.run.membership import identity_of
 from protheon_dask.run.owner_files import make_directory, replace_file
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC, dask_worker
-from protheon_dask.run.reaching import Reach, check_database, check_scheduler, key_file, own_address
+from protheon_dask.run.reaching import Reach, check_database, check_scheduler, key_file, listening_address
 from protheon_dask.run.returning import come_back
 from protheon_dask.run.sizing import Sizing
 from protheon_dask.run.supervise import Part, Tethered
@@ -172,7 +172,12 @@ class Hosting:
         address, sizing = enrolled.scheduler_address, self._sizing
         name, is_tls = f"{self._at.host}-{secrets.token_hex(3)}", self._at.tls is not None
         arguments = dask_worker(
-            address, sizing.n_workers, name=name, host=own_address(address), local_directory=local_directory, is_tls=is_tls
+            address,
+            sizing.n_workers,
+            name=name,
+            host=listening_address(enrolled, self._at),
+            local_directory=local_directory,
+            is_tls=is_tls,
         )
         arguments += ["--memory-limit", str(sizing.memory_limit_bytes)]
         return Part("workers", arguments, env, log, settings.exit_grace_s + DRAIN_MORE_S)

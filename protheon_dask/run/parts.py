@@ -18,7 +18,7 @@ from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.run import settings as rim
-from protheon_dask.run.addresses import LOOPBACK, bracketed, own_addresses
+from protheon_dask.run.addresses import LOOPBACK, address_for_all, bracketed
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.sizing import AROUND_BYTES, MASTER_BYTES, choose
 from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
@@ -128,12 +128,15 @@ class Site:
     def workers(self, n_workers: int, *, grace_s: float | None = None) -> Part:
         """``dask worker`` with so many processes of one thread, on this host."""
         places = self.places
-        # other hosts' Dask must reach them: one of our addresses that all can mean, where the scheduler listens on all
-        host = next(iter(own_addresses()), LOOPBACK) if places.bind in EVERYWHERE else places.bind
         local_directory = self.home / "dask"
         local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
-        address, is_tls = places.scheduler_address(host), places.tls is not None
-        arguments = dask_worker(address, n_workers, name="local", host=host, local_directory=local_directory, is_tls=is_tls)
+
+        def arguments() -> Sequence[str]:
+            # other hosts' Dask must reach them
+            host, is_tls = address_for_all() if places.bind in EVERYWHERE else places.bind, places.tls is not None
+            address = places.scheduler_address(host)
+            return dask_worker(address, n_workers, name="local", host=host, local_directory=local_directory, is_tls=is_tls)
+
         env = {**WORKER_MALLOC, "PROTHEON_BROKER": places.broker_address}
         # else one of them that gives up on the scheduler would end all others with itself
         needs = port_probe(places.here.strip("[]"), places.scheduler_port)
@@ -142,7 +145,7 @@ class Site:
     def _part(
         self,
         name: str,
-        arguments: Sequence[str],
+        arguments: Sequence[str] | Callable[[], Sequence[str]],
         env: Mapping[str, str] | None = None,
         *,
         more_again: Sequence[str] = (),

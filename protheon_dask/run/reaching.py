@@ -16,7 +16,7 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import check_writable, opened, place_of
 from protheon_dask.ledger.migrate import check_usable
-from protheon_dask.run.addresses import is_here, is_near, master_address
+from protheon_dask.run.addresses import address_for_all, is_here, is_near, master_address
 from protheon_dask.run.enrolling import Enrolled
 from protheon_dask.run.identity import own_name, tls_of
 from protheon_dask.run.joining import join
@@ -42,11 +42,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A master, and who this host is to it. tls: None: plaintext."""
+    """A master, and who this host is to it. tls: None: plaintext. is_insecure: a person has said that this may leave the machine."""
 
     master: str
     host: str
     tls: TlsFiles | None
+    is_insecure: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -82,7 +83,7 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
                 "invite` there prints the line), or give --insecure: then all that travels can be read and changed on the way, and anyone "
                 "who reaches a port of Dask here runs code as you"
             )
-        return Reach(master, wanted.host or own_name(settings), None)
+        return Reach(master, wanted.host or own_name(settings), None, wanted.insecure)
     host = identity_of(tls).host
     if wanted.host and wanted.host != host:
         raise ConfigError(f"this host has joined as {host}, not {wanted.host}: leave --name out, or join by a new token")
@@ -120,8 +121,19 @@ def check_scheduler(address: str) -> None:
         raise BrokerUnavailable(f"the Dask scheduler at {address} does not answer: {exc.strerror or exc}") from exc
 
 
+def listening_address(enrolled: Enrolled, at: Reach) -> str:
+    """Where workers of this host listen, and nowhere else: by which they reach the scheduler; on the master's own machine, if others
+    reach that scheduler, where their workers reach these, too. In plaintext only a person's --insecure lets them.
+
+    Raises: BrokerUnavailable: there is no way to the scheduler.
+    """
+    address = own_address(enrolled.scheduler_address)
+    is_for_all = is_loopback(address) and enrolled.is_scheduler_everywhere and (at.tls is not None or at.is_insecure)
+    return address_for_all() if is_for_all else address
+
+
 def own_address(towards: str) -> str:
-    """The address of this machine by which it reaches the scheduler: workers listen there and nowhere else. Raises BrokerUnavailable."""
+    """The address of this machine by which it reaches the scheduler. Raises BrokerUnavailable."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(*host_and_port(towards), type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:

@@ -59,7 +59,7 @@ class Part:
     """How to start a Python child, and how to see that it is well."""
 
     name: str
-    arguments: Sequence[str]
+    arguments: Sequence[str] | Callable[[], Sequence[str]]  # a function is asked at each start
     env: Mapping[str, str] = field(repr=False)  # it names the database, with its password
     log: Path
     grace_s: float  # between a polite end and a kill
@@ -73,9 +73,10 @@ class Tethered:
 
     def __init__(self, part: Part, *, again: bool = False) -> None:
         self.part = part
+        given = part.arguments() if callable(part.arguments) else part.arguments
         # unbuffered: a line held back would come after what the child wrote itself, its reason
         self._file: IO[bytes] = part.log.open("ab" if again else "wb", buffering=0)
-        arguments = [*part.arguments, *(part.more_again if again else ())]
+        arguments = [*given, *(part.more_again if again else ())]
         command = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", f"{part.grace_s:g}", "--", sys.executable, *arguments]
         # a group of its own: Ctrl-C in a terminal reaches this process alone, which ends its children in order
         self.process = subprocess.Popen(

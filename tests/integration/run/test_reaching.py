@@ -13,13 +13,14 @@ import pytest
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.cluster_wire import Enrolment
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, MissingSetting
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.ledger.server_process import free_port
-from protheon_dask.run import enrolling
+from protheon_dask.run import enrolling, reaching
 from protheon_dask.run.enrolling import Enrolled, enrol, with_agreed
-from protheon_dask.run.reaching import Reach, Wanted, check_database, check_scheduler, own_address, reach
+from protheon_dask.run.reaching import Reach, Wanted, check_database, check_scheduler, listening_address, own_address, reach
 from protheon_dask.run.versions import own_versions
 from tests.fixtures.cluster import local_cluster
 from tests.fixtures.postgres import fresh_database
@@ -57,7 +58,7 @@ def test_plaintext_to_another_host_is_refused_unless_it_is_asked_for(tmp_path: P
     settings = Settings(home=str(tmp_path))
     with pytest.raises(ConfigError, match=r"on another host.*join by a token.*or give --insecure: .*anyone.*runs code as you"):
         reach(settings, Wanted(master="10.9.8.7:50051"))
-    assert reach(settings, Wanted(master="10.9.8.7", host="nuc", insecure=True)) == Reach("10.9.8.7:50051", "nuc", None)
+    assert reach(settings, Wanted(master="10.9.8.7", host="nuc", insecure=True)) == Reach("10.9.8.7:50051", "nuc", None, is_insecure=True)
 
 
 def test_a_host_that_has_joined_knows_its_master_and_its_name(tmp_path: Path) -> None:
@@ -79,6 +80,24 @@ def test_nobody_says_which_master(tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a master"):
         reach(Settings(home=str(tmp_path)), Wanted(master=address, insecure=True))
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "with_tls", "insecure", "listens"),
+    [
+        (True, True, False, "192.0.2.7"),
+        (True, False, True, "192.0.2.7"),
+        (True, False, False, "127.0.0.1"),  # nobody has said that plaintext may leave the machine
+        (False, True, False, "127.0.0.1"),
+    ],
+)
+def test_workers_beside_their_master_listen_where_other_hosts_reach_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, everywhere: bool, with_tls: bool, insecure: bool, listens: str
+) -> None:
+    monkeypatch.setattr(reaching, "address_for_all", lambda: "192.0.2.7")
+    told = Enrolled(Settings(), "tls://127.0.0.1:1", is_scheduler_everywhere=everywhere)
+    at = Reach("127.0.0.1:50051", "nuc", TlsFiles(tmp_path) if with_tls else None, insecure)
+    assert listening_address(told, at) == listens
 
 
 # --- what the master says -------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_a_frozen_process_whose_tether_was_killed_is_killed_too(start: Starter, 
 
 
 def test_a_process_that_is_killed_before_it_is_there_ends_all_the_same(tmp_path: Path) -> None:
-    with Tethered(Part("thing", ["-c", LIVES], os.environ, tmp_path / "thing.log", grace_s=1.0)) as tethered:
+    with Tethered(Part("thing", lambda: ["-c", LIVES], os.environ, tmp_path / "thing.log", grace_s=1.0)) as tethered:
         tethered.kill()
         wait_until(lambda: tethered.wait_over(0.1))
 

@@ -51,7 +51,7 @@ def test_a_host_is_one_party_and_on_the_masters_own_each_connection_is() -> None
 )
 def test_a_scheduler_that_listens_everywhere_is_where_the_broker_was_reached(told: str, seen: str) -> None:
     enrolled = seen_from(Enrolment(told, "0.1.0", Versions(), {}), "nuc.lan:50051")
-    assert enrolled.scheduler_address == seen
+    assert (enrolled.scheduler_address, enrolled.is_scheduler_everywhere) == (seen, seen != told)
 
 
 def test_an_ipv6_broker_is_put_in_with_its_brackets() -> None:
