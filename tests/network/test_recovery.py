@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import signal
+import statistics
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from protheon_dask.config import Settings
 from protheon_dask.pipelines.sample import sample_lines
+from protheon_dask.run.machine import Machine
+from protheon_dask.run.sizing import choose
+from protheon_dask.words import size
 from tests.fixtures.cluster import wait_until
-from tests.fixtures.fleet import Fleet, Run, fleet_of, now_s
+from tests.fixtures.fleet import Attempt, Fleet, Run, fleet_of, now_s
 from tests.fixtures.network import Host, needs_groups, needs_network
 from tests.fixtures.report_oracle import answer, differences
 from tests.network.conftest import Record
@@ -22,6 +27,12 @@ CHUNK_LINES, PACE_S = 20, 1.0
 """A chunk takes a second on every host, as long as the case needs that."""
 N_LINES = 8_000
 """Three hosts with one worker each are at work on these for more than two minutes, unless the gate is opened."""
+TAKEN_S = Settings().lease_s + Settings().complete_grace_s
+"""In so long others are at work on what a silent host had in hand; a host whose network is back works again in as long."""
+HALF_BYTES = 1000 << 20
+"""Of a machine with two cores and 2 GB: it has room for one worker, twice as much has it for both."""
+FAST_CORES, SLOW_CORES = 0.4, 0.024
+"""With these it does a tenth of a fast one's chunks, or a little less (measured)."""
 _seeds = itertools.count(100)
 
 
@@ -91,6 +102,7 @@ def test_a_host_that_loses_its_link_and_has_it_back_works_again(fleet: Fleet, ma
     plugged_s = now_s()
     again_s = case.run.wait_works(macbook, plugged_s) - plugged_s
     record(f"a host's link is gone for {away_s} s", elsewhere_s=elsewhere_s, again_s=again_s)
+    assert again_s < TAKEN_S
     case.end()
 
 
@@ -101,6 +113,7 @@ def test_a_host_that_never_comes_back_costs_what_it_had_in_hand_a_second_try(fle
     unplugged_s = now_s()
     macbook.unplug()
     taken_s = case.run.wait_taken_over(lost)
+    assert taken_s - unplugged_s < TAKEN_S
     case.end()
     assert not [attempt for attempt in case.run.on(macbook) if attempt.started_s > unplugged_s + 1]
     macbook.plug()  # for the next case
@@ -122,6 +135,7 @@ def test_a_host_of_which_one_direction_is_black_holed_is_back_once_that_ends(fle
     healed_s = now_s()
     again_s = case.run.wait_works(macbook, healed_s) - healed_s
     record(f"one direction is black-holed: {way}", elsewhere_s=elsewhere_s, again_s=again_s)
+    assert max(elsewhere_s, again_s) < TAKEN_S
     case.end()
 
 
@@ -170,6 +184,7 @@ def test_a_master_that_ends_in_the_middle_and_is_started_again_goes_on(fleet: Fl
     ready_s = now_s()
     starts = [case.run.wait_works(host, ready_s) - ready_s for host in hosts_of(fleet)]
     record(f"the master ends by {how.name} and is started again (all hosts work)", again_s=max(starts))
+    assert max(starts) < TAKEN_S
     case.end()
 
 
@@ -182,8 +197,8 @@ def test_a_host_that_joins_in_the_middle_has_work_within_5_s_and_one_that_is_dra
     case.run.wait_done(5)
     typed_s = now_s()
     fleet.start(macbook, "protheon worker --workers 1")
-    fleet.wait_workers(macbook)
-    joined_s = now_s()
+    fleet.wait_said(macbook, "joined the master")
+    joined_s = now_s()  # as a person sees it there
     begun_s = case.run.wait_works(macbook, typed_s)
     assert begun_s - joined_s < 5
     record("a host joins: from its command", again_s=begun_s - typed_s)
@@ -197,41 +212,52 @@ def test_a_host_that_joins_in_the_middle_has_work_within_5_s_and_one_that_is_dra
 
 
 @needs_groups
-def test_a_host_with_half_the_memory_works_within_it(fleet: Fleet, macbook: Host) -> None:
-    """Its command finds the limit by itself; what outgrew it would be killed by the kernel."""
+def test_a_host_with_half_the_memory_chooses_fewer_workers_and_works_within_it(fleet: Fleet, macbook: Host) -> None:
+    """What outgrew the limit would be killed by the kernel."""
+    whole, half = choose(Machine(2.0, 2 * HALF_BYTES, is_limited=True)), choose(Machine(2.0, HALF_BYTES, is_limited=True))
+    assert (whole.n_workers, half.n_workers) == (2, 1)
     assert fleet.stop(macbook) == 0
-    macbook.limit_memory(700 << 20)  # of the 1.4 GB that a host with one worker is comfortable with
-    fleet.start(macbook, "protheon worker --workers 1")
+    macbook.limit_memory(HALF_BYTES)
+    fleet.start(macbook, "protheon worker --workers auto")
     fleet.wait_workers(macbook)
+    assert f"host macbook: 1 worker of {size(half.memory_limit_bytes)} at most" in fleet.said(macbook)
     case = Case(fleet, n_lines=20_000, chunk_lines=1_000, pace_s=0)
     case.end(retries=False)
     assert case.run.on(macbook)
     assert macbook.n_killed_for_memory() == 0
-    assert macbook.peak_memory_bytes() <= 700 << 20
+    assert macbook.peak_memory_bytes() <= HALF_BYTES
     macbook.limit_memory(1 << 40)
 
 
 @needs_groups
 def test_a_host_at_a_tenth_of_the_speed_does_not_hold_up_two_hundred_chunks(fleet: Fleet, macbook: Host) -> None:
-    """The wall is at most 1.2 times the ideal: as many chunks as there are, over the sum of the rates at which the hosts worked."""
+    """The wall is at most 1.2 times the ideal: as many chunks as there are, over the sum of the rates at which the hosts work.
+
+    A rate is of the time for which a chunk is in hand, and of the way to the next one as it usually is: a host that waits for work does
+    not make the ideal longer.
+    """
     case = Case(fleet, n_lines=200, chunk_lines=1)  # wakes everything up
     case.end()
     fleet.clear()
     for host in hosts_of(fleet):
-        host.limit_cpu(0.02 if host is macbook else 0.4)
+        host.limit_cpu(SLOW_CORES if host is macbook else FAST_CORES)
     case = Case(fleet, n_lines=40_000, chunk_lines=200, pace_s=0)
     case.end(retries=False)
     for host in hosts_of(fleet):
         host.limit_cpu(4)
     attempts = case.run.attempts()
     wall_s = max(it.ended_s or 0.0 for it in attempts) - min(it.started_s for it in attempts)
-    rates = {}
-    for host in hosts_of(fleet):
-        mine = case.run.on(host)
-        rates[host.name] = len(mine) / (max(it.ended_s or 0.0 for it in mine) - min(it.started_s for it in mine))
+    rates = {host.name: rate_of(case.run.on(host)) for host in hosts_of(fleet)}
     ideal_s = len(attempts) / sum(rates.values())
     told = ", ".join(f"{name} {rate:.2f}/s" for name, rate in rates.items())
     print(f"{len(attempts)} chunks in {wall_s:.1f} s, ideal {ideal_s:.1f} s: {wall_s / ideal_s:.2f}; {told}")
     assert len(attempts) == 200
-    assert rates["macbook"] < 0.15 * max(rates.values())
+    assert rates["macbook"] <= 0.11 * min(rates["nuc"], rates["handheld"])
     assert wall_s <= 1.2 * ideal_s
+
+
+def rate_of(mine: list[Attempt]) -> float:
+    """Chunks a second of one worker, by its attempts in their order."""
+    in_hand_s = sum((it.ended_s or 0.0) - it.started_s for it in mine)
+    pauses_s = [later.started_s - (before.ended_s or 0.0) for before, later in itertools.pairwise(mine)]
+    return len(mine) / (in_hand_s + len(mine) * statistics.median(pauses_s))
