@@ -147,9 +147,12 @@ async def _let_in(greet: Callable[..., Any], is_removed: Removed, comm: Comm, *a
 
 
 def close_removed(server: Server, is_removed: Removed) -> None:
-    """Close every connection of a removed host, incoming and outgoing: Dask takes its workers and clients for lost."""
+    """Close every connection of a removed host, incoming and outgoing: Dask takes its workers, clients or scheduler for lost."""
     pool = server.rpc
     outgoing = [comm for comms in (*pool.available.values(), *pool.occupied.values()) for comm in comms]
+    comm = getattr(getattr(server, "batched_stream", None), "comm", None)
+    if comm is not None and not comm.closed():
+        outgoing.append(comm)  # a worker's to its scheduler, which is in no pool
     for comm in [*server._comms, *outgoing]:
         if (host := _removed_host(comm, is_removed)) is not None:
             logger.warning("host.closed", extra={"host": host, "address": comm.peer_address})

@@ -7,9 +7,10 @@ import os
 import ssl
 import struct
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,10 +38,10 @@ class Cluster:
     def __init__(self, server: Server, authority: Authority) -> None:
         self.server, self.authority = server, authority
 
-    async def connection(self, files: TlsFiles) -> Any:
+    async def connection(self, files: TlsFiles, address: str = "") -> Any:
         security: Any = dask_security(files)  # distributed is not typed here, nor are its comms
         dial: Any = connect
-        return await dial(self.server.address, timeout=WAIT_S, **security.get_connection_args("worker"))
+        return await dial(address or self.server.address, timeout=WAIT_S, **security.get_connection_args("worker"))
 
     async def is_answered(self, comm: Any) -> bool:
         try:
@@ -60,14 +61,19 @@ class Cluster:
             comm.abort()
 
 
+@asynccontextmanager
+async def make_server(security: Any) -> AsyncIterator[Server]:
+    make: Any = Server  # distributed is not typed here
+    async with make({"ping": lambda: "pong"}, connection_args=security.get_connection_args("worker")) as server:
+        await server.listen("tls://127.0.0.1:0", **security.get_listen_args("worker"))
+        yield server
+
+
 def run(home: Path, own: TlsFiles, authority: Authority, story: Callable[[Cluster], Awaitable[None]]) -> None:
     """Tell the story to a server of this home, whose processes Dask's preloads have set up."""
 
     async def told() -> None:
-        security: Any = dask_security(own)
-        make: Any = Server
-        async with make({"ping": lambda: "pong"}, connection_args=security.get_connection_args("worker")) as server:
-            await server.listen("tls://127.0.0.1:0", **security.get_listen_args("worker"))
+        async with make_server(dask_security(own)) as server:
             refuse_removed(server, Settings(home=str(home), tls_dir=str(own.directory)))
             await story(Cluster(server, authority))
 
@@ -87,7 +93,12 @@ def test_a_worker_of_another_host_shuts_out_whom_its_master_removed(tmp_path: Pa
     async def story(cluster: Cluster) -> None:
         held, kept = await cluster.connection(bad), await cluster.connection(good)
         assert await cluster.is_answered(held)
-        assert note_removed(own, {"bad": 2, "another": 2})
+        async with make_server(dask_security(bad)) as scheduler:
+            stream = await cluster.connection(own, scheduler.address)
+            with_stream: Any = cluster.server
+            with_stream.batched_stream = SimpleNamespace(comm=stream)  # as a worker has one
+            assert note_removed(own, {"bad": 2, "another": 2})
+            await closed(cluster, stream)
         await closed(cluster, held)
         assert not await cluster.is_let_in(bad)
         assert await cluster.is_answered(kept)
