@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from grpc import aio
@@ -28,9 +28,47 @@ READER_S = 30.0
 """How long a reader of a report or of chunks may take nothing: others wait for what is held for him. Ours ask again where they were."""
 
 
+class Shares:
+    """What the calls of one party may have at a time; more of its own wait. Used from one event loop."""
+
+    def __init__(self, share: int) -> None:
+        self._share = share
+        self._turns: dict[str, _Turns] = {}  # by party, while it has calls here
+
+    async def take(self, party: str) -> Callable[[], None]:
+        """Wait for this party's turn; what is returned gives it back."""
+        turns = self._turns.setdefault(party, _Turns(asyncio.Semaphore(self._share)))
+        turns.n_users += 1
+        try:
+            await turns.free.acquire()
+        except asyncio.CancelledError:
+            self._leave(party, turns)
+            raise
+
+        def give_back() -> None:
+            turns.free.release()
+            self._leave(party, turns)
+
+        return give_back
+
+    @contextlib.asynccontextmanager
+    async def turn(self, party: str) -> AsyncIterator[None]:
+        """This party's turn, for the time of a block."""
+        give_back = await self.take(party)
+        try:
+            yield
+        finally:
+            give_back()
+
+    def _leave(self, party: str, turns: _Turns) -> None:
+        turns.n_users -= 1
+        if not turns.n_users:
+            del self._turns[party]
+
+
 @dataclass(slots=True)
 class _Turns:
-    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SHARE))
+    free: asyncio.Semaphore
     n_users: int = 0
 
 
@@ -42,29 +80,18 @@ class Pool:
 
     def __init__(self, name: str) -> None:
         self.executor = ThreadPoolExecutor(POOL_THREADS, f"broker-{name}")
-        self._turns: dict[str, _Turns] = {}  # by party, while it has calls here
+        self._shares = Shares(SHARE)
 
     async def answer(self, context: Context, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call function in a thread, in its caller's turn; its ProtheonError ends the call with that error's status.
 
         Anything else that it raises is a defect: grpc logs it with its traceback, and the client gets UNKNOWN.
         """
-        loop, party = asyncio.get_running_loop(), peer_of(context).party
-        turns = self._turns.setdefault(party, _Turns())
-        turns.n_users += 1
-        try:
-            await turns.free.acquire()
-        except asyncio.CancelledError:
-            self._leave(party, turns)
-            raise
-
-        def release() -> None:
-            turns.free.release()
-            self._leave(party, turns)
+        loop, give_back = asyncio.get_running_loop(), await self._shares.take(peer_of(context).party)
 
         def ended(_: object) -> None:  # in the thread; a call that was cancelled may still be at work in it
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(release)
+                loop.call_soon_threadsafe(give_back)
 
         work = self.executor.submit(functools.partial(function, *args, **kwargs))
         work.add_done_callback(ended)
@@ -80,11 +107,6 @@ class Pool:
     def shutdown(self) -> None:
         """Begin nothing more; what runs is not waited for."""
         self.executor.shutdown(wait=False, cancel_futures=True)
-
-    def _leave(self, party: str, turns: _Turns) -> None:
-        turns.n_users -= 1
-        if not turns.n_users:
-            del self._turns[party]
 
 
 async def write(context: Context, message: object) -> None:

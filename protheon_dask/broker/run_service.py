@@ -9,7 +9,7 @@ from typing import Final
 
 from protheon_dask.broker import wire
 from protheon_dask.broker._pb import run_pb2, run_pb2_grpc
-from protheon_dask.broker.calls import Context, Pool, abort, write
+from protheon_dask.broker.calls import Context, Pool, Shares, abort, write
 from protheon_dask.broker.peers import peer_of
 from protheon_dask.broker.ports import RunPort
 from protheon_dask.errors import ProtheonError
@@ -19,12 +19,14 @@ WATCH_PERIOD_S = 0.5
 """How often a watched run is looked at."""
 REPORTS = 4
 """Reports that are read at a time, each with a connection to PostgreSQL and a transaction; more of them wait."""
+REPORT_SHARE = REPORTS // 2
+"""Those of one party: whoever reads slowly holds up himself."""
 
 
 class RunService(run_pb2_grpc.RunServiceServicer):
     def __init__(self, port: RunPort, pool: Pool, report_pool: ThreadPoolExecutor) -> None:
         self._port, self._pool, self._report_pool = port, pool, report_pool
-        self._reporting = asyncio.Semaphore(REPORTS)
+        self._reporting, self._shares = asyncio.Semaphore(REPORTS), Shares(REPORT_SHARE)
 
     async def Submit(self, request: run_pb2.SubmitRequest, context: Context) -> run_pb2.SubmitResponse:
         submission = wire.submission_from_message(request)
@@ -73,7 +75,7 @@ class RunService(run_pb2_grpc.RunServiceServicer):
 
     async def Report(self, request: run_pb2.ReportRequest, context: Context) -> None:  # type: ignore[override]  # as Watch
         try:
-            async with self._reporting:
+            async with self._shares.turn(peer_of(context).party), self._reporting:
                 await self._send_report(wire.report_from_message(request), context)
         except ProtheonError as error:  # not in there: this waits behind what the client has not read
             await abort(context, error)

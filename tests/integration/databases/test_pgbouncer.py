@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from protheon_dask.errors import ConfigError
+from protheon_dask.errors import ConfigError, LedgerUnavailable
 from protheon_dask.ledger.connect import check_direct, connect
 from protheon_dask.ledger.migrate import migrate
 from tests.acceptance.conftest import Gate, World, numbers, write_numbers, write_pipeline
@@ -114,10 +114,12 @@ def test_a_pooler_that_dies_in_the_middle_is_waited_for_at_no_cost(pooled: World
     pipeline = write_pipeline(tmp_path, "restarted", gate.body(2, 500))
     run_id = pooled.submit(pipeline, write_numbers(tmp_path / "n.txt", N_LINES), chunk_lines=500).run_id
     pooled.wait_chunks_done(run_id, 2)
+    in_hand = "SELECT count(*) FROM protheon.task WHERE state = 'running'"
+    wait_until(lambda: pooled.ask(in_hand)[0][0] > 0)  # nothing could be claimed without a pooler
     bouncer.stop()
     gate.open()
-    waiting = "SELECT count(*) FROM protheon.task WHERE state = 'running'"
-    wait_until(lambda: pooled.ask(waiting)[0][0] > 0)
+    with pytest.raises(LedgerUnavailable):
+        pooled.cluster.client.get(run_id)
     bouncer.start()
     done = pooled.finish(run_id)
     assert (done.state, done.loaded) == ("succeeded", N_LINES)
