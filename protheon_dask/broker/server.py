@@ -13,6 +13,7 @@ from protheon_dask.broker._pb import chunk_pb2_grpc, cluster_pb2_grpc, run_pb2_g
 from protheon_dask.broker.calls import Pool
 from protheon_dask.broker.chunk_service import CHUNK_SERVICE, ChunkService
 from protheon_dask.broker.cluster_service import CLUSTER_SERVICE, ClusterService
+from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.gate import Gate
 from protheon_dask.broker.open_files import open_files
 from protheon_dask.broker.peers import is_loopback
@@ -79,6 +80,7 @@ class BrokerServer:
     async def serve(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
         """Listen on host and port (0: any free one) and return the port.
 
+        Where host is one of this machine's addresses it listens on loopback too: by that clients of this machine are known as such.
         tls: mutual; None: plaintext.
         Raises: ConfigError: the address is taken, or not this machine's; nothing listens then. MissingSetting: of tls.
         """
@@ -97,11 +99,14 @@ class BrokerServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if is_loopback(host):
             reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound_port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {address}: is another broker there? Stop it, or choose another port") from error
+        credentials = None if tls is None else server_credentials(tls)
+        bound_port = port
+        for one in (host,) if host in EVERYWHERE or is_loopback(host) else (host, "127.0.0.1"):
+            address = f"[{one}]:{bound_port}" if ":" in one else f"{one}:{bound_port}"
+            try:
+                bound_port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+            except RuntimeError as error:
+                raise ConfigError(f"cannot listen on {address}: is another broker there? Stop it, or choose another port") from error
         self._server = server
         for name in ("", *services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

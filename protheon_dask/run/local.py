@@ -368,9 +368,9 @@ def _lives(pid: int) -> bool:
 
 
 def free_port(wanted: int, host: str = LOOPBACK) -> int:
-    """The wanted port of this host's address if it is free, else any other."""
-    for port in (wanted, 0):
-        if (found := bound_port(port, host)) is not None:
+    """The wanted port of this host's address if it is free, there and on loopback, else any other."""
+    for port in (wanted, *(0,) * START_TRIES):
+        if (found := bound_port(port, host)) is not None and (host == LOOPBACK or bound_port(found) is not None):
             return found
     raise ConfigError(f"no port is free on {host}")
 

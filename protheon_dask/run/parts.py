@@ -15,6 +15,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from protheon_dask.broker.cluster_wire import EVERYWHERE
+from protheon_dask.broker.peers import is_loopback
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.run import settings as rim
@@ -82,8 +83,8 @@ class Places:
 
     @property
     def broker_address(self) -> str:
-        """Of gRPC, for processes of this host."""
-        return f"{bracketed(self.here)}:{self.broker_port}"
+        """Of gRPC, for processes of this host: by loopback, where the broker listens too, whatever else was asked for."""
+        return f"{bracketed(self.here if is_loopback(self.here.strip('[]')) else LOOPBACK)}:{self.broker_port}"
 
     def scheduler_address(self, host: str | None = None) -> str:
         """As it is told to everybody, or by this host."""

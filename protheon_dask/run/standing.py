@@ -203,10 +203,12 @@ class StandingMaster:
             wanted["join_port"] = ("joining", settings.join_port, bind)
         ports, problems = dict[str, int](), list[str]()
         for name, (what, port, host) in wanted.items():
-            found = bound_port(port, host)
+            found, place = bound_port(port, host), host
+            if name == "broker_port" and found is not None and bound_port(found) is None:
+                found, place = None, LOOPBACK  # where it listens, too
             if found is None:
                 problems.append(
-                    f"port {port} on {host}, of {what}, is taken: stop what listens there, or set PROTHEON_{name.upper()} (0: any)"
+                    f"port {port} on {place}, of {what}, is taken: stop what listens there, or set PROTHEON_{name.upper()} (0: any)"
                 )
             else:
                 ports[name] = found
