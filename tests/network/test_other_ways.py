@@ -64,7 +64,7 @@ def test_without_certificates_both_sides_are_warned_and_no_secret_is_told(tmp_pa
     with fleet_of(tmp_path, "nuc", PROTHEON_EXIT_GRACE_S="3") as fleet:
         master, nuc = fleet.master, fleet.network.hosts["nuc"]
         source = fleet.sample("sample", N_LINES, SEED)
-        fleet.start_master("protheon master --bind 0.0.0.0 --insecure")
+        fleet.start_master(f"protheon master --bind {master.address} --insecure")
         assert "--insecure: anyone who reaches the ports of this master runs code here, as this user" in fleet.said(master)
         [line] = re.findall(r"^another host +(.*)$", fleet.said(master), re.MULTILINE)
         assert line.startswith(f"PROTHEON_KEY_FILE=FILE protheon worker {master.address}:50051 --insecure --into ")
