@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,14 +38,23 @@ SHOWN = (
 @click.option("--into", metavar="URL", help="The PostgreSQL to load into; left out, the one that `protheon db url` names.")
 @click.option("--master", metavar="MASTER", help="Plan for its workers: a master's gRPC address; left out, the one here, if it runs.")
 @click.option("--workers", type=click.IntRange(min=1), help="Plan for so many worker processes.")
+@click.option("--bench", is_flag=True, help="Measure each host of the cluster, for some seconds: where no run tells how quick it is.")
 @json_option
 def plan(
-    paths: tuple[str, ...], pipeline: str, table: str | None, into: str | None, master: str | None, workers: int | None, as_json: bool
+    paths: tuple[str, ...],
+    pipeline: str,
+    table: str | None,
+    into: str | None,
+    master: str | None,
+    workers: int | None,
+    bench: bool,
+    as_json: bool,
 ) -> None:
     """Say what a load of these files would be: sizes, what is loaded already, lines, chunks, hours, and what bounds it.
 
     The files are looked at here. Hours are those of the last run of the same pipeline; without one they are measured on a sample of
-    the lines, without the database. Nothing is written to the database.
+    the lines, without the database. Each host counts as quick as it was in that run, or as --bench finds it; one of which nothing is
+    known is named, and what it was taken for. Nothing is written to the database.
 
     \b
     Example:  protheon plan reports/*.jsonl.zst --pipeline pgcr
@@ -57,10 +66,18 @@ def plan(
     effective = effective_settings()
     with ExitStack() as stack:
         wish = stack.enter_context(
-            planning.wish_for(effective, resolved(effective, into), paths, pipeline, table=table, master=master, workers=workers)
+            planning.wish_for(
+                effective,
+                resolved(effective, into),
+                paths,
+                pipeline,
+                table=table,
+                master=master,
+                workers=workers,
+                wants_bench=bench,
+                on_step=lambda what: None if as_json else console.print(f"looking at {what} ..", style="dim", markup=False),
+            )
         )
-        if not as_json:
-            wish = replace(wish, on_step=lambda what: console.print(f"looking at {what} ..", style="dim", markup=False))
         try:
             made = planned(wish)
         except ProtheonError:
@@ -94,6 +111,9 @@ def draw(made: LoadPlan) -> None:
         ("to load", f"{words.counted(made.left_lines, 'line')} in {words.counted(chunks, 'chunk')}, {words.size(made.left_raw_bytes)} raw"),
         ("workers", words.count(made.n_workers)),
     ]
+    for host in made.rate.speeds.hosts if made.rate is not None and made.rate.speeds is not None else ():
+        each = f"{words.size(round(host.raw_bytes_per_s))}/s raw each, by {host.known_by}"
+        pairs.append((f"  {host.host}", f"{words.counted(host.n_workers, 'worker')}, {each}"))
     if made.seconds is not None and made.rate is not None:
         least = "at least " if made.rate.is_least else "about "
         pairs.append(("takes", f"{least}{words.duration(made.seconds)} ({made.seconds / 3_600:.2g} hours)"))

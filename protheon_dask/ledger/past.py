@@ -39,6 +39,16 @@ class PastRate:
     stage_seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class HostRate:
+    """What a host's workers did in a run. Units: busy_s over all stages and workers."""
+
+    host: str
+    n_workers: int
+    raw_bytes: int
+    busy_s: float
+
+
 def known_loads(
     conn: psycopg.Connection, identities: Sequence[Identity], name: str, version: str, options: str
 ) -> dict[Identity, KnownLoad]:
@@ -71,3 +81,8 @@ def past_rates(conn: psycopg.Connection, name: str, version: str, newest: int) -
         )
         for row in found
     ]
+
+
+def host_rates(conn: psycopg.Connection, run_id: int) -> list[HostRate]:
+    """How fast each host's workers were in one run, by name."""
+    return [HostRate(**row) for row in rows(conn, "host_rates", {"run_id": run_id})]

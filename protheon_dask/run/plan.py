@@ -5,12 +5,11 @@ The database is read in read-only transactions, and nothing else is written eith
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from protheon_dask import words
@@ -18,13 +17,16 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import NotFound, ProtheonError
 from protheon_dask.ledger.connect import opened, translated
 from protheon_dask.ledger.migrate import check_current
-from protheon_dask.ledger.past import KnownLoad, PastRate, known_loads, past_rates
+from protheon_dask.ledger.past import HostRate, KnownLoad, PastRate, host_rates, known_loads, past_rates
 from protheon_dask.model import Identity, RunState
 from protheon_dask.pipelines.pack import options_of
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.host_look import disk
+from protheon_dask.run.identity import own_name
+from protheon_dask.run.machine import this_machine
 from protheon_dask.run.measure import Packed, bench, pack_lines
+from protheon_dask.run.speeds import Speeds, by_run, by_sample
 from protheon_dask.telemetry.bound import bound_of, speedup
 from protheon_dask.workspace.archives import open_archive
 from protheon_dask.workspace.sampling import sample_sources
@@ -72,6 +74,7 @@ class Rate:
     bound: str | None
     source: str
     is_least: bool = False
+    speeds: Speeds | None = None  # how quick each host's workers were taken for; None: which hosts there are is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class PlanWish:
     """What is to be planned.
 
     url None: no database is asked; no_database says why. n_workers None: as many as this machine has cores.
+    hosts:   workers by host, where they are known; n_workers is then their number.
+    benched: what each worker of a host does, in workers of this machine; empty: nothing was measured.
     """
 
     pipeline: Pipeline
@@ -114,6 +119,8 @@ class PlanWish:
     url: str | None = field(default=None, repr=False)
     no_database: str = ""
     n_workers: int | None = None
+    hosts: Mapping[str, int] = field(default_factory=dict)
+    benched: Mapping[str, float] = field(default_factory=dict)
     on_step: Callable[[str], object] = field(default=lambda _: None, repr=False)
 
 
@@ -124,18 +131,19 @@ def plan(wish: PlanWish) -> LoadPlan:
     Guarantee: nothing is written to the database.
     """
     paths = resolve(wish.paths)
-    n_workers = wish.n_workers or os.cpu_count() or 1
+    n_workers = wish.n_workers or this_machine().whole_cores
     wish.on_step(words.counted(len(paths), "file"))
     with ThreadPoolExecutor(LOOKERS) as pool:
         looked = list(pool.map(_look, paths))
     wish.on_step("the ledger")
-    known, past, notes = _ask_ledger(wish, [item.identity for item in looked if item.identity is not None])
-    files = _planned(wish, looked, known, n_workers)
+    told = _ask_ledger(wish, [item.identity for item in looked if item.identity is not None])
+    notes = list(told.notes)
+    files = _planned(wish, looked, told.known, n_workers)
     left = [item for item, file in zip(looked, files, strict=True) if file.left_lines]
     rate, packed = None, None
     if left:
-        if (run := next((run for run in past if sum(run.stage_seconds.values()) >= LEAST_PAST_S), None)) is not None:
-            rate = rate_of_run(run, n_workers)
+        if (past := told.past) is not None:
+            rate = rate_of_run(past, n_workers, by_run(past.run_id, told.then, wish.hosts, wish.benched) if wish.hosts else None)
         wish.on_step("a sample of the lines")
         if lines := sample_sources([item.path for item in left], SAMPLE_LINES, SAMPLE_BYTES).lines:
             packed = pack_lines(lines)
@@ -146,6 +154,10 @@ def plan(wish: PlanWish) -> LoadPlan:
     stored_bytes = 0 if packed is None else round(left_raw_bytes * len(packed.stored) / packed.raw_bytes)
     if min(stored_bytes, place.quota_bytes) > place.free_bytes:
         notes.append(f"the workspace, {place.directory}, has {words.size(place.free_bytes)} free: cutting would fill the disk")
+    if rate is not None and rate.speeds is not None and rate.speeds.guessed:
+        taken = f"its workers are taken for as quick as {rate.speeds.guessed_as}"
+        more = "" if wish.benched else " (--bench measures hosts)"
+        notes += [f"nothing says how quick {host} is: {taken}{more}" for host in rate.speeds.guessed]
     if any(file.state == "in part" for file in files):
         notes.append("of a file that is loaded in part only its other chunks are loaded")
     return LoadPlan(
@@ -177,9 +189,19 @@ def _look(path: str) -> _Looked:
         return _Looked(path, None, None, str(exc))
 
 
-def _ask_ledger(wish: PlanWish, identities: Sequence[Identity]) -> tuple[Mapping[Identity, KnownLoad], Sequence[PastRate], list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the ledger said. past: the latest run of the pipeline that says something; then: its hosts."""
+
+    known: Mapping[Identity, KnownLoad] = field(default_factory=dict)
+    past: PastRate | None = None
+    then: Sequence[HostRate] = ()
+    notes: Sequence[str] = ()
+
+
+def _ask_ledger(wish: PlanWish, identities: Sequence[Identity]) -> _Told:
     if wish.url is None:
-        return {}, (), [f"what is loaded already is not known: {wish.no_database}"] if wish.no_database else []
+        return _Told(notes=[f"what is loaded already is not known: {wish.no_database}"] if wish.no_database else [])
     name, version = wish.pipeline.name, wish.pipeline.version
     try:
         with opened(wish.url, application="protheon-plan") as conn, translated(wish.url):
@@ -187,11 +209,13 @@ def _ask_ledger(wish: PlanWish, identities: Sequence[Identity]) -> tuple[Mapping
             with conn.transaction():
                 check_current(conn)
                 known = known_loads(conn, identities, name, version, options_of(wish.pipeline))
-                return known, past_rates(conn, name, version, NEWEST_RUNS), []
+                runs = past_rates(conn, name, version, NEWEST_RUNS)
+                past = next((run for run in runs if sum(run.stage_seconds.values()) >= LEAST_PAST_S), None)
+                return _Told(known, past, () if past is None else host_rates(conn, past.run_id))
     except NotFound:  # Protheon never was in this database
-        return {}, (), []
+        return _Told()
     except ProtheonError as exc:
-        return {}, (), [f"what is loaded already is not known: {exc}"]
+        return _Told(notes=[f"what is loaded already is not known: {exc}"])
 
 
 def _planned(wish: PlanWish, looked: Sequence[_Looked], known: Mapping[Identity, KnownLoad], n_workers: int) -> tuple[PlannedFile, ...]:
@@ -245,38 +269,51 @@ def _state(load: KnownLoad | None, same_as: str) -> tuple[State, str]:
     return ("being loaded" if load.run_state in (RunState.QUEUED, RunState.RUNNING) else "in part"), done
 
 
-def rate_of_run(run: PastRate, n_workers: int) -> Rate:
+def rate_of_run(run: PastRate, n_workers: int, speeds: Speeds | None = None) -> Rate:
     """What a run did, brought to so many workers. Pure.
 
     While its workers had all the work they could take, others would have added what telemetry.bound says; else nothing.
+    speeds: how many of that run's workers those of now come to; None: each to one.
     """
     worked_s = sum(run.stage_seconds.values())
     utilization = min(1.0, worked_s / max(1e-9, run.seconds * run.n_workers))
     then = run.raw_bytes / max(1e-9, run.seconds)
     said = bound_of(run.stage_seconds, run.n_workers, utilization=utilization, n_ready=0, is_cutting=True)
     is_starved = said is not None and said.startswith("bound by cutting")
-    factor = 1.0 if is_starved and n_workers >= run.n_workers else speedup(run.stage_seconds, run.n_workers, n_workers)
+    wanted = float(n_workers) if speeds is None else speeds.equivalents
+    factor = speedup(run.stage_seconds, run.n_workers, max(1.0, wanted)) * min(1.0, wanted)
+    if is_starved and wanted >= run.n_workers:
+        factor = 1.0
     source = f"run {run.run_id}: {words.rate(run.lines / max(1e-9, run.seconds))} lines/s with {words.counted(run.n_workers, 'worker')}"
-    return Rate(then * factor, said, source)
+    return Rate(then * factor, said, source, speeds=speeds)
 
 
 def rate_of_sample(
-    work_s: Mapping[str, float], cut_s: float, raw_bytes: int, *, n_workers: int, n_cores: int, n_splitters: int, scale: float
+    work_s: Mapping[str, float],
+    cut_s: float,
+    raw_bytes: int,
+    *,
+    n_workers: int,
+    n_cores: int,
+    n_splitters: int,
+    scale: float,
+    speeds: Speeds | None = None,
 ) -> Rate:
     """What a measured sample promises, if the database keeps up. Pure.
 
-    work_s: of one worker by stage, cut_s: of one splitter, for raw_bytes. scale: how many such samples there are to load.
-    Workers and splitters of this machine share its cores.
+    work_s: of one worker of this machine by stage, cut_s: of one splitter, for raw_bytes. scale: how many such samples there are to load.
+    Workers and splitters of this machine share its cores. speeds: how many workers of this machine those of now come to.
     """
     total_s = sum(work_s.values())
-    workers_s = total_s / min(n_workers, n_cores) if n_cores else total_s / n_workers
+    wanted = float(n_workers) if speeds is None else speeds.equivalents
+    workers_s = total_s / min(wanted, n_cores) if n_cores else total_s / wanted
     cut_each_s = cut_s / n_splitters
     shared_s = (total_s + cut_s) / n_cores if n_cores else 0.0
     each_s = max(1e-9, workers_s, cut_each_s, shared_s)
     utilization = 1.0 if cut_each_s <= workers_s else workers_s / cut_each_s
     seconds = {stage: value * scale for stage, value in work_s.items()}
     said = bound_of(seconds, n_workers, n_cores=n_cores or None, utilization=utilization, n_ready=0, is_cutting=True)
-    return Rate(raw_bytes / each_s, said, "", is_least=True)
+    return Rate(raw_bytes / each_s, said, "", is_least=True, speeds=speeds)
 
 
 def _measured_rate(wish: PlanWish, path: str, lines: Sequence[bytes], packed: Packed, n_workers: int, n_files: int) -> Rate:
@@ -284,9 +321,10 @@ def _measured_rate(wish: PlanWish, path: str, lines: Sequence[bytes], packed: Pa
     benched = bench(wish.pipeline, lines, None, SAMPLE_S)
     work_s = {"decompress": len(lines) / benched.decompress_lines_per_s, "transform": len(lines) / benched.transform_lines_per_s}
     cut_s = packed.pack_s + packed.raw_bytes * _read_s_per_byte(path)
-    n_cores = os.cpu_count() or 1
+    n_cores, here = this_machine().whole_cores, own_name(wish.settings)
     n_splitters = min(n_files, wish.settings.splitters or max(1, n_cores // 2))
-    on_other_hosts = n_workers > n_cores  # a cluster: its cores are not known here, and each worker has one
+    # of a cluster the cores are not known here, and each worker has one
+    on_other_hosts = set(wish.hosts) != {here} if wish.hosts else n_workers > n_cores
     found = rate_of_sample(
         work_s,
         cut_s,
@@ -295,9 +333,10 @@ def _measured_rate(wish: PlanWish, path: str, lines: Sequence[bytes], packed: Pa
         n_cores=0 if on_other_hosts else n_cores,
         n_splitters=n_splitters,
         scale=max(1.0, 60 / max(1e-9, sum(work_s.values()))),
+        speeds=by_sample(here, packed.raw_bytes / max(1e-9, sum(work_s.values())), wish.hosts, wish.benched) if wish.hosts else None,
     )
     told = f"{words.counted(len(lines), 'line')} of them, measured here; the database's part is not in it, so that it takes longer"
-    return Rate(found.raw_bytes_per_s, found.bound, told, is_least=True)
+    return replace(found, source=told)
 
 
 def _read_s_per_byte(path: str) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective
-from protheon_dask.errors import ProtheonError
+from protheon_dask.errors import ConfigError, ProtheonError
 from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
-from protheon_dask.run.master import Master
 from protheon_dask.run.plan import PlanWish
 from protheon_dask.run.submitting import pipeline_of, places_of
 
@@ -26,25 +28,52 @@ def wish_for(
     table: str | None = None,
     master: str | None = None,
     workers: int | None = None,
+    wants_bench: bool = False,
+    on_step: Callable[[str], object] = lambda _: None,
 ) -> Iterator[PlanWish]:
     """What is to be planned, with a database that answers for the time of the block, if there is one.
 
     An embedded database that was never made is not made for this. master: whose workers are counted; None: the local one's, if it runs.
-    Raises: NotFound, ConfigError: the pipeline, a path, or the address. BrokerUnavailable: the master that is named does not answer.
+    wants_bench: each host of it works on the built-in sample for some seconds, and one process of this machine.
+    Raises: NotFound, ConfigError: the pipeline, a path, or the address; there is no master to bench the hosts of.
+            BrokerUnavailable: the master that is named does not answer.
     """
     places = places_of(paths)
-    chosen = pipeline_of(pipeline, table=table, paths=places)
-    url, why, n_workers = None, "", workers
+    wish = PlanWish(pipeline_of(pipeline, table=table, paths=places), places, effective.settings, n_workers=workers, on_step=on_step)
+    asked: tuple[str, TlsFiles | None] | None = None if master is None else (master_address(master), tls_of(effective.settings))
     with ExitStack() as stack:
-        if master is not None and workers is None:
-            with Master(master_address(master), tls=tls_of(effective.settings)) as named:
-                n_workers = named.info().n_threads
+        if asked is not None and workers is None:
+            wish = _with_hosts(wish, *asked)
         if database.embedded_dir is None or database.embedded_dir.exists():
             try:
-                url = stack.enter_context(opened(effective, database))
-                if n_workers is None and (local := running_master(effective, url)) is not None:
-                    with local:
-                        n_workers = local.info().n_threads
+                wish = replace(wish, url=stack.enter_context(opened(effective, database)))
+                if asked is None and (workers is None or wants_bench) and (local := running_master(effective, wish.url or "")) is not None:
+                    asked = local.address, local.tls
+                    local.close()
+                    wish = _with_hosts(wish, *asked) if workers is None else wish
             except ProtheonError as exc:
-                why = str(exc)
-        yield PlanWish(chosen, places, effective.settings, url, why, n_workers or None)
+                wish = replace(wish, no_database=str(exc))
+        if wants_bench:
+            if asked is None or workers is not None:
+                raise ConfigError("--bench measures the hosts of a cluster: name one by --master, and leave --workers out")
+            wish = replace(wish, benched=_benched(wish, *asked))
+        yield wish
+
+
+def _with_hosts(wish: PlanWish, address: str, tls: TlsFiles | None) -> PlanWish:
+    """The workers that this master gives work to. Raises BrokerUnavailable."""
+    with BrokerClient(address, tls) as broker:
+        listed, n_threads = broker.hosts().hosts, broker.info().n_threads
+    hosts = {host.name: host.n_workers for host in listed if host.n_workers and not host.aside and not host.is_removed}
+    return replace(wish, hosts=hosts, n_workers=sum(hosts.values()) or n_threads or None)
+
+
+def _benched(wish: PlanWish, address: str, tls: TlsFiles | None) -> dict[str, float]:
+    """What each worker of a host does with the built-in sample, in processes of this machine: of the CPU's part alone."""
+    from protheon_dask.run.gathering import Asked, gather
+    from protheon_dask.run.measure import bench_sample
+
+    found = gather(Asked(wish.settings, None, address, tls, wants_bench=True, on_step=wish.on_step))
+    wish.on_step("the sample, on this machine")
+    here = bench_sample(None).cpu_lines_per_s
+    return {host.host: host.benched.cpu_lines_per_s / host.benched.n_processes / here for host in found.hosts if host.benched is not None}

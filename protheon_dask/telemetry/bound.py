@@ -72,7 +72,7 @@ class _Cycle:
     demand: Mapping[str, float]
     n_cores: int | None
 
-    def throughput(self, n_workers: int) -> float:
+    def throughput(self, n_workers: float) -> float:
         """Cycles that so many workers end, in the time of one that was observed."""
         crowd = 1.0 if self.n_cores is None else max(1.0, n_workers / self.n_cores)
         alone = self.demand[CPU] * crowd + self.demand[WAIT]
@@ -127,10 +127,10 @@ def _observed(
     return _Cycle(demand, n_cores), seconds, share
 
 
-def speedup(stage_seconds: Mapping[str, float], n_workers: int, wanted: int, n_cores: int | None = None) -> float:
+def speedup(stage_seconds: Mapping[str, float], n_workers: int, wanted: float, n_cores: int | None = None) -> float:
     """How many times as much so many wanted workers would do, by what n_workers did; 1.0 where that says too little.
 
-    As find_bound() has it; cores as the wanted workers find them.
+    As find_bound() has it; cores as the wanted workers find them. Not whole: of workers that are quicker, or slower, than those were.
     """
     found = _observed(stage_seconds, n_workers, n_cores)
     return 1.0 if found is None or wanted < 1 else found[0].throughput(wanted) / found[0].throughput(n_workers)

@@ -303,6 +303,28 @@ def test_hours_are_those_of_the_last_run_of_the_same_pipeline(world: World) -> N
     assert "transform" in made.rate.bound
     assert made.seconds == pytest.approx(seconds * made.left_raw_bytes / (world.directory / "a.txt").stat().st_size, rel=0.01)
     assert not made.rate.is_least
+    assert made.rate.speeds is not None
+    [host] = made.rate.speeds.hosts
+    assert (host.n_workers, host.known_by, made.rate.speeds.equivalents) == (2, f"run {run}", pytest.approx(2))
+    size = (world.directory / "a.txt").stat().st_size
+    assert host.raw_bytes_per_s > 0.5 * size / (2 * seconds), "of each worker while it works, which is not longer than the run was"
+
+
+@pytest.mark.slow
+def test_the_hosts_of_a_cluster_are_measured_where_no_run_tells_how_quick_they_are(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PROTHEON_HOME", world.cluster.settings.home)
+    path = numbers_file(world.directory / "n.txt", "plain", 0)
+    command = ["plan", str(path), "--pipeline", write_pipeline(world.directory, "benched"), "--into", world.url, "--json"]
+    assert main([*command, "--bench"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [host] = told["rate"]["speeds"]["hosts"]
+    assert (host["n_workers"], host["known_by"]) == (2, "bench")
+    assert 0 < told["rate"]["speeds"]["equivalents"] < 8
+    assert main([*command, "--bench", "--workers", "3"]) == 2, "three of which hosts?"
 
 
 def test_the_same_bytes_twice_and_what_cannot_be_read_are_told(world: World) -> None:

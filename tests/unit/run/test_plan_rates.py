@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from protheon_dask.ledger.past import PastRate
+from protheon_dask.ledger.past import HostRate, PastRate
 from protheon_dask.model import STAGES
 from protheon_dask.run.plan import rate_of_run, rate_of_sample
+from protheon_dask.run.speeds import by_run, by_sample
 
 NOTHING = dict.fromkeys(STAGES, 0.0)
 
@@ -54,3 +55,36 @@ def test_a_sample_is_as_fast_as_its_slowest_part() -> None:
     shared = rate_of_sample(work, 1.0, 1_000_000, n_workers=2, n_cores=2, n_splitters=1, scale=60)
     assert shared.raw_bytes_per_s == pytest.approx(1_000_000), "cutting takes half of the cores"
     assert all(rate.is_least for rate in (workers, cutting, shared))
+
+
+UNEQUAL = (HostRate("nuc", 2, 100, 10.0), HostRate("pc", 2, 600, 20.0))  # 10 and 30 a second: 20 in the mean
+
+
+def test_each_host_counts_as_quick_as_it_was_in_the_run() -> None:
+    assert by_run(7, UNEQUAL, {"nuc": 2, "pc": 2}, {}).equivalents == pytest.approx(4)
+    only_slow = by_run(7, UNEQUAL, {"nuc": 2}, {})
+    assert only_slow.equivalents == pytest.approx(1)
+    assert [(host.host, host.raw_bytes_per_s, host.known_by) for host in only_slow.hosts] == [("nuc", 10.0, "run 7")]
+    run = past(10.0, 4, transform=40.0)
+    assert rate_of_run(run, 2, only_slow).raw_bytes_per_s == pytest.approx(70_000_000 / 4, rel=0.01), "a fourth: not half of it"
+    half = by_run(7, UNEQUAL, {"nuc": 1}, {})
+    assert rate_of_run(run, 1, half).raw_bytes_per_s == pytest.approx(70_000_000 / 8, rel=0.01)
+
+
+def test_a_host_that_had_no_part_is_guessed_and_named_unless_it_is_measured() -> None:
+    guessed = by_run(7, UNEQUAL, {"pc": 2, "mac": 2}, {})
+    assert (guessed.equivalents, guessed.guessed, guessed.guessed_as) == (pytest.approx(5), ("mac",), "the mean of run 7")
+    measured = by_run(7, UNEQUAL, {"pc": 2, "mac": 2}, {"pc": 1.5, "mac": 3.0})
+    assert (measured.equivalents, measured.guessed) == (pytest.approx(9), ()), "twice as quick as the pc, whose 30 are known"
+    nothing = by_run(7, (), {"mac": 3}, {"mac": 2.0})
+    assert (nothing.equivalents, nothing.hosts) == (3, ())
+
+
+def test_of_a_sample_others_are_taken_for_this_machine_or_as_they_were_measured() -> None:
+    guessed = by_sample("nuc", 100.0, {"nuc": 2, "pc": 2}, {})
+    assert (guessed.equivalents, guessed.guessed, guessed.guessed_as) == (pytest.approx(4), ("pc",), "this machine")
+    measured = by_sample("nuc", 100.0, {"nuc": 2, "pc": 2}, {"nuc": 0.5, "pc": 4.0})
+    assert (measured.equivalents, measured.guessed) == (pytest.approx(9), ())
+    work = {"decompress": 0.2, "transform": 0.8}
+    rate = rate_of_sample(work, 0.01, 1_000_000, n_workers=4, n_cores=0, n_splitters=1, scale=60, speeds=measured)
+    assert rate.raw_bytes_per_s == pytest.approx(9_000_000)
