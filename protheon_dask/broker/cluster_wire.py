@@ -45,6 +45,7 @@ class HostView:
     certificate_until: str = ""  # RFC 3339; empty without TLS
     is_removed: bool = False
     join_no: int = 0  # how often it joined; 0: without TLS
+    workers: Sequence[str] = ()  # names of its worker processes: a host tells by them which are of its last start
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ def hosts_to_message(value: HostList) -> cluster_pb2.HostsResponse:
                 certificate_until=host.certificate_until,
                 is_removed=host.is_removed,
                 join_no=host.join_no,
+                workers=[utf8(worker) for worker in host.workers],
             )
             for host in value.hosts
         ],
@@ -153,6 +155,7 @@ def hosts_from_message(message: cluster_pb2.HostsResponse) -> HostList:
             host.certificate_until,
             host.is_removed,
             host.join_no,
+            tuple(host.workers),
         )
         for host in message.hosts
     ]

@@ -31,6 +31,7 @@ class Attendance:
         self._closing = threading.Event()
         self._told = self._told_note = ""  # what was said last of the certificate, and of the note of removed hosts
         self._renew_after = 0.0  # monotonic
+        self.start = ""  # name of the workers that were started last: others of this host are of before, and dead
         self.n_workers, self.heard_at = 0, 0.0  # heard_at: monotonic seconds of the answer; 0: none yet
         self.trouble, self.trouble_at = "", 0.0  # why the master does not answer, and since when (monotonic); empty: it does
         self.refused: NotAllowed | None = None
@@ -50,8 +51,8 @@ class Attendance:
 
     def _ask(self) -> None:
         hosts = self._broker.hosts().hosts
-        found = {host.name: host.n_workers for host in hosts}
-        self.n_workers, self.heard_at, self.trouble = found.get(self._at.host, 0), time.monotonic(), ""
+        own = [worker for host in hosts if host.name == self._at.host for worker in host.workers]
+        self.n_workers, self.heard_at, self.trouble = sum(is_of_start(worker, self.start) for worker in own), time.monotonic(), ""
         self._note({host.name: host.join_no + host.is_removed for host in hosts if host.is_removed or host.join_no > 1})
 
     def _note(self, removed: Mapping[str, int]) -> None:
@@ -91,3 +92,8 @@ class Attendance:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+
+
+def is_of_start(worker: str, start: str) -> bool:
+    """Is this worker one of a ``dask worker --name START``, which numbers them where there are several?"""
+    return worker == start or worker.startswith(f"{start}-")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from protheon_dask import __version__
@@ -115,17 +116,17 @@ class ClusterDesk:
 
     def hosts(self) -> HostList:
         """All hosts that have workers here, that enrolled since this broker began, or that ever joined, by name."""
-        try:
-            n_workers = Counter(worker.host for worker in self._led.dask.workers())
-        except OSError:  # the scheduler does not answer: nobody knows of any
-            n_workers = Counter()
+        workers: dict[str, list[str]] = defaultdict(list)
+        with suppress(OSError):  # the scheduler does not answer: nobody knows of any
+            for worker in self._led.dask.workers():
+                workers[worker.host].append(worker.name)
         aside = self._led.hosts.reasons
         records: Mapping[str, HostRecord] = {} if self._authority is None else {record.name: record for record in self._authority.hosts()}
         with self._lock:
             enrolled = dict(self._enrolled)
         views = [
-            _view(name, n_workers[name], aside.get(name, ""), enrolled.get(name, Versions()), records.get(name))
-            for name in sorted({*n_workers, *aside, *enrolled, *records})
+            _view(name, workers.get(name, ()), aside.get(name, ""), enrolled.get(name, Versions()), records.get(name))
+            for name in sorted({*workers, *aside, *enrolled, *records})
         ]
         return HostList(time.time(), __version__, own_versions(), views)
 
@@ -134,8 +135,8 @@ class ClusterDesk:
         return self._authority is not None and self._authority.is_removed(host, serial_no)
 
 
-def _view(name: str, n_workers: int, aside: str, versions: Versions, record: HostRecord | None) -> HostView:
+def _view(name: str, workers: Sequence[str], aside: str, versions: Versions, record: HostRecord | None) -> HostView:
     if record is None:
-        return HostView(name, n_workers, aside, versions)
+        return HostView(name, len(workers), aside, versions, workers=workers)
     until, is_removed = record.until_at.isoformat(timespec="seconds"), record.removed_at is not None
-    return HostView(name, n_workers, aside, versions, until, is_removed, record.join_no)
+    return HostView(name, len(workers), aside, versions, until, is_removed, record.join_no, workers)

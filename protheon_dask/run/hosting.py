@@ -148,8 +148,8 @@ class Hosting:
             until = f"{identity_of(tls).until_at.astimezone():%Y-%m-%d %H:%M}"
             self._say(f"this host was away until its certificate had ended: the master gave it a new one, until {until}")
 
-    def _part(self, enrolled: Enrolled) -> Part:
-        """``dask worker`` for this host, under a name that no process before it had."""
+    def _part(self, enrolled: Enrolled, name: str) -> Part:
+        """``dask worker`` for this host. name: that no process before it had."""
         settings = replace(enrolled.settings, tls_dir=str(self._at.tls.directory) if self._at.tls is not None else "")
         env = {
             **WORKER_MALLOC,
@@ -170,14 +170,13 @@ class Hosting:
         log = self._home / "logs" / "hosting.log"
         make_directory(log.parent)
         address, sizing = enrolled.scheduler_address, self._sizing
-        name, is_tls = f"{self._at.host}-{secrets.token_hex(3)}", self._at.tls is not None
         arguments = dask_worker(
             address,
             sizing.n_workers,
             name=name,
             host=listening_address(enrolled, self._at),
             local_directory=local_directory,
-            is_tls=is_tls,
+            is_tls=self._at.tls is not None,
         )
         arguments += ["--memory-limit", str(sizing.memory_limit_bytes)]
         return Part("workers", arguments, env, log, settings.exit_grace_s + DRAIN_MORE_S)
@@ -191,8 +190,9 @@ class Hosting:
     def _work(self, enrolled: Enrolled, attendance: Attendance) -> str:
         """Start the workers, and stay with them until they have ended, or are to; say how that was."""
         self._drain_file.unlink(missing_ok=True)
+        attendance.start = f"{self._at.host}-{secrets.token_hex(3)}"
         try:
-            workers = Tethered(self._part(enrolled), again=self._starts > 0)
+            workers = Tethered(self._part(enrolled, attendance.start), again=self._starts > 0)
         except (OSError, BrokerUnavailable) as exc:  # no memory, no process, no way there for now
             return f"the workers could not be started: {exc}"
         self._starts += 1

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protheon/v1/cluster.proto\x12\x0bprotheon.v1\"Z\n\x0c\x45nrolRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08versions\x18\x03 \x01(\x0b\x32\x19.protheon.v1.HostVersions\"\x80\x02\n\rEnrolResponse\x12\x19\n\x11scheduler_address\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61tabase_url\x18\x02 \x01(\t\x12\x13\n\x0b\x63luster_key\x18\x03 \x01(\x0c\x12:\n\x08settings\x18\x04 \x03(\x0b\x32(.protheon.v1.EnrolResponse.SettingsEntry\x12\x0f\n\x07version\x18\x05 \x01(\t\x12+\n\x08versions\x18\x06 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\x0cHostVersions\x12\x0e\n\x06python\x18\x01 \x01(\t\x12;\n\tlibraries\x18\x02 \x03(\x0b\x32(.protheon.v1.HostVersions.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0cRenewRequest\x12\x13\n\x0brequest_pem\x18\x01 \x01(\x0c\"(\n\rRenewResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"\x0e\n\x0cHostsRequest\"~\n\rHostsResponse\x12\r\n\x05now_s\x18\x01 \x01(\x01\x12 \n\x05hosts\x18\x02 \x03(\x0b\x32\x11.protheon.v1.Host\x12+\n\x08versions\x18\x03 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xa3\x01\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tn_workers\x18\x02 \x01(\x05\x12\r\n\x05\x61side\x18\x03 \x01(\t\x12+\n\x08versions\x18\x04 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x12\x19\n\x11\x63\x65rtificate_until\x18\x05 \x01(\t\x12\x12\n\nis_removed\x18\x06 \x01(\x08\x12\x0f\n\x07join_no\x18\x07 \x01(\r\"\x1e\n\x0b\x45\x63hoRequest\x12\x0f\n\x07n_bytes\x18\x01 \x01(\x03\"\x1c\n\x0c\x45\x63hoResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8f\x02\n\x0e\x43lusterService\x12>\n\x05\x45nrol\x12\x19.protheon.v1.EnrolRequest\x1a\x1a.protheon.v1.EnrolResponse\x12>\n\x05Renew\x12\x19.protheon.v1.RenewRequest\x1a\x1a.protheon.v1.RenewResponse\x12>\n\x05Hosts\x12\x19.protheon.v1.HostsRequest\x1a\x1a.protheon.v1.HostsResponse\x12=\n\x04\x45\x63ho\x12\x18.protheon.v1.EchoRequest\x1a\x19.protheon.v1.EchoResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protheon/v1/cluster.proto\x12\x0bprotheon.v1\"Z\n\x0c\x45nrolRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08versions\x18\x03 \x01(\x0b\x32\x19.protheon.v1.HostVersions\"\x80\x02\n\rEnrolResponse\x12\x19\n\x11scheduler_address\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61tabase_url\x18\x02 \x01(\t\x12\x13\n\x0b\x63luster_key\x18\x03 \x01(\x0c\x12:\n\x08settings\x18\x04 \x03(\x0b\x32(.protheon.v1.EnrolResponse.SettingsEntry\x12\x0f\n\x07version\x18\x05 \x01(\t\x12+\n\x08versions\x18\x06 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\x0cHostVersions\x12\x0e\n\x06python\x18\x01 \x01(\t\x12;\n\tlibraries\x18\x02 \x03(\x0b\x32(.protheon.v1.HostVersions.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x0cRenewRequest\x12\x13\n\x0brequest_pem\x18\x01 \x01(\x0c\"(\n\rRenewResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"\x0e\n\x0cHostsRequest\"~\n\rHostsResponse\x12\r\n\x05now_s\x18\x01 \x01(\x01\x12 \n\x05hosts\x18\x02 \x03(\x0b\x32\x11.protheon.v1.Host\x12+\n\x08versions\x18\x03 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x12\x0f\n\x07version\x18\x04 \x01(\t\"\xb4\x01\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tn_workers\x18\x02 \x01(\x05\x12\r\n\x05\x61side\x18\x03 \x01(\t\x12+\n\x08versions\x18\x04 \x01(\x0b\x32\x19.protheon.v1.HostVersions\x12\x19\n\x11\x63\x65rtificate_until\x18\x05 \x01(\t\x12\x12\n\nis_removed\x18\x06 \x01(\x08\x12\x0f\n\x07join_no\x18\x07 \x01(\r\x12\x0f\n\x07workers\x18\x08 \x03(\t\"\x1e\n\x0b\x45\x63hoRequest\x12\x0f\n\x07n_bytes\x18\x01 \x01(\x03\"\x1c\n\x0c\x45\x63hoResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8f\x02\n\x0e\x43lusterService\x12>\n\x05\x45nrol\x12\x19.protheon.v1.EnrolRequest\x1a\x1a.protheon.v1.EnrolResponse\x12>\n\x05Renew\x12\x19.protheon.v1.RenewRequest\x1a\x1a.protheon.v1.RenewResponse\x12>\n\x05Hosts\x12\x19.protheon.v1.HostsRequest\x1a\x1a.protheon.v1.HostsResponse\x12=\n\x04\x45\x63ho\x12\x18.protheon.v1.EchoRequest\x1a\x19.protheon.v1.EchoResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,11 +55,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTSRESPONSE']._serialized_start=632
   _globals['_HOSTSRESPONSE']._serialized_end=758
   _globals['_HOST']._serialized_start=761
-  _globals['_HOST']._serialized_end=924
-  _globals['_ECHOREQUEST']._serialized_start=926
-  _globals['_ECHOREQUEST']._serialized_end=956
-  _globals['_ECHORESPONSE']._serialized_start=958
-  _globals['_ECHORESPONSE']._serialized_end=986
-  _globals['_CLUSTERSERVICE']._serialized_start=989
-  _globals['_CLUSTERSERVICE']._serialized_end=1260
+  _globals['_HOST']._serialized_end=941
+  _globals['_ECHOREQUEST']._serialized_start=943
+  _globals['_ECHOREQUEST']._serialized_end=973
+  _globals['_ECHORESPONSE']._serialized_start=975
+  _globals['_ECHORESPONSE']._serialized_end=1003
+  _globals['_CLUSTERSERVICE']._serialized_start=1006
+  _globals['_CLUSTERSERVICE']._serialized_end=1277
 # @@protoc_insertion_point(module_scope)

@@ -250,6 +250,7 @@ class Host(_message.Message):
     CERTIFICATE_UNTIL_FIELD_NUMBER: _builtins.int
     IS_REMOVED_FIELD_NUMBER: _builtins.int
     JOIN_NO_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     n_workers: _builtins.int
     aside: _builtins.str
@@ -262,6 +263,10 @@ class Host(_message.Message):
     """How often it joined: certificates of an earlier joining are accepted no more. 0: without TLS."""
     @_builtins.property
     def versions(self) -> Global___HostVersions: ...
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of its worker processes: a host tells by them which are of its last start."""
+
     def __init__(
         self,
         *,
@@ -272,10 +277,11 @@ class Host(_message.Message):
         certificate_until: _builtins.str = ...,
         is_removed: _builtins.bool = ...,
         join_no: _builtins.int = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "certificate_until", b"certificate_until", "is_removed", b"is_removed", "join_no", b"join_no", "n_workers", b"n_workers", "name", b"name", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "certificate_until", b"certificate_until", "is_removed", b"is_removed", "join_no", b"join_no", "n_workers", b"n_workers", "name", b"name", "versions", b"versions", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
