@@ -10,13 +10,19 @@ ENOUGH: Final = 1 << 16
 """More than a master of thousands of workers needs; also taken where there is no limit."""
 
 
-def open_files() -> int:
-    """The limit. On Windows, which has none for sockets: ENOUGH."""
+def limit() -> int | None:
+    """The limit; None: there is none, as on Windows for sockets."""
     resource = _resource()
     if resource is None:
-        return ENOUGH
+        return None
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return ENOUGH if soft == resource.RLIM_INFINITY else int(soft)
+    return None if soft == resource.RLIM_INFINITY else int(soft)
+
+
+def open_files() -> int:
+    """The limit; ENOUGH where there is none."""
+    found = limit()
+    return ENOUGH if found is None else found
 
 
 def raise_open_files() -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from protheon_dask import __version__
+from protheon_dask.broker import open_files
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.errors import ProtheonError
@@ -111,7 +112,7 @@ def vitals(settings: Settings) -> HostVitals:
         n_cores=machine.whole_cores,
         memory_bytes=machine.memory_bytes,
         disk_free_bytes=psutil.disk_usage(str(_existing(workspace_of(settings)))).free,
-        open_files=_open_files(),
+        open_files=open_files.limit(),
         has_battery=getattr(psutil, "sensors_battery", lambda: None)() is not None,
         temporary_dir=temporary_dir,
         temporary_free_bytes=temporary_free_bytes,
@@ -130,15 +131,6 @@ def _temporary() -> tuple[str, int | None]:
 def _existing(path: Path) -> Path:
     """The directory, or the nearest one above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _open_files() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def disk(settings: Settings, embedded_dir: Path | None = None) -> Disk:

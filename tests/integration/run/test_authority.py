@@ -316,11 +316,13 @@ def files_of(authority: Authority) -> Iterator[Path]:
 def test_everything_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        tls.identity(tls.authority(tmp_path), "nuc", tmp_path)
+        home = tmp_path / "home"
+        tls.identity(tls.authority(home), "nuc", home)
     finally:
         os.umask(before)
 
-    made = [*files_of(Authority.open(tmp_path)), *(tmp_path / "tls").iterdir()]
+    assert stat.S_IMODE(home.stat().st_mode) == 0o711, "others may pass, and see nothing"
+    made = [*files_of(Authority.open(home)), *(home / "tls").iterdir()]
     assert {path.name for path in made} > {CA_KEY, HOSTS, INVITES, "host.key"}
     assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in made} == {path.name: 0 for path in made}
 
