@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 import protheon_dask as protheon
+from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Settings
 from protheon_dask.run import addresses, founding
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
@@ -201,12 +203,13 @@ def test_a_port_that_is_taken_is_refused_by_name(master: Master, postgres_url: s
 
 
 @pytest.mark.slow
-def test_beyond_loopback_it_listens_on_every_address_and_invites(postgres_url: str, tmp_path: Path) -> None:
+def test_beyond_loopback_it_listens_where_it_must_alone_and_invites_on_a_terminal(postgres_url: str, tmp_path: Path) -> None:
     home, pipeline = tmp_path / "home", write_pipeline(tmp_path, "beyond")
     founding.init(Settings(home=str(home)), "nuc", [])
     with fresh_database(postgres_url) as url:
         place = url.replace("127.0.0.1", "pg.example") + "?hostaddr=127.0.0.1"  # a name that could be another machine's
-        with started(home, place, "--bind", "0.0.0.0", "--workers", "1", "--invite") as master:  # no stranger gets in: certificates
+        with started(home, place, "--bind", "0.0.0.0", "--workers", "1", on_terminal=True) as master:  # no stranger gets in: certificates
+            wait_until(lambda: "to paste there" in master.told)
             told = master.told
             assert told["to paste there"].strip().startswith("protheon worker --join protheon-join.")
             assert told["Dask's scheduler"].strip().startswith("tls://0.0.0.0:")
@@ -215,5 +218,19 @@ def test_beyond_loopback_it_listens_on_every_address_and_invites(postgres_url: s
             for address in ("127.0.0.1", next(iter(addresses.own_addresses()), "127.0.0.1")):
                 with socket.create_connection((address, int(master.address.rpartition(":")[2])), timeout=5):
                     pass
-                with pytest.raises(OSError, match="refused"):  # HTTP is on loopback alone, whatever --bind says
-                    socket.create_connection(("127.0.0.2", int(told["HTTP"].split("/")[2].split(":")[1])), timeout=5)
+            ports = {int(re.findall(r":(\d+)", told[what])[0]) for what in ("gRPC", "Dask's scheduler", "joining")}
+            with protheon.connect(master.address, home=str(home)) as cluster:
+                workers = cluster.client.scheduler_info()["workers"]
+            own = {int(place.rpartition(":")[2]) for address, told in workers.items() for place in (address, told["nanny"])}
+            assert ports <= (found := open_to_others(master.process.pid))
+            assert found <= ports | own  # HTTP, the dashboard and Dask's own web servers are on loopback, whatever --bind says
+
+
+def open_to_others(pid: int) -> set[int]:
+    """The ports beyond loopback on which a process and all below it listen."""
+    found = set()
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip):
+                found.add(connection.laddr.port)
+    return found
