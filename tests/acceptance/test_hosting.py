@@ -78,10 +78,15 @@ def test_workers_whose_scheduler_was_killed_are_back_by_themselves(world: World,
     assert {cost for _, _, cost in attempts(world, run_id)} <= {"nothing", "loss"}
 
 
-def test_a_host_whose_processes_were_killed_starts_them_again(joined: WorkerHost) -> None:
+@pytest.mark.parametrize("orphaned", [False, True], ids=["killed", "frozen, and its tether killed"])
+def test_a_host_whose_processes_were_killed_starts_them_again(joined: WorkerHost, orphaned: bool) -> None:
     backs = joined.said.count("back after")
     [command] = joined.processes(r"^\S*python\S* -m dask worker")
-    command.kill()
+    if orphaned:
+        command.suspend()
+        command.parent().kill()  # type: ignore[union-attr]  # it has one
+    else:
+        command.kill()
     joined.wait_said("back after", backs + 1, 90)
 
 
