@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Scheduler
 
+import protheon_dask as protheon
 from protheon_dask.broker.join import JoinThread
 from protheon_dask.config import Settings
 from protheon_dask.run import founding
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.exits import NOT_ALLOWED
 from protheon_dask.run.join_desk import JoinDesk
-from protheon_dask.run.membership import identity_of, tls_below
+from protheon_dask.run.membership import identity_of, membership_of, tls_below
+from protheon_dask.run.parts import Places, Site
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.hosting import WorkerHost, worker_host
@@ -29,6 +35,7 @@ from tests.fixtures.tls import identity
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
+PASSWORD = "s3cret-of-the-database"
 AGO = timedelta(hours=10)
 """A certificate that was made so long ago is due to be renewed, and still good."""
 
@@ -36,7 +43,7 @@ AGO = timedelta(hours=10)
 @pytest.fixture(scope="module")
 def database_url(postgres_url: str) -> Iterator[str]:
     with fresh_database(postgres_url) as url:
-        yield url
+        yield url.replace("@", f":{PASSWORD}@")  # the server asks for none
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +91,77 @@ def test_a_host_that_was_there_first_works_as_soon_as_its_master_is(
     assert numbers(database_url, "early") == list(range(40))
     host.wait_said("the certificate was renewed")
     assert identity_of(tls_below(host.home)).made_at > datetime.now(UTC) - timedelta(hours=1)
+    noted = membership_of(tls_below(early[1]))
+    assert noted is not None
+    assert noted.master == master.address, "where a worker on the master's own machine finds it"
 
 
-def test_no_secret_is_in_a_command_line_or_a_log(early: tuple[WorkerHost, Path, int], master: Master, database_url: str) -> None:
-    host = early[0]
+def test_no_secret_is_in_a_command_line_a_log_a_page_the_ledger_or_what_dask_knows(
+    early: tuple[WorkerHost, Path, int], master: Master, database_url: str, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked for on both machines in the midst of a run: the database's password, and the key that signs pipelines."""
+    host, home = early[0], Path(master.env["PROTHEON_HOME"])
     host.wait_said("joined the master")
-    key = (Path(master.env["PROTHEON_HOME"]) / "cluster.key").read_text()
-    told = [" ".join(process.cmdline()) for process in psutil.Process(host.process.pid).children(recursive=True)]
-    for text in (*told, host.told()):
-        assert database_url not in text
-        assert key not in text
+    run_id = load(master, tmp_path, "told", "--detach", body=gate.body(1, 10))
+    wait_until(lambda: ask(database_url, "SELECT count(*) FROM protheon.attempt WHERE run_id = %s", run_id) == [(2,)])
+    key = (home / "cluster.key").read_text()
+    pids = (host.process.pid, master.process.pid)
+    told = {f"process {pid}": " ".join(psutil.Process(pid).cmdline()) for top in pids for pid in tree_of(top)}
+    told |= {str(path): path.read_text() for path in (home / "logs").iterdir()}
+    told |= {"the host": host.told(), "the master": "".join((*master.printed, *master.said))}
+    told |= pages(master)
+    tables = ask(database_url, "SELECT concat(schemaname, '.', tablename) FROM pg_tables WHERE schemaname = 'protheon'")
+    told |= {table: str(ask(database_url, f"SELECT t::text FROM {table} t")) for (table,) in tables}
+    with protheon.connect(master.address, home=str(home)) as cluster:
+        cluster.client.dump_cluster_state(str(tmp_path / "dump"))
+        told["tasks"] = cluster.client.run_on_scheduler(arguments_of_tasks).decode("latin-1")
+    told["Dask"] = gzip.decompress((tmp_path / "dump.msgpack.gz").read_bytes()).decode("latin-1")
+    gate.open()
+    assert "run_attempt" in told["tasks"]
+    assert "chunk-" in told["Dask"]
+    assert len(told) > 40, sorted(told)
+    secrets = (PASSWORD, PASSWORD.encode().hex(), key, bytes.fromhex(key).decode("latin-1"))
+    assert [where for where, text in told.items() if any(secret in text for secret in secrets)] == []
     assert (host.home / "hosting" / "cluster.key").stat().st_mode & 0o777 == 0o600
+    wait_until(lambda: len(numbers(database_url, "told")) == 40, 60)
+
+
+def arguments_of_tasks(dask_scheduler: Scheduler) -> bytes:
+    """Of all that it has now."""
+    import pickle
+
+    return b"".join(pickle.dumps(task.run_spec) for task in dask_scheduler.tasks.values())
+
+
+arguments_of_tasks.__module__ = "__main__"  # it travels by value
+
+
+def test_no_secret_is_in_the_words_for_a_process(tmp_path: Path) -> None:
+    places = Places(broker_port=1, scheduler_port=2, dashboard_port=3, http_port=4)
+    site = Site(tmp_path, Settings(), {"PROTHEON_DATABASE_URL": f"postgresql://ann:{PASSWORD}@nuc/games"}, places)
+    parts = (site.scheduler(), site.broker(ephemeral=False, takes_over=False), site.workers(1))
+    assert all(PASSWORD in str(part.env) for part in parts)
+    assert not [told for told in map(repr, (site, *parts)) if PASSWORD in told]
+
+
+def tree_of(pid: int) -> list[int]:
+    return [pid, *(process.pid for process in psutil.Process(pid).children(recursive=True))]
+
+
+def pages(master: Master) -> dict[str, str]:
+    """The dashboard's, with those of each worker, and HTTP's."""
+    dashboard, http = (re.findall(r"http://[\d.:]+", master.told[what])[0] for what in ("dashboard", "HTTP"))
+    places = [f"{http}/{path}" for path in ("metrics", "workers", "healthz")]
+    places += [f"{dashboard}/{path}" for path in ("status", "info/main/logs.html", "json/counts.json", "metrics", "info/main/workers.html")]
+    found = {place: get(place) for place in places}
+    of_workers = set(re.findall(r"(?:worker|logs)/[^\"'/]+\.html", found[places[-1]]))
+    assert of_workers
+    return found | {path: get(f"{dashboard}/info/{path}") for path in of_workers}
+
+
+def get(place: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(place, timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 @pytest.mark.slow
