@@ -50,6 +50,9 @@ MAX_VERSION_CHARS: Final = 64
 """Of a version, and of a library's name, in ASCII. Every host is told the versions of all: with MAX_ENROLLED hosts that say as much as they
 may, that is a quarter of what a message holds."""
 
+MAX_ASIDE_CHARS: Final = 1_000
+"""Of why a host gets no work: it ends with what an exception there said, which has any length."""
+
 
 class Led(Protocol):
     """What is asked of the coordinator, from other threads."""
@@ -125,7 +128,7 @@ class ClusterDesk:
         with self._lock:
             enrolled = dict(self._enrolled)
         views = [
-            _view(name, workers.get(name, ()), aside.get(name, ""), enrolled.get(name, Versions()), records.get(name))
+            _view(name, workers.get(name, ()), aside.get(name, "")[:MAX_ASIDE_CHARS], enrolled.get(name, Versions()), records.get(name))
             for name in sorted({*workers, *aside, *enrolled, *records})
         ]
         return HostList(time.time(), __version__, own_versions(), views)

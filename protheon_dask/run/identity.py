@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
@@ -64,8 +64,8 @@ def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
     return variables
 
 
-def security_environment(security: Security) -> Mapping[str, str]:
-    """Variables by which a client in a child process connects as this says. What is a PEM text there, a key's too, is one here."""
+def security_environment(security: Any) -> Mapping[str, str]:
+    """Variables by which a client in a child process connects as this Security of Dask, which has no types, says. What is a PEM text there, a key's too, is one here."""
     files = {
         "CA_FILE": security.tls_ca_file,
         "CIPHERS": security.tls_ciphers,
