@@ -51,7 +51,7 @@ Row = Mapping[str, Any]
 
 @click.command()
 @click.option("--lines", type=click.IntRange(min=CHUNKS), default=LINES, show_default=True, help="Reports to make and load.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes; left out, one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes; left out, by cores and memory.")
 @json_option
 def demo(lines: int, workers: int | None, as_json: bool) -> None:
     """Make reports, load them into an embedded PostgreSQL, and kill a worker on the way.

@@ -267,7 +267,7 @@ def stages_text(attempt: Mapping[str, Any]) -> str:
 @dlq.command("replay")
 @run_argument
 @task_option
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @database_option
 @json_option

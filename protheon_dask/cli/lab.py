@@ -32,7 +32,7 @@ GONE: Final = "the command that ran the cluster has ended: notebooks start one o
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Of JupyterLab; left out, 8888 or one of the next.")
 @click.option("--no-browser", is_flag=True, help="Open no browser; the address is printed in any case.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
 @click.option("--into", metavar="URL", help="The PostgreSQL of the cluster, or `embedded`; left out, the one that `protheon db url` names.")
 def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None, into: str | None) -> None:
     """Open the notebooks in JupyterLab, with a cluster that they use and its dashboard at their side.

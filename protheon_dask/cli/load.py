@@ -54,7 +54,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 @click.option("--pipeline", default="jsonl", show_default=True, metavar="NAME", help="jsonl, pgcr, module:name or file.py:name.")
 @click.option("--table", metavar="S.T", help="The table that jsonl loads into; left out, it is named after the first path.")
 @click.option("--into", metavar="URL", help="The PostgreSQL to load into; left out, the one that `protheon db url` names.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
 @click.option(
     "--chunk-lines", type=chunk_lines_of, metavar="N|auto", help="Lines a chunk; auto suits the files' size and the number of workers."
 )

@@ -25,7 +25,7 @@ from protheon_dask.cli.verbs import effective_settings, resolved
     "--workers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Worker processes of this host; left out, one a core on loopback, and none beyond it: `protheon worker` brings some, here too.",
+    help="Worker processes of this host; left out, by cores and memory on loopback; beyond it none: `protheon worker` brings some.",
 )
 @click.option(
     "--invite/--no-invite",

@@ -260,7 +260,7 @@ def runs_pause(run: int | None, reason: str, into: str | None, as_json: bool) ->
 @runs.command("resume")
 @run_argument
 @click.option("--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears from now on.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, one a core.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @database_option
 @json_option

@@ -34,6 +34,7 @@ from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGon
 from protheon_dask.run.failure import end_without_effect, tell_dead
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.hosts import Ended, Ending, HostWatch
+from protheon_dask.run.identity import own_name
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.stuck import StuckWorkers
 from protheon_dask.run.tasks import CANCELLED, CORRUPT, NOT_CLAIMED, OUTAGE, RAISED, REFUSED, SUCCEEDED
@@ -81,7 +82,7 @@ class Coordinator:
         self._events: deque[Event] = deque()
         tls = TlsFiles(Path(settings.tls_dir)) if settings.tls_dir else None
         self._dask = DaskLink(scheduler_address, self.tell, self._wake.set, tls, guest)
-        self.cutting = Cutting(store, SplitterPool(store, n_splitters, self.tell), broker_uuid)
+        self.cutting = Cutting(store, SplitterPool(store, n_splitters, self.tell), broker_uuid, own_name(settings))
         self._finisher = TableFinisher(url, self.wake)
         self._dispatched: dict[int, Dispatch] = {}
         self._gone: dict[Seen, bool] = {}  # attempts whose process is known to be gone -> its nanny lives

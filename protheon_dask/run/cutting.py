@@ -6,7 +6,6 @@ Part of the coordinator, and called in its thread: it brings its connection and 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -52,10 +51,11 @@ class Wanted:
 class Cutting:
     """What is cut, what is cut again, and which sources are waited for. Of the coordinator's thread, but for what says otherwise."""
 
-    def __init__(self, store: ChunkStore, splitters: SplitterPool, broker_uuid: UUID) -> None:
+    def __init__(self, store: ChunkStore, splitters: SplitterPool, broker_uuid: UUID, host: str) -> None:
+        """host: this one, under which an attempt that is over as soon as its line is cut is recorded."""
         self.store, self.splitters, self._broker_uuid = store, splitters, broker_uuid
         self.spools = SpoolStore(store.directory / SPOOLS)
-        self._host = socket.gethostname()
+        self._host = host
         self._wanted: dict[int, dict[int, chunks.StoredManifest]] = {}  # load -> first line -> chunk without a file
         self._split_after: dict[int, float] = {}  # loads whose source could not be read -> when to try again
         self._source_waits: dict[int, SourceWait] = {}  # the same, and why

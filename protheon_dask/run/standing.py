@@ -60,7 +60,7 @@ class MasterWish:
     """What a person asked of a standing master."""
 
     bind: str = LOOPBACK
-    workers: int | None = None  # of this host; None: one a core on loopback, none beyond: `protheon worker` on any host brings some
+    workers: int | None = None  # of this host; None: by cores and memory on loopback, none beyond: `protheon worker` brings some
     is_insecure: bool = False
 
     @property

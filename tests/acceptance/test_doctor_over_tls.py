@@ -32,9 +32,12 @@ class Joined:
     home: Path
 
     def doctor(self, home: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+        return self.asked(home, "doctor", *arguments)
+
+    def asked(self, home: Path, *command_line: str) -> tuple[int, dict[str, Any]]:
         """Exit code, and what --json says, as typed on the host with this home; it knows no database."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROTHEON_", "PG", "DATABASE_URL"))}
-        command = [str(PROTHEON), "doctor", *arguments, "--json"]
+        command = [str(PROTHEON), *command_line, "--json"]
         done = subprocess.run(command, env={**kept, "PROTHEON_HOME": str(home)}, capture_output=True, check=False, timeout=100)
         assert done.stdout, done.stderr.decode()
         return done.returncode, json.loads(done.stdout)
@@ -42,14 +45,14 @@ class Joined:
     def has_workers(self) -> bool:
         """each host's worker is at work"""
         _, told = self.doctor(self.home, self.master.address)
-        return sum(host["n_workers"] for host in told["hosts"]) == 2
+        return sum(host["n_workers"] for host in told["hosts"]) == 3
 
 
 @pytest.fixture(scope="module")
 def joined(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
     directory = tmp_path_factory.mktemp("cluster")
     founding.init(Settings(home=str(directory / "nuc")), "nuc", [])
-    with fresh_database(postgres_url) as url, started(directory / "nuc", url, "--workers", "0") as master:
+    with fresh_database(postgres_url) as url, started(directory / "nuc", url, "--workers", "1") as master:
         for host, joining in (("macbook", master.address), ("handheld", "127.0.0.1:9")):
             tls = identity(Authority.open(directory / "nuc"), host, directory / host)
             note = {"master": master.address, "host": host, "invite": "i", "joining": [joining]}
@@ -64,12 +67,12 @@ def test_a_host_of_the_cluster_finds_its_master_and_sees_all_hosts_and_their_dat
     code, told = joined.doctor(joined.home, "--bench")
     failures = [finding for finding in told["findings"] if finding["level"] == "fail"]
     assert (code, failures) == (0, [])
-    assert [(host["host"], host["n_workers"]) for host in told["hosts"]] == [("handheld", 1), ("macbook", 1)]
+    assert [(host["host"], host["n_workers"]) for host in told["hosts"]] == [("handheld", 1), ("macbook", 1), ("nuc", 1)]
     assert told["here"]["host"] == "macbook", "by the name in its certificate, so that it is not listed twice"
-    handheld, host = told["hosts"]
+    handheld, host, _ = told["hosts"]
     assert host["server"]["has_ledger"], "by the worker's way, which the master told it"
     assert host["benched"]["copy_lines_per_s"] > 0
-    assert (host["peers"], handheld["peers"]) == ({"handheld": ""}, {"macbook": ""})
+    assert (host["peers"], handheld["peers"]) == ({"handheld": "", "nuc": ""}, {"macbook": "", "nuc": ""})
     assert host["joining"] == joined.master.address
     [unreached] = [finding for finding in told["findings"] if finding["what"] == "reach" and finding["level"] == "warn"]
     assert unreached["which"] == "handheld"
@@ -89,5 +92,17 @@ def test_one_without_a_certificate_is_told_that_the_master_does_not_answer_it(jo
 def test_on_the_master_its_own_master_is_found(joined: Joined) -> None:
     done = joined.master.run("doctor", "--json")
     told = json.loads(done.stdout)
-    assert (done.returncode, [host["host"] for host in told["hosts"]]) == (0, ["handheld", "macbook"]), done.stderr
+    assert (done.returncode, [host["host"] for host in told["hosts"]]) == (0, ["handheld", "macbook", "nuc"]), done.stderr
     assert told["here"]["host"] == "nuc"
+
+
+def test_a_plan_for_it_measures_each_host(joined: Joined, tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    path.write_text("{}\n" * 100)
+    code, told = joined.asked(joined.home, "plan", str(path), "--master", joined.master.address, "--bench")
+    assert code == 0
+    speeds = told["rate"]["speeds"]
+    assert [(host["host"], host["n_workers"], host["known_by"]) for host in speeds["hosts"]] == [
+        (name, 1, "bench") for name in ("handheld", "macbook", "nuc")
+    ]
+    assert (speeds["guessed"], told["notes"]) == ([], [])
