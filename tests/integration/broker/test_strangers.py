@@ -146,6 +146,14 @@ def test_over_plaintext_no_secret_leaves_the_master(place: Place, reach: str) ->
         assert place.runs.peers[-1].is_here == (reach == "loopback")
 
 
+def test_a_broker_of_one_address_knows_clients_of_its_machine_by_loopback(place: Place, tmp_path: Path) -> None:
+    with BrokerThread(place.runs, ChunkFolder(tmp_path), own_address(), 0) as plain:
+        for host, is_here in (("127.0.0.1", True), (own_address(), False)):
+            with BrokerClient(f"{host}:{plain.port}") as client:
+                client.submit(submission())
+            assert place.runs.peers[-1].is_here == is_here
+
+
 def own_address() -> str:
     """One of this machine's that is not loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
