@@ -65,7 +65,10 @@ def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
 
 
 def security_environment(security: Any) -> Mapping[str, str]:
-    """Variables by which a client in a child process connects as this Security of Dask, which has no types, says. What is a PEM text there, a key's too, is one here."""
+    """Variables by which a client in a child process connects as this says. What is a PEM text there, a key's too, is one here.
+
+    security: distributed.Security, which has no types.
+    """
     files = {
         "CA_FILE": security.tls_ca_file,
         "CIPHERS": security.tls_ciphers,
