@@ -92,9 +92,13 @@ class GuestCluster(LocalCluster):
 
 
 def dask_of(scheduler: str | Client, security: Security | None) -> tuple[str, Security | None]:
-    """Address of a scheduler, and how it is spoken to: of a client of Dask's, where one is given. Raises ConfigError: it is closed."""
+    """Address of a scheduler, and how it is spoken to, also of a client of Dask's. Raises ConfigError: it is none, or is closed."""
     if isinstance(scheduler, str):
         return scheduler, security
+    from distributed import Client
+
+    if not isinstance(scheduler, Client):
+        raise ConfigError(f"scheduler= takes an address or a distributed.Client, not a {type(scheduler).__name__}: try its get_client()")
     if scheduler.scheduler is None:
         raise ConfigError("scheduler= is a client of Dask's that is closed: give one that is connected, or the scheduler's address")
     return str(scheduler.scheduler.address), security or scheduler.security
