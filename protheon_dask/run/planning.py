@@ -64,7 +64,9 @@ def _with_hosts(wish: PlanWish, address: str, tls: TlsFiles | None) -> PlanWish:
     """The workers that this master gives work to. Raises BrokerUnavailable."""
     with BrokerClient(address, tls) as broker:
         listed, n_threads = broker.hosts().hosts, broker.info().n_threads
-    hosts = {host.name: host.n_workers for host in listed if host.n_workers and not host.aside and not host.is_removed}
+    # of somebody else's workers each thread is one of ours
+    threads_each = max(1.0, n_threads / max(1, sum(host.n_workers for host in listed)))
+    hosts = {host.name: round(host.n_workers * threads_each) for host in listed if host.n_workers and not host.aside}
     return replace(wish, hosts=hosts, n_workers=sum(hosts.values()) or n_threads or None)
 
 

@@ -87,6 +87,7 @@ class StandingMaster:
         """Raises ConfigError: what was asked for is not safe, or would serve nobody; the message names the option to give."""
         if not database.embedded:
             database = replace(database, url=spelled_out(database.url))
+        wish = replace(wish, workers=wish.n_workers)  # once: a quota may change while it stands
         self.settings, self._database, self.wish, self._on_event = effective.settings, database, wish, on_event
         self.home = rim.home_of(self.settings)
         self.tls, self._authority = _identity(effective, wish)
