@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -138,20 +137,20 @@ def choose(watched: Watched, menu: str, entry: str) -> None:
 
 
 def run_all(watched: Watched) -> None:
-    """Click Run All Cells, again if nothing comes of it as a person would, and wait until the last one has run."""
+    """Click Run All Cells, and wait until the last one has run.
+
+    Of a kernel that is still starting JupyterLab asks which it is to be: a person presses Select.
+    """
 
     def prompts() -> list[str]:
         watched.page.wait_for_timeout(100)
+        asks = watched.page.locator("dialog.jp-Dialog", has_text="Select Kernel").locator(".jp-mod-accept")
+        if asks.count():
+            asks.click()
         return [prompt for prompt in watched.page.evaluate(COUNTS) if prompt != "[ ]:"]
 
-    for _ in range(3):
-        watched.page.click('.lm-DockPanel-tabBar .lm-TabBar-tab:has-text(".ipynb")')  # menus are those of what one is at
-        choose(watched, "Run", "Run All Cells")
-        end_s = time.monotonic() + 20
-        while not prompts() and time.monotonic() < end_s:
-            pass
-        if prompts():
-            break
+    watched.page.click('.lm-DockPanel-tabBar .lm-TabBar-tab:has-text(".ipynb")')  # menus are those of what one is at
+    choose(watched, "Run", "Run All Cells")
 
     def is_done() -> bool:
         begun = prompts()
