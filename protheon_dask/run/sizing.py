@@ -38,7 +38,7 @@ class Sizing:
 def choose(
     machine: Machine, n_workers: int | None = None, memory_limit_bytes: int | None = None, *, beside_bytes: int = AROUND_BYTES
 ) -> Sizing:
-    """Decide. n_workers, memory_limit_bytes (of each worker): what a person has asked for; None: choose. beside_bytes: for all else of ours.
+    """Decide. n_workers, memory_limit_bytes (of each worker): as asked for; None: choose. beside_bytes: for all else of ours.
 
     Raises:    ConfigError: with that limit a worker cannot work.
     Guarantee: where nothing was asked for, all workers at their limits and what runs beside them stay within the machine's memory,
