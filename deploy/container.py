@@ -66,15 +66,22 @@ async def master(command: Sequence[str] = MASTER_COMMAND, routes: Sequence[tuple
 
     Who dies takes the other one along, and the container is started again.
     """
-    process = await asyncio.create_subprocess_exec(*command)
+    process: asyncio.subprocess.Process | None = None
+    is_asked = False
 
     def end() -> None:
-        with suppress(ProcessLookupError):
-            process.terminate()
+        nonlocal is_asked
+        is_asked = True
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.terminate()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the master is started: until then they end Python, and with it the container
         loop.add_signal_handler(number, end)
+    process = await asyncio.create_subprocess_exec(*command)
+    if is_asked:
+        end()
     passing, ended = asyncio.create_task(pages(routes)), asyncio.create_task(process.wait())
     await asyncio.wait((passing, ended), return_when=asyncio.FIRST_COMPLETED)
     failed = passing.exception() if passing.done() else None

@@ -161,6 +161,24 @@ def test_the_masters_container_ends_with_it_and_passes_signals_on(body: str, cod
     assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == code
 
 
+def test_the_masters_container_that_is_stopped_while_it_starts_the_master_ends_it() -> None:
+    script = f"""
+import asyncio, signal, sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import container
+
+start = asyncio.create_subprocess_exec
+async def stopped_meanwhile(*command):
+    process = await start(*command)
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.sleep(0.01)  # the loop sees the signal before this is over
+    return process
+asyncio.create_subprocess_exec = stopped_meanwhile
+sys.exit(asyncio.run(container.master([sys.executable, "-c", "import time; time.sleep(60)"], [({free_port()}, 1)])))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 143
+
+
 def test_the_masters_container_ends_when_its_pages_cannot_be_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         routes = [(taken.getsockname()[1], 1)]
