@@ -40,7 +40,9 @@ RETURN_FOR: Final = timedelta(days=30)
 """So long after its certificate ended a host can come back by its key alone: a holiday, and no more than an invite lives.
 Its name is kept for it as long."""
 REMEMBERED_FOR: Final = 2 * RETURN_FOR
-"""So long after its certificate ended a host is listed, and told why it is refused. Each container that was replaced was a host."""
+"""So long after its certificate ended a host is remembered, and told why it is refused. Each container that was replaced was a host."""
+REMEMBERED_HOSTS: Final = 100
+"""So many are remembered however long ago that was: a clock that is months ahead for an hour must not make it forget its hosts."""
 _NO_HASH: Final = secret_hash(b"")
 """Compared with where there is no invite, so that the answer takes as long."""
 
@@ -155,7 +157,7 @@ class Authority:
     # -- hosts ----------------------------------------------------------------------------------------------------------------------
 
     def hosts(self) -> Sequence[HostRecord]:
-        """All that were admitted, by name; but for those that nobody has heard of for REMEMBERED_FOR."""
+        """All that were admitted, by name; of those that nobody has heard of for REMEMBERED_FOR the last ones alone."""
         return sorted(self._known().values(), key=lambda host: host.name)
 
     def is_removed(self, host: str, serial_no: int | None = None) -> bool:
@@ -334,7 +336,8 @@ class Authority:
                     raise NotAllowed(f"host {host} has joined too often: join under another name")
                 joined = {**invite.joined, host: certificates.key_hash(key)}
                 self._put_invite(invites, msgspec.structs.replace(invite, n_used=invite.n_used + 1, joined=joined))
-            known = tuple(known for known in hosts.hosts if known.is_master or known.until_at + REMEMBERED_FOR > now)
+            last = sorted(hosts.hosts, key=lambda known: known.until_at)[-REMEMBERED_HOSTS:]
+            known = tuple(known for known in hosts.hosts if known.is_master or known in last or known.until_at + REMEMBERED_FOR > now)
             admitted = HostRecord(name=host, joined_at=now, until_at=now, join_no=join_no)
             return self._sign(msgspec.structs.replace(hosts, hosts=known), key, admitted)
 

@@ -174,7 +174,9 @@ def test_the_masters_name_stays_its_own_when_its_certificate_has_ended(authority
         admit(authority, invited(authority), "gaming-pc")
 
 
-def test_a_name_is_held_for_as_long_as_its_host_may_come_back_and_its_host_is_remembered_longer(authority: Authority, clock: Clock) -> None:
+def test_a_name_is_held_for_as_long_as_its_host_may_come_back_and_its_host_is_remembered_longer(
+    authority: Authority, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = admit(authority, invited(authority))
     clock.now += timedelta(hours=24) + RETURN_FOR - timedelta(seconds=1)
     with pytest.raises(NotAllowed, match="`protheon worker` without --join is enough on that one"):
@@ -187,9 +189,17 @@ def test_a_name_is_held_for_as_long_as_its_host_may_come_back_and_its_host_is_re
     assert authority.is_removed("nuc", serial_of(old))
 
     authority.admit_master(request("gaming-pc"), "gaming-pc")
+    right = clock.now
+    clock.now += timedelta(hours=24) + REMEMBERED_FOR
+    for name in ("a", "b"):
+        admit(authority, invited(authority), name)  # the clock may be wrong
+    clock.now = right
+    authority.renew("nuc", request("nuc"))
+
+    monkeypatch.setattr("protheon_dask.run.authority.REMEMBERED_HOSTS", 2)
     clock.now += timedelta(hours=24) + REMEMBERED_FOR
     admit(authority, invited(authority), "new")
-    assert [host.name for host in authority.hosts()] == ["gaming-pc", "new"]
+    assert [host.name for host in authority.hosts()] == ["a", "b", "gaming-pc", "new"]
 
 
 def test_a_removed_host_is_refused_and_not_renewed(authority: Authority, tmp_path: Path) -> None:
