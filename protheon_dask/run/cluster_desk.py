@@ -44,7 +44,7 @@ AGREED: Final = (
 MAX_ENROLLED: Final = 1_000
 """Hosts whose versions are remembered: over plaintext anybody may give any name."""
 MAX_NAME_CHARS: Final = 253
-"""Longest name of a host in the DNS."""
+"""Longest name of a host in the DNS. A worker's is told no longer either: each host hears all of them at every look."""
 MAX_LIBRARIES: Final = 32
 MAX_VERSION_CHARS: Final = 64
 """Of a version, and of a library's name, in ASCII. Every host is told the versions of all: with MAX_ENROLLED hosts that say as much as they
@@ -122,7 +122,7 @@ class ClusterDesk:
         workers: dict[str, list[str]] = defaultdict(list)
         with suppress(OSError):  # the scheduler does not answer: nobody knows of any
             for worker in self._led.dask.workers():
-                workers[worker.host].append(worker.name)
+                workers[worker.host[:MAX_NAME_CHARS]].append(worker.name[:MAX_NAME_CHARS])  # somebody else's Dask gives any
         aside = self._led.hosts.reasons
         records: Mapping[str, HostRecord] = {} if self._authority is None else {record.name: record for record in self._authority.hosts()}
         with self._lock:

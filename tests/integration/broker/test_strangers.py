@@ -29,6 +29,7 @@ from protheon_dask.run.attaching import reached
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.cluster_desk import ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
+from protheon_dask.run.dask_link import DaskLink, WorkerSeen
 from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.membership import CLUSTER_FILE, Membership
 from protheon_dask.run.owner_files import replace_file
@@ -131,6 +132,13 @@ def test_a_host_of_the_cluster_gets_what_it_needs_to_work(place: Place) -> None:
         ):  # all hosts are told them
             with pytest.raises(ConfigError, match="tells versions that are none"):
                 client.enrol("nuc", versions)
+
+
+def test_workers_of_somebody_elses_dask_have_names_that_a_message_holds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = WorkerSeen("tcp://10.0.0.5:1", "w" * (8 << 20), "h" * (8 << 20), None, 1)
+    monkeypatch.setattr(DaskLink, "workers", lambda _: (seen,))
+    with place.client(place.join("hears-names")) as client:
+        assert ("h" * 253, ("w" * 253,)) in [(host.name, host.workers) for host in client.hosts().hosts]
 
 
 @pytest.mark.parametrize("reach", ["loopback", "network"])
