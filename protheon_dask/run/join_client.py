@@ -110,8 +110,8 @@ def called(address: str, context: ssl.SSLContext, method: str, path: str, body: 
     is_over = threading.Event()
     timer = threading.Timer(ANSWER_S, _shut, [secured, is_over])
     timer.daemon = True
-    timer.start()
     try:
+        timer.start()
         secured.settimeout(ANSWER_S)
         secured.do_handshake()
         connection.sock = secured
