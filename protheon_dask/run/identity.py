@@ -67,16 +67,26 @@ def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
 def security_environment(security: Any) -> Mapping[str, str]:
     """Variables by which a client in a child process connects as this says. What is a PEM text there, a key's too, is one here.
 
-    security: distributed.Security, which has no types.
+    security: distributed.Security, which has no types, or Coiled's kind of it. Its extra_conn_args are for web sockets alone, and what it
+              says of other roles is not a client's.
+    Raises ConfigError: of another kind, which makes its connections in a way of its own.
     """
-    files = {
-        "CA_FILE": security.tls_ca_file,
-        "CIPHERS": security.tls_ciphers,
-        "CLIENT__CERT": security.tls_client_cert,
-        "CLIENT__KEY": security.tls_client_key,
-    }
-    variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in files.items() if value}
-    if security.require_encryption:
+    if hasattr(security, "tls_ca_file"):
+        ca, certificate, key = security.tls_ca_file, security.tls_client_cert, security.tls_client_key
+    else:  # Coiled's: one pair for all roles, whose certificate is the authority, too
+        certificate, key = getattr(security, "tls_scheduler_cert", None), getattr(security, "tls_scheduler_key", None)
+        ca = certificate
+        if not (certificate and key):
+            raise ConfigError(
+                f"how a {type(security).__name__} connects cannot be told to the broker, which is a process of its own: "
+                "give security=distributed.Security(tls_ca_file=.., tls_client_cert=.., tls_client_key=..)"
+            )
+    told = {"CA_FILE": ca, "CIPHERS": getattr(security, "tls_ciphers", None), "CLIENT__CERT": certificate, "CLIENT__KEY": key}
+    for name in ("min_version", "max_version"):
+        if version := getattr(security, f"tls_{name}", None):  # an ssl.TLSVersion
+            told[name.upper()] = version.name.removeprefix("TLSv").replace("_", ".")
+    variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in told.items() if value}
+    if getattr(security, "require_encryption", True):
         variables["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "True"
     return variables
 

@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
+from ssl import TLSVersion
 from typing import Any, ParamSpec
 
+import dask
 import pytest
-from distributed import Client, Scheduler, Worker
+from distributed import Client, Scheduler, Security, Worker
 from distributed.comm.core import connect
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
+from protheon_dask.errors import ConfigError
 from protheon_dask.run import certificates, dask_tls, founding
 from protheon_dask.run.authority import Authority
 from protheon_dask.run.dask_tls import Renewed, peer_of, refuse_removed
-from protheon_dask.run.identity import dask_security
+from protheon_dask.run.identity import dask_security, security_environment
 from protheon_dask.run.join_token import JoinToken
 from protheon_dask.run.membership import Membership, identity_of, own_key, write_identity
 from protheon_dask.run.owner_files import replace_file
@@ -26,6 +29,7 @@ from protheon_dask.run.owner_files import replace_file
 P = ParamSpec("P")
 dial: Any = connect  # distributed is not typed here
 client_of: Any = Client
+security_of: Any = Security
 
 
 @pytest.fixture
@@ -159,3 +163,35 @@ def renew(home: Path, tls: TlsFiles) -> None:
     """As the broker does for a host that asks."""
     host = identity_of(tls).host
     replace_file(tls.certificate, Authority.open(home).renew(host, certificates.make_request(own_key(tls), host)))
+
+
+class OnePair(Security):
+    """As Coiled's: what the class above it has is not there."""
+
+    def __init__(self, certificate: str | None) -> None:
+        self.tls_scheduler_cert, self.tls_scheduler_key, self.extra_conn_args = certificate, "key\n", {}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"tls_ca_file": "ca\n", "tls_client_cert": "cert\n", "tls_client_key": "key\n", "tls_min_version": TLSVersion.TLSv1_3},
+            ("ca\n", "cert\n", "key\n", TLSVersion.TLSv1_3),
+        ),
+        (None, ("cert\n", "cert\n", "key\n", TLSVersion.TLSv1_2)),
+    ],
+    ids=["Dask's", "Coiled's"],
+)
+def test_a_broker_connects_to_somebody_elses_dask_as_the_client_here(given: dict[str, Any] | None, told: tuple[object, ...]) -> None:
+    security: Any = OnePair("cert\n") if given is None else security_of(**given)
+    in_child: Any = dask.config.merge(dask.config.config, dask.config.collect_env(security_environment(security)))
+    with dask.config.set(distributed=in_child["distributed"]):
+        there: Any = security_of()
+    assert (there.tls_ca_file, there.tls_client_cert, there.tls_client_key, there.tls_min_version) == told
+    assert there.require_encryption
+
+
+def test_a_security_that_no_variables_can_say_is_refused_with_what_to_give() -> None:
+    with pytest.raises(ConfigError, match=r"how a OnePair connects .* give security=distributed.Security"):
+        security_environment(OnePair(None))
