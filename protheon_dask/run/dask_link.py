@@ -28,7 +28,7 @@ from protheon_dask.run.dask_tls import Renewed
 from protheon_dask.run.doing import METRIC
 from protheon_dask.run.identity import dask_security
 from protheon_dask.run.lives import COORDINATOR
-from protheon_dask.run.tasks import CANCELLED, RAISED, STARTUP_KEY, Answer, run_attempt
+from protheon_dask.run.tasks import CANCELLED, HOST_METRIC, RAISED, STARTUP_KEY, Answer, run_attempt
 from protheon_dask.telemetry.workers import Report
 
 logger = logging.getLogger(__name__)
@@ -345,6 +345,8 @@ def _make_client(scheduler_address: str, tls: TlsFiles | None, guest: WorkerPlug
 def _seen(address: str, worker: Mapping[str, Any]) -> WorkerSeen:
     """What it says of itself that is not understood, of another version or program, is as if it said nothing: nothing raises."""
     host, process_uuid = str(worker["host"]), None
+    with suppress(KeyError, TypeError):
+        host = str(worker["metrics"][HOST_METRIC])
     with suppress(AttributeError, KeyError, TypeError, ValueError):
         ours = worker[STARTUP_KEY]
         process_uuid = UUID(ours["process_uuid"])

@@ -12,7 +12,9 @@ from typing import Final
 
 from distributed import Worker, WorkerPlugin
 
+from protheon_dask.run.identity import own_name
 from protheon_dask.run.settings import environment, read_settings
+from protheon_dask.run.tasks import HOST_METRIC
 
 PLUGIN: Final = "protheon"
 
@@ -42,3 +44,5 @@ class GuestPlugin(WorkerPlugin):
         settings = read_settings(dict(self.terms.settings)).settings
         env = {name: value for name, value in environment().items() if name.startswith("PROTHEON_")}
         accept_guest(settings, {**env, "PROTHEON_BROKER": self.terms.broker_address}, str(worker.name), self.terms.key)
+        host = own_name(settings)  # as its attempts have it; by Dask's, an address, none of them would be this worker's
+        worker.metrics[HOST_METRIC] = lambda _worker: host

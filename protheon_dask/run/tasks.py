@@ -45,6 +45,9 @@ CANCELLED = "cancelled: "
 STARTUP_KEY = "protheon"
 """What a worker tells the scheduler of itself when it registers (preload_worker): its host and process_uuid."""
 
+HOST_METRIC = "protheon-host"
+"""The host's name, among the metrics of a worker of somebody else's: that has registered before it hears of us (guest_plugin)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -14,7 +14,10 @@ import psutil
 import pytest
 
 import protheon_dask as protheon
+from protheon_dask.broker.client import BrokerClient
+from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
+from protheon_dask.run.identity import own_name
 from protheon_dask.run.parts import bound_port
 from tests.acceptance.conftest import write_numbers
 from tests.fixtures.cluster import ask, wait_until
@@ -71,6 +74,9 @@ def test_lines_are_loaded_by_workers_that_were_started_without_us_through_a_pipe
     pipeline = protheon.pipeline(version="1", tables=[table])(by_value)
     with theirs.connect() as cluster:
         wait_until(lambda: cluster.info().n_threads == 2)
+        own = own_name(Settings(home=str(theirs.home)))
+        with BrokerClient(cluster.master.address) as broker:  # not Dask's address: rates and benches of hosts are known by name
+            wait_until(lambda: [host.name for host in broker.hosts().hosts] == [own])
         run = cluster.load(str(write_numbers(tmp_path / "guest.txt", N_LINES)), pipeline, chunk_lines=10)
         final = run.wait(timeout=90)
         assert (final.state, final.loaded) == ("succeeded", N_LINES), final.reason

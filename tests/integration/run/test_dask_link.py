@@ -23,7 +23,7 @@ from distributed.scheduler import KilledWorker, WorkerState
 from protheon_dask.model import Dispatch
 from protheon_dask.run import dask_link
 from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen, _Handed
-from protheon_dask.run.tasks import CANCELLED, STARTUP_KEY, SUCCEEDED, Answer
+from protheon_dask.run.tasks import CANCELLED, HOST_METRIC, STARTUP_KEY, SUCCEEDED, Answer
 from tests.fixtures.cluster import wait_until
 
 AT_ONCE_S = 1.0
@@ -96,7 +96,10 @@ class Linked:
         return ""
 
     def wait_well(self) -> None:
-        wait_until(lambda: not self.trouble())
+        end_s = time.monotonic() + 30
+        while trouble := self.trouble():
+            assert time.monotonic() < end_s, f"still in trouble: {trouble}"
+            time.sleep(0.02)
 
     def wait_trouble(self, words: str) -> None:
         wait_until(lambda: words in self.trouble())
@@ -253,3 +256,8 @@ def test_nobody_waits_for_a_client_that_is_being_made_and_one_that_comes_too_lat
 def test_what_a_worker_says_of_itself_that_nobody_understands_is_as_if_it_said_nothing(told: Any) -> None:
     seen = dask_link._seen("tcp://10.0.0.1:1", {"name": 3, "host": "10.0.0.1", "nthreads": 2, STARTUP_KEY: told})
     assert seen == WorkerSeen("tcp://10.0.0.1:1", "3", "10.0.0.1", None, 2)
+
+
+def test_a_worker_of_somebody_else_has_the_name_of_its_host_as_soon_as_it_tells_it() -> None:
+    said = {"name": 3, "host": "10.0.0.1", "nthreads": 2, "metrics": {HOST_METRIC: "nuc"}}
+    assert dask_link._seen("tcp://10.0.0.1:1", said).host == "nuc"
