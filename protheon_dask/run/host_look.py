@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -86,18 +86,19 @@ def _look_from_scheduler() -> dict[str, Any]:
 
 
 def _look_from_worker(with_ways: bool, bench_s: float) -> dict[str, Any]:
-    from protheon_dask.run.worker import current_process
+    from protheon_dask.run.worker import borrowed_process
 
     found = asdict(vitals(read_settings({}).settings))
-    try:
-        process = current_process()
-    except ProtheonError as exc:  # somebody else's worker
-        return {**found, "master_trouble": str(exc), "database_trouble": str(exc), "bench_trouble": str(exc)}
-    found["host"] = process.worker.host
-    if with_ways:
-        found |= master_way(process.broker) | database_way(process.settings.database_url) | joining_way(process.settings)
-    if bench_s:
-        found |= bench_here(process.settings.database_url, bench_s)
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(borrowed_process())
+        except ProtheonError as exc:  # somebody else's worker
+            return {**found, "master_trouble": str(exc), "database_trouble": str(exc), "bench_trouble": str(exc)}
+        found["host"] = process.worker.host
+        if with_ways:
+            found |= master_way(process.broker) | database_way(process.settings.database_url) | joining_way(process.settings)
+        if bench_s:
+            found |= bench_here(process.settings.database_url, bench_s)
     return found
 
 

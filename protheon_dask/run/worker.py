@@ -457,6 +457,9 @@ def accept_guest(settings: Settings, env: Mapping[str, str], name: str, key: byt
 def current_process() -> WorkerProcess:
     """The worker of this process, or, of a guest, of this thread.
 
+    A guest that is told other terms keeps the worker of each thread, with its connections, until that thread has its next task,
+    or ends: it may be at work. So there are never more of them than Dask has task threads.
+
     Raises: InvariantError: neither preload nor plugin came before. What made() raises, each time anew.
     """
     if _current is not None:
@@ -476,3 +479,16 @@ def current_process() -> WorkerProcess:
     with _guests_lock:
         _guests[me] = guest, process
     return process
+
+
+@contextlib.contextmanager
+def borrowed_process() -> Iterator[WorkerProcess]:
+    """The worker of this process, to ask it, not to work; of a guest one for the block: not each thread that asks is to keep its own.
+
+    Raises as current_process().
+    """
+    if _current is not None or _guest is None:
+        yield current_process()
+        return
+    with contextlib.closing(made(_guest.settings, _guest.env, _guest.name, _guest.key)) as process:
+        yield process

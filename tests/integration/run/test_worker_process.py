@@ -399,4 +399,8 @@ def test_a_guest_is_the_same_worker_until_it_is_told_other_terms_and_then_nothin
     assert of_thread[0] is not other
     assert worker.current_process() is other
     assert list(worker._guests) == [threading.current_thread()], "a thread that has ended has none"
+    with worker.borrowed_process() as looked:
+        assert looked is not other
+    assert looked.broker._is_closed
+    assert list(worker._guests) == [threading.current_thread()], "who only asks keeps nothing"
     other.close()
