@@ -5,19 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Final, Self
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.errors import NotAllowed, ProtheonError
 from protheon_dask.run.membership import identity_of, renew_if_due
 from protheon_dask.run.reaching import Reach
 from protheon_dask.run.removed import note_removed
+from protheon_dask.words import counted, duration
 
 ASK_S, ASK_FIRST_S = 5.0, 0.5
 """Period of asking, and while workers are awaited."""
 RENEW_AGAIN_S = 300.0
 """Pause after a renewal, and after one that failed: 16 hours are left then. By a clock that is hours ahead of the master's each new
 certificate is due at once, and each one opens connections anew."""
+ABSENT_S: Final = 60.0
+"""The master answers and knows none of this host's workers any more for so long, though they run: a nanny is frozen, or Dask is stuck.
+More than a scheduler takes to drop a silent worker (worker-ttl)."""
+START_S: Final = 300.0
+"""The same of workers that it has never known, and of those that are missing beside others: a slow machine that was told to begin
+again would never end beginning."""
 
 
 class Attendance:
@@ -92,6 +99,29 @@ class Attendance:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+
+
+class Headcount:
+    """Are the workers of one start with the master, look after look? Says when to begin anew. now_s: the caller's clock, monotonic.
+
+    Workers that die and come back change the number, and are waited for: to begin anew interrupts all others.
+    """
+
+    def __init__(self, n_wanted: int, now_s: float) -> None:
+        self._n_wanted, self._n, self._since_s, self._patience_s = n_wanted, 0, now_s, START_S
+
+    def trouble(self, n: int | None, now_s: float) -> str:
+        """Say who has been missing for too long; empty: nobody. n: workers that the master knows now; None: it does not answer."""
+        if n is None:
+            self._since_s = now_s
+        elif n != self._n:
+            self._n, self._since_s, self._patience_s = n, now_s, START_S if n else ABSENT_S
+        missing_s = now_s - self._since_s
+        if self._n >= self._n_wanted or missing_s <= self._patience_s:
+            return ""
+        if not self._n:
+            return f"the master has known no worker of this host for {duration(missing_s)}, though they run"
+        return f"the master has known only {self._n} of this host's {counted(self._n_wanted, 'worker')} for {duration(missing_s)}"
 
 
 def is_of_start(worker: str, start: str) -> bool:

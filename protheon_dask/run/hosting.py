@@ -17,7 +17,7 @@ from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError, TransientError
 from protheon_dask.run import settings as rim
-from protheon_dask.run.attendance import Attendance
+from protheon_dask.run.attendance import Attendance, Headcount
 from protheon_dask.run.enrolling import Enrolled, enrol
 from protheon_dask.run.identity import dask_environment
 from protheon_dask.run.membership import identity_of
@@ -36,12 +36,8 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
 HEALTHY_S: Final = 60.0
 """Workers that were there for so long have the pauses before that forgotten."""
 MAX_FAILED_STARTS: Final = 5
-"""Workers of a host of which none ever joined, and which ended so often within HEALTHY_S, cannot start here at all."""
-ABSENT_S: Final = 60.0
-"""The master answers and knows none of this host's workers any more for so long, though they run: a nanny is frozen, or Dask is stuck.
-More than a scheduler takes to drop a silent worker (worker-ttl)."""
-START_S: Final = 300.0
-"""The same of workers that it has never known: a slow machine that was told to begin again would never end beginning."""
+"""Workers of a host of which none ever joined, and which ended so often within HEALTHY_S, cannot start here at all. Those that
+live and do not reach the master may do so once something elsewhere is mended: they are tried again for ever."""
 AWAY_S: Final = 10.0
 """A master that does not answer for so long is told of; the workers go on."""
 SLEPT_S: Final = 30.0
@@ -202,7 +198,7 @@ class Hosting:
     def _stay(self, workers: Tethered, enrolled: Enrolled, attendance: Attendance) -> str:
         started_at = time.monotonic()
         looked, ending, drain_end_at, is_away = (time.time(), started_at), "", float("inf"), False
-        present_at, patience_s = started_at, START_S  # when the master last knew workers of ours, or could not tell
+        headcount = Headcount(self._sizing.n_workers, started_at)
         while not workers.wait_over(POLL_S):
             now, before = time.monotonic(), looked
             looked = (time.time(), now)
@@ -223,13 +219,12 @@ class Hosting:
             elif attendance.refused is not None:
                 workers.end()
                 raise attendance.refused
-            elif attendance.heard_at > started_at and attendance.n_workers:
-                present_at, patience_s = now, ABSENT_S
-                self._note_joined(attendance)
-            elif attendance.trouble:
-                present_at = now
-            elif now - present_at > patience_s:
-                ending = f"the master has known no worker of this host for {duration(now - present_at)}, though they run"
+            else:
+                n_heard = attendance.n_workers if attendance.heard_at > started_at else 0
+                if n_heard:
+                    self._note_joined(attendance)
+                if missing := headcount.trouble(None if attendance.trouble else n_heard, now):
+                    ending = f"{missing} (see {workers.part.log})"
             if ending:
                 workers.end()
             is_away = self._note_away(attendance, is_away)

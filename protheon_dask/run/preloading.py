@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 def or_end(node: str) -> Iterator[None]:
     """End this process where the block raises, whatever that is: it would let in removed hosts, and could not do its work.
 
-    A nanny starts its worker again, if that had been up before; `dask worker` itself ends, and whoever started it begins anew.
+    A nanny starts its worker again, if that had been up before; else `dask worker` ends, with all other nannies of it, and whoever started
+    it begins anew.
     """
     try:
         yield
