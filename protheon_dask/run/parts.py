@@ -20,8 +20,8 @@ from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, address_for_all, bracketed
-from protheon_dask.run.machine import this_machine
-from protheon_dask.run.sizing import AROUND_BYTES, MASTER_BYTES, choose
+from protheon_dask.run.machine import Machine, this_machine
+from protheon_dask.run.sizing import AROUND_BYTES, MASTER_BYTES, POSTGRES_BYTES, choose
 from protheon_dask.run.supervise import Part, Supervised, http_probe, port_probe
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
@@ -131,12 +131,14 @@ class Site:
         places = self.places
         local_directory = self.home / "dask"
         local_directory.mkdir(mode=OWNER_DIR, exist_ok=True)
+        limit = memory_option(this_machine(), n_workers)
 
         def arguments() -> Sequence[str]:
             # other hosts' Dask must reach them
             host, is_tls = address_for_all() if places.bind in EVERYWHERE else places.bind, places.tls is not None
             address = places.scheduler_address(host)
-            return dask_worker(address, n_workers, name="local", host=host, local_directory=local_directory, is_tls=is_tls)
+            worker = dask_worker(address, n_workers, name="local", host=host, local_directory=local_directory, is_tls=is_tls)
+            return [*worker, *limit]
 
         env = {**WORKER_MALLOC, "PROTHEON_BROKER": places.broker_address}
         # else one of them that gives up on the scheduler would end all others with itself
@@ -259,6 +261,15 @@ def dask_worker(scheduler: str, n_workers: int, *, name: str, host: str, local_d
 def n_workers_here() -> int:
     """Workers of a cluster on this host, its master's, where nobody said how many: by the cores and the memory that are ours."""
     return choose(this_machine(), beside_bytes=AROUND_BYTES + MASTER_BYTES).n_workers
+
+
+def memory_option(machine: Machine, n_workers: int) -> list[str]:
+    """Of ``dask worker``: what each of so many workers beside their master may have, so that all together stay within the machine's memory.
+
+    None where there is not enough for so many: Dask's own is the part of one core.
+    """
+    sizing = choose(machine, n_workers, beside_bytes=AROUND_BYTES + MASTER_BYTES + POSTGRES_BYTES)
+    return [] if sizing.warning else ["--memory-limit", str(sizing.memory_limit_bytes)]
 
 
 def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:

@@ -22,6 +22,9 @@ there are one or four workers."""
 MASTER_BYTES: Final = 500 * MIB
 """For scheduler and broker, where they run beside the workers. Measured: 105 MB each at their start; blocks of the sources that are cut,
 and what Dask keeps of its past, come to that."""
+POSTGRES_BYTES: Final = 400 * MIB
+"""For a PostgreSQL beside them: the embedded one takes 51 MB at rest, has 256 MiB of shared buffers at most, and a process for each
+connection. Workers leave it this room by their limits; their number does not depend on it: what they take is far below WORKER_BYTES."""
 OF_MACHINE, OF_LIMIT = 0.8, 0.95
 """Part of the memory that is ours: of a machine that has other things to do, and of a limit that was set for us alone."""
 

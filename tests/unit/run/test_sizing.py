@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.run.machine import Machine, cgroup_limits, this_machine
-from protheon_dask.run.sizing import AROUND_BYTES, LEAST_WORKER_BYTES, MIB, WORKER_BYTES, choose, parse_memory
+from protheon_dask.run.parts import memory_option
+from protheon_dask.run.sizing import AROUND_BYTES, LEAST_WORKER_BYTES, MASTER_BYTES, MIB, POSTGRES_BYTES, WORKER_BYTES, choose, parse_memory
 
 GIB = 1 << 30
 machines = st.builds(Machine, st.floats(0.1, 256), st.integers(64 * MIB, 4096 * GIB), st.booleans())
@@ -30,6 +31,18 @@ def test_who_asks_for_a_number_gets_it_and_is_warned_where_that_is_too_many(mach
     assert sizing.n_workers == n_workers
     if n_workers * sizing.memory_limit_bytes > machine.memory_bytes:
         assert "fewer --workers" in sizing.warning
+
+
+@given(machines, st.integers(1, 500))
+def test_workers_beside_their_master_leave_room_for_it_and_for_postgresql_or_have_what_dask_gives_them(
+    machine: Machine, n_workers: int
+) -> None:
+    match memory_option(machine, n_workers):
+        case [_, limit]:
+            beside_bytes = AROUND_BYTES + MASTER_BYTES + POSTGRES_BYTES
+            assert n_workers * LEAST_WORKER_BYTES <= n_workers * int(limit) <= machine.memory_bytes - beside_bytes
+        case _:
+            assert choose(machine, n_workers, beside_bytes=AROUND_BYTES + MASTER_BYTES + POSTGRES_BYTES).warning
 
 
 @given(machines, st.integers(LEAST_WORKER_BYTES, 64 * GIB))
