@@ -100,13 +100,19 @@ def connect(
     insecure:  with a scheduler of another host: its workers fetch chunks from here in plaintext. Anyone who reaches that port can submit
                code to run.
     into:      the PostgreSQL of its ledger, for reports, ``sql`` and ``verify`` without a way through the master; None: the one that the
-               commands would find, if it is that ledger. Reports work without any.
+               commands would find, if it is that ledger. Reports work without any. With a scheduler it is the ledger itself: one that
+               no other master leads, such as that which stands on this machine.
     settings:  as for local().
     Raises:    BrokerUnavailable: no master answers there. ConfigError: an address, or into is another database than the master's.
     Guarantee: the master, its runs and its workers stay as they are when this object is closed.
     """
     effective = api.read_settings(settings)
-    database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
+    try:
+        database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
+    except api.SeveralMasters:
+        if address is None:
+            raise
+        database = api.resolve_database(effective, None, embedded=True)  # the address says which is meant, and reports go through it
     if (address is None) == (scheduler is None):
         raise ConfigError("connect() takes the gRPC address of a master, or scheduler=, the address of a Dask cluster: give one of the two")
     if scheduler is None and (security is not None or bind is not None):

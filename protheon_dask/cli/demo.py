@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,7 +87,9 @@ def demo(lines: int, workers: int | None, as_json: bool) -> None:
     if as_json:
         output.emit_json({**final.summary(), "killed": story.killed, "taken_over": story.taken_over, "lost": lost_rows(made, final)})
     else:
-        is_default = api.resolve_database(effective, None).embedded
+        is_default = False
+        with suppress(api.SeveralMasters):
+            is_default = api.resolve_database(effective, None).embedded
         output.emit_drawing(*ending(made, final, [story.sentence(lost_rows(made, final)), *findings], example, database.origin))
         output.emit_drawing(*next_commands(made.path, "" if is_default else f" --database {EMBEDDED}"), wrap=False)
     click.get_current_context().exit(INCOMPLETE if findings else exits.of_state(final.state))

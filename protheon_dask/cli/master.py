@@ -10,6 +10,7 @@ import click
 from protheon_dask.cli import output
 from protheon_dask.cli.display import display
 from protheon_dask.cli.verbs import effective_settings, resolved
+from protheon_dask.errors import ProtheonError
 
 
 @click.command()
@@ -63,7 +64,12 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool | None
             for what, where in standing.whereabouts():
                 output.emit(f"{what:<{width}}  {where}")
             if standing.tls is not None and wish.is_open and (sys.stdout.isatty() if invite is None else invite):
-                output.emit(f"{'to paste there':<{width}}  {standing.invite_line()}")
+                try:
+                    output.emit(f"{'to paste there':<{width}}  {standing.invite_line()}")
+                except ProtheonError as exc:
+                    if invite:  # else nobody asked, and the master stands
+                        raise
+                    progress.note(f"no line to paste: {exc}")
             progress.event("the master is ready; Ctrl-C ends it")
             with suppress(KeyboardInterrupt):
                 standing.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -115,6 +115,10 @@ def place_of(url: str) -> postgres.Place:
     return postgres.Place(parts["host"] or parts["hostaddr"] or "localhost", parts["port"], parts["dbname"] or role, role)
 
 
+OF_THIS_HOST: Final = frozenset({b"service", b"servicefile", b"passfile"})
+"""Parameters that name a file, or a part of one: what a service says is in the others."""
+
+
 def spelled_out(url: str) -> str:
     """The same database for who has another environment: a URL without a host becomes ``name=value`` pairs, PGHOST, PGPASSWORD .. in them.
 
@@ -126,7 +130,7 @@ def spelled_out(url: str) -> str:
     from_variables = {
         option.keyword.decode(): option.val.decode()
         for option in psycopg.pq.Conninfo.get_defaults()
-        if option.val is not None and option.val != option.compiled
+        if option.val is not None and option.val != option.compiled and option.keyword not in OF_THIS_HOST
     }
     return make_conninfo("", **{**from_variables, **given})
 

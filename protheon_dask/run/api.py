@@ -29,7 +29,7 @@ from protheon_dask.run.dead_letters import (
 )
 from protheon_dask.run.lab import Lab, LabServer, check_lab
 from protheon_dask.run.link import dashboard_page
-from protheon_dask.run.local import Database, LocalCluster, find_local, standing_database
+from protheon_dask.run.local import Database, LocalCluster, SeveralMasters, find_local, standing_database
 from protheon_dask.run.master import Master
 from protheon_dask.run.notebooks import Copies, copy_notebooks
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
@@ -58,6 +58,7 @@ __all__ = [
     "LocalCluster",
     "Master",
     "MasterWish",
+    "SeveralMasters",
     "StandingMaster",
     "StillRefused",
     "TableCheck",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, ProtheonError
-from protheon_dask.run.host_names import host_name_of
 from protheon_dask.run.settings import environment, home_of
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ def own_name(settings: Settings) -> str:
             return identity_of(tls).host
         except ProtheonError:  # damaged: whoever uses it says so
             pass
-    hostname = socket.gethostname()
-    try:
-        return host_name_of(hostname)
-    except ConfigError:  # nothing in it could stand in a certificate; in plaintext any name will do
-        return hostname
+    return socket.gethostname()
 
 
 def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:

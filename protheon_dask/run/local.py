@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, Settings, environment
@@ -259,35 +259,54 @@ ANNOUNCEMENTS = "local-master-*.json"
 """Files below home, one for each ledger that a local master of this user leads, or led when it was killed."""
 
 
-def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None, *, standing: Database | None = None) -> Path:
-    """Write down where the local master of a ledger can be found by the next command: one file for each ledger, for this user alone.
+STANDING: Final = "standing-master-*.json"
+"""Files below home, one for each ledger of a master that stands, or stood when it was killed: the database that its user means."""
+
+
+class SeveralMasters(ConfigError):
+    """Nobody can tell in whose database."""
+
+
+def announce(home: Path, ledger_id: str, address: str, pid: int, tls: TlsFiles | None = None, *, stands: bool = False) -> Path:
+    """Write down where the local master of a ledger can be found by the next command: one file for each ledger.
 
     pid: of the command that runs it, and starts it again. tls: by which clients of this host speak to it.
-    standing: the database of a master whose runs do not end with that command; other commands load there, too.
+    stands: its runs do not end with that command.
     """
     path = home / f"local-master-{ledger_id}.json"
-    told: dict[str, object] = {"address": address, "pid": pid, "tls": str(tls.directory) if tls else "", "stands": standing is not None}
-    if standing is not None and not standing.embedded:
-        told |= {"database_url": standing.url, "direct_url": standing.direct_url}
+    told = {"address": address, "pid": pid, "tls": str(tls.directory) if tls else "", "stands": stands}
     replace_file(path, json.dumps(told).encode())
     return path
 
 
-def standing_database(home: Path) -> Database | None:
-    """The database of the master that stands here, or that was killed and may come back; None: there is none, or it has the embedded one.
+def announce_database(home: Path, ledger_id: str, pid: int, database: Database) -> Path:
+    """Write down the database of a master that stands, for this user alone: commands that name none load there, too.
 
-    Raises ConfigError: there are several.
+    It outlives a master that is killed, and the clusters of commands that go on with its runs.
     """
-    found = dict[str, Database]()
-    for announced in home.glob(ANNOUNCEMENTS):
+    path = home / f"standing-master-{ledger_id}.json"
+    replace_file(path, json.dumps({"pid": pid, "database_url": database.url, "direct_url": database.direct_url}).encode())
+    return path
+
+
+def standing_database(home: Path) -> Database | None:
+    """The database of the master that stands here, else of the one that was killed and may come back; None: there is none.
+
+    Raises SeveralMasters.
+    """
+    living, killed = dict[str, Database](), dict[str, Database]()
+    for announced in home.glob(STANDING):
         with suppress(OSError, ValueError, KeyError):  # it ends at this moment
             told = json.loads(announced.read_text())
-            if url := str(told.get("database_url", "")):
-                origin = f"the master that process {told['pid']} " + ("runs" if _lives(int(told["pid"])) else "ran until it was killed")
-                found[url] = Database(url, str(told["direct_url"]), origin)
+            url, pid = str(told["database_url"]), int(told["pid"])
+            if _lives(pid):
+                living[url] = Database(url, str(told["direct_url"]), f"the master that process {pid} runs")
+            else:
+                killed[url] = Database(url, str(told["direct_url"]), f"the master that process {pid} ran until it was killed")
+    found = living or killed
     if len(found) > 1:
         places = " and ".join(sorted(f"{place_of(url)} ({one.origin})" for url, one in found.items()))
-        raise ConfigError(f"which database is meant, of {places}? name one by --into or PROTHEON_DATABASE_URL")
+        raise SeveralMasters(f"which database is meant, of {places}? name one by --into or PROTHEON_DATABASE_URL")
     return next(iter(found.values()), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from protheon_dask.broker.cluster_wire import EVERYWHERE
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.broker.tls import TlsFiles
-from protheon_dask.config import Effective, environment, mask
+from protheon_dask.config import Effective, Settings, environment, mask
 from protheon_dask.errors import ConfigError, MissingSetting, ProtheonError, TransientError
 from protheon_dask.ledger import leadership
 from protheon_dask.ledger.connect import opened, place_of, spelled_out
@@ -26,7 +27,7 @@ from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, own_addresses
 from protheon_dask.run.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
 from protheon_dask.run.keys import make_key, read_key
-from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, find_joined
+from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, announce_database, find_joined
 from protheon_dask.run.master import Master
 from protheon_dask.run.owner_files import make_home
 from protheon_dask.run.parts import (
@@ -147,7 +148,8 @@ class StandingMaster:
         elif self.wish.is_open:
             host = next(iter(own_addresses()), socket.gethostname()) if places.bind in EVERYWHERE else places.bind
             master = f"{bracketed(host)}:{places.broker_port}"
-            told.append(("another host", f"PROTHEON_KEY_FILE=FILE protheon worker {master} --insecure --into {mask(self.url)}"))
+            url = mask(self.url) if "://" in self.url else "URL"
+            told.append(("another host", f"PROTHEON_KEY_FILE=FILE protheon worker {master} --insecure --into {shlex.quote(url)}"))
             told.append(("FILE there", f"a copy of {make_key(self.home)}, for this user alone: pipelines that travel by value are signed"))
         return told
 
@@ -205,7 +207,7 @@ class StandingMaster:
         ports, problems = dict[str, int](), list[str]()
         for name, (what, port, host) in wanted.items():
             found, place = bound_port(port, host), host
-            if name == "broker_port" and found is not None and bound_port(found) is None:
+            if name == "broker_port" and found is not None and not is_loopback(bind) and bound_port(found) is None:
                 found, place = None, LOOPBACK  # where it listens, too
             if found is None:
                 problems.append(
@@ -235,7 +237,7 @@ class StandingMaster:
             **DASK_CONFIG,
             **dask_environment(self.tls),
             **environment(settings),
-            HOST_VARIABLE: own_name(settings),
+            HOST_VARIABLE: self._own_name(settings),
             "PROTHEON_KEY_FILE": str(make_key(self.home)),
             "PROTHEON_DRAIN_FILE": str(self._drain_file),
         }
@@ -254,8 +256,11 @@ class StandingMaster:
         master = Master(address, read_key(env["PROTHEON_KEY_FILE"]), check=self._processes.check, comes_back=lambda: True, tls=self.tls)
         self.client = self._stack.enter_context(master)
         ledger_id = self.client.info().ledger_id
-        announced = announce(self.home, ledger_id, address, os.getpid(), self.tls, standing=self._database)
-        self._stack.callback(announced.unlink, missing_ok=True)
+        told = [announce(self.home, ledger_id, address, os.getpid(), self.tls, stands=True)]
+        if not self._database.embedded:  # that is where they load anyway
+            told.append(announce_database(self.home, ledger_id, os.getpid(), self._database))
+        for path in told:
+            self._stack.callback(path.unlink, missing_ok=True)
         if self.tls is not None:
             from protheon_dask.run.membership import note_master
 
@@ -269,6 +274,13 @@ class StandingMaster:
     def _n_threads(self) -> int:
         self._processes.check_each()
         return self.client.info().n_threads
+
+    def _own_name(self, settings: Settings) -> str:
+        if self.tls is None:
+            return own_name(settings)
+        from protheon_dask.run.membership import identity_of
+
+        return identity_of(self.tls).host  # whatever this process was told: hosts that join know the master by it
 
     # --- while it stands ------------------------------------------------------------------------------------------------
 

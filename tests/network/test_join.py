@@ -82,7 +82,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as plain:
     except (ssl.SSLError, ConnectionError) as exc:
         print(getattr(exc, "reason", None) or type(exc).__name__)
 """
-REFUSED = {"closed", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "ConnectionResetError", "BrokenPipeError"}
+REFUSED = {"closed", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLEOFError", "ConnectionResetError", "BrokenPipeError"}
 
 
 def check_doors(fleet: Fleet, name: str) -> None:

@@ -17,7 +17,7 @@ from protheon_dask.errors import ConfigError
 from protheon_dask.ledger.connect import spelled_out
 from protheon_dask.run import api
 from protheon_dask.run.cluster import Cluster
-from protheon_dask.run.local import announce
+from protheon_dask.run.local import announce, announce_database
 
 URL = "postgresql://me:secret@db/x"
 
@@ -72,12 +72,13 @@ def test_a_direct_url_that_is_given_with_into_is_taken(env: pytest.MonkeyPatch) 
 
 
 STANDING = api.Database(URL, "postgresql://direct/x", "--into")
+KILLED = 2**22 + 1  # no process has this number
 
 
 def test_commands_that_name_no_database_load_into_that_of_the_master_that_stands_here(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = effective(home=str(tmp_path))
     assert api.resolve_database(own, None).embedded
-    announced = announce(tmp_path, "a", "127.0.0.1:1", os.getpid(), standing=STANDING)
+    announced = announce_database(tmp_path, "a", os.getpid(), STANDING)
     assert stat.S_IMODE(announced.stat().st_mode) == 0o600
     found = api.resolve_database(own, None)
     assert (found.url, found.direct_url, found.origin) == (URL, "postgresql://direct/x", f"the master that process {os.getpid()} runs")
@@ -85,23 +86,25 @@ def test_commands_that_name_no_database_load_into_that_of_the_master_that_stands
     env.setenv("DATABASE_URL", "postgresql://other/x")
     assert api.resolve_database(own, None).url == "postgresql://other/x"
     env.delenv("DATABASE_URL")
-    announce(tmp_path, "a", "127.0.0.1:1", 2**22 + 1, standing=STANDING)  # no process has this number
-    assert api.resolve_database(own, None).origin.endswith("ran until it was killed")
     announced.unlink()
     assert api.resolve_database(own, None).embedded
 
 
-def test_only_a_master_that_stands_and_has_a_server_elsewhere_says_where_others_load(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    announce(tmp_path, "a", "127.0.0.1:1", os.getpid())
-    announce(tmp_path, "b", "127.0.0.1:1", os.getpid(), standing=api.Database("", "", "embedded", tmp_path))
-    (tmp_path / "local-master-c.json").write_text("half")
-    assert api.resolve_database(effective(home=str(tmp_path)), None).embedded
+def test_a_master_that_was_killed_is_meant_until_another_stands(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = effective(home=str(tmp_path))
+    announce_database(tmp_path, "a", KILLED, STANDING)
+    announce(tmp_path, "a", "127.0.0.1:1", os.getpid()).unlink()  # a command went on with its run, and has ended
+    assert api.resolve_database(own, None).origin == f"the master that process {KILLED} ran until it was killed"
+    announce_database(tmp_path, "b", os.getpid(), api.Database("postgresql://db/y", "", "--into"))
+    assert api.resolve_database(own, None).url == "postgresql://db/y"
+    (tmp_path / "standing-master-c.json").write_text("half")
+    assert api.resolve_database(own, None).url == "postgresql://db/y"
 
 
 def test_of_two_masters_that_stand_here_the_database_is_asked_for_without_a_password(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    announce(tmp_path, "a", "127.0.0.1:1", os.getpid(), standing=STANDING)
-    announce(tmp_path, "b", "127.0.0.1:2", os.getpid(), standing=api.Database("postgresql://me:secret@db/y", "", "--into"))
-    with pytest.raises(ConfigError, match=r"which database is meant, of database .* and database .* name one by --into") as caught:
+    announce_database(tmp_path, "a", os.getpid(), STANDING)
+    announce_database(tmp_path, "b", os.getpid(), api.Database("postgresql://me:secret@db/y", "", "--into"))
+    with pytest.raises(api.SeveralMasters, match=r"which database is meant, of database .* and database .* name one by --into") as caught:
         api.resolve_database(effective(home=str(tmp_path)), None)
     assert "secret" not in str(caught.value)
 
