@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import queue
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +72,14 @@ class SchedulerProcess:
         self.process = again.process
 
 
+def stacks() -> str:
+    """Of all threads of this process."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
 @pytest.fixture
 def scheduler() -> Iterator[SchedulerProcess]:
     made = SchedulerProcess.start()
@@ -98,7 +108,7 @@ class Linked:
     def wait_well(self) -> None:
         end_s = time.monotonic() + 30
         while trouble := self.trouble():
-            assert time.monotonic() < end_s, f"still in trouble: {trouble}"
+            assert time.monotonic() < end_s, f"still in trouble: {trouble}; what all threads do:\n{stacks()}"
             time.sleep(0.02)
 
     def wait_trouble(self, words: str) -> None:
