@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -21,6 +22,7 @@ from dask.delayed import Delayed
 from distributed import Client, Future, WorkerPlugin, fire_and_forget
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
+from tornado.ioloop import IOLoop
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.model import Dispatch
@@ -104,6 +106,35 @@ class _Handed:
     future: Future[Answer]
 
 
+class LinkClient(Client):
+    """Dask's client, whose memory may be taken back on any thread."""
+
+    def __del__(self) -> None:
+        """Close nothing: Dask's own waits for a loop and for the lock of all loops, wherever the collector happens to run.
+
+        A thread that has that lock would wait for itself, and no client could be made in this process any more.
+        """
+
+
+class _Loop:
+    """An event loop on a thread of its own, for all clients of a link: the one that Dask makes for each is left where it cannot connect."""
+
+    def __init__(self) -> None:
+        started: ConcurrentFuture[tuple[IOLoop, asyncio.Event]] = ConcurrentFuture()
+
+        async def run() -> None:
+            over = asyncio.Event()
+            started.set_result((IOLoop.current(), over))
+            await over.wait()
+
+        threading.Thread(target=lambda: asyncio.run(run()), name="dask-loop", daemon=True).start()
+        self.loop, self._over = started.result()
+
+    def end(self) -> None:
+        """What still waits for an answer there gets an error."""
+        self.loop.add_callback(self._over.set)
+
+
 class DaskLink:
     """One client, made anew whenever its connection is lost, and a thread that asks the scheduler whether it is well.
 
@@ -135,12 +166,14 @@ class DaskLink:
         self._asked_no = 0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._loop: _Loop | None = None
         self._late: list[ConcurrentFuture[Client]] = []  # of the link's thread: tries that were given up and have not ended
 
     def workers(self) -> tuple[WorkerSeen, ...]:
         """The worker processes, as the scheduler told last. Raises OSError while it does not answer."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self._closing.is_set():
+                self._loop = _Loop()
                 self._thread = threading.Thread(target=self._keep, name="dask-link", daemon=True)
                 self._thread.start()
             self._check()
@@ -199,8 +232,11 @@ class DaskLink:
         with self._lock:
             client, self._client = self._client, None
             self._handed.clear()
+            loop, self._loop = self._loop, None
         if client is not None:
             _close(client)
+        if loop is not None:
+            loop.end()
 
     def _check(self) -> Client:
         if self._client is None or self._trouble:
@@ -249,9 +285,13 @@ class DaskLink:
             self._late = [making for making in self._late if not making.done()]
             if len(self._late) >= MAX_LATE:
                 raise TimeoutError(f"{self.scheduler_address} has made no client yet")
+        with self._lock:
+            if self._loop is None:
+                return None
+            loop = self._loop.loop
         making: ConcurrentFuture[Client] = ConcurrentFuture()
         threading.Thread(
-            target=_make_client, args=(self.scheduler_address, self._tls, self._guest, making), name="dask-client", daemon=True
+            target=_make_client, args=(self.scheduler_address, loop, self._tls, self._guest, making), name="dask-client", daemon=True
         ).start()
         if not wait([making], ANSWER_S).done:
             making.add_done_callback(_close_late)
@@ -331,10 +371,13 @@ class DaskLink:
         self._on_event(WorkerGone(item, str(last.name), nanny_lives))
 
 
-def _make_client(scheduler_address: str, tls: TlsFiles | None, guest: WorkerPlugin | None, answer: ConcurrentFuture[Client]) -> None:
+def _make_client(
+    scheduler_address: str, loop: IOLoop, tls: TlsFiles | None, guest: WorkerPlugin | None, answer: ConcurrentFuture[Client]
+) -> None:
     try:
-        security = dask_security(tls)
-        client = Client(scheduler_address, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR, security=security)  # type: ignore[no-untyped-call]  # distributed is not typed here
+        client = LinkClient(  # type: ignore[no-untyped-call]  # distributed is not typed here
+            scheduler_address, loop=loop, set_as_default=False, timeout=CONNECT_S, name=COORDINATOR, security=dask_security(tls)
+        )
         if guest is not None:
             client.register_plugin(guest)
         answer.set_result(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import queue
 import re
@@ -21,10 +22,11 @@ from typing import Any
 import pytest
 from distributed import Client, Status
 from distributed.scheduler import KilledWorker, WorkerState
+from distributed.utils import LoopRunner
 
 from protheon_dask.model import Dispatch
 from protheon_dask.run import dask_link
-from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGone, WorkerSeen, _Handed
+from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, LinkClient, WorkerGone, WorkerSeen, _Handed
 from protheon_dask.run.tasks import CANCELLED, HOST_METRIC, STARTUP_KEY, SUCCEEDED, Answer
 from tests.fixtures.cluster import wait_until
 
@@ -224,7 +226,7 @@ def test_a_scheduler_that_stays_frozen_collects_no_tries_to_connect(
         asked.append(None)
         return Client(*args, **options)  # type: ignore[no-untyped-call]  # distributed is not typed here
 
-    monkeypatch.setattr(dask_link, "Client", counted)
+    monkeypatch.setattr(dask_link, "LinkClient", counted)
     monkeypatch.setattr(dask_link, "ANSWER_S", 0.1)
     monkeypatch.setattr(dask_link, "ASK_AGAIN_S", 0.01)
     scheduler.freeze()
@@ -251,7 +253,7 @@ def test_nobody_waits_for_a_client_that_is_being_made_and_one_that_comes_too_lat
             late.put(client)
         return client
 
-    monkeypatch.setattr(dask_link, "Client", slow)
+    monkeypatch.setattr(dask_link, "LinkClient", slow)
     monkeypatch.setattr(dask_link, "ANSWER_S", 0.3)
     linked.wait_trouble("made no client in 0.3 s")
     monkeypatch.setattr(dask_link, "ANSWER_S", 10.0)
@@ -271,3 +273,41 @@ def test_what_a_worker_says_of_itself_that_nobody_understands_is_as_if_it_said_n
 def test_a_worker_of_somebody_else_has_the_name_of_its_host_as_soon_as_it_tells_it() -> None:
     said = {"name": 3, "host": "10.0.0.1", "nthreads": 2, "metrics": {HOST_METRIC: "nuc"}}
     assert dask_link._seen("tcp://10.0.0.1:1", said).host == "nuc"
+
+
+def test_tries_to_connect_in_vain_leave_no_thread_and_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler may be away for hours."""
+    monkeypatch.setattr(dask_link, "CONNECT_S", 0.05)
+    monkeypatch.setattr(dask_link, "ASK_AGAIN_S", 0.01)
+    tries: list[None] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        tries.append(None)
+        return LinkClient(*args, **options)  # type: ignore[no-untyped-call]  # as above
+
+    monkeypatch.setattr(dask_link, "LinkClient", counted)
+    before = set(threading.enumerate())
+    link = DaskLink("tcp://127.0.0.1:9", lambda _: None)
+    with pytest.raises(OSError, match="not asked yet"):
+        link.workers()
+    wait_until(lambda: len(tries) > 6)
+    names = sorted(thread.name for thread in set(threading.enumerate()) - before)
+    assert "IO loop" not in names
+    assert len(names) <= 3 + dask_link.MAX_LATE  # link, loop, and those who try
+    link.close()
+    wait_until(lambda: set(threading.enumerate()) <= before, timeout_s=60)
+
+
+def test_a_client_that_could_not_be_made_takes_no_lock_of_dasks_when_it_is_collected() -> None:
+    """The collector may run on a thread that has it, which would wait for itself for ever."""
+
+    def forget() -> None:
+        with pytest.raises(TypeError, match="ssl_context"):
+            LinkClient("tls://127.0.0.1:9", set_as_default=False, timeout=0.2)  # type: ignore[no-untyped-call]  # as above
+        with LoopRunner._lock:
+            gc.collect()
+
+    forgetting = threading.Thread(target=forget, daemon=True)
+    forgetting.start()
+    forgetting.join(30)
+    assert not forgetting.is_alive()
