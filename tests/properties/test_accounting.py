@@ -42,8 +42,19 @@ SPOILT = st.tuples(WRITTEN, st.integers(0, 40), st.binary(max_size=2)).map(
     lambda drawn: drawn[0][: drawn[1]] + drawn[2] + drawn[0][drawn[1] + 1 :]
 )
 LINE = st.one_of(st.sampled_from(NASTY), WRITTEN, SPOILT, st.binary(max_size=30)).map(lambda line: line.replace(b"\n", b""))
-FILE = st.tuples(st.lists(LINE, max_size=60), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans()).map(
-    lambda drawn: (BOM if drawn[2] else b"") + drawn[1].join(drawn[0]) + (drawn[1] if drawn[3] else b"")
+ARCHIVES = (
+    b"\x1f\x8b",
+    b"\x28\xb5\x2f\xfd",
+    b"\xfd7zXZ\x00",
+    b"BZh",
+    b"PK\x03\x04",
+    *(bytes([byte]) + b"\x2a\x4d\x18" for byte in range(0x50, 0x60)),
+)
+"""How gzip, zstd (and its skippable frames), xz, bzip2 and zip begin: such a file is an archive, whatever it holds."""
+FILE = (
+    st.tuples(st.lists(LINE, max_size=60), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans())
+    .map(lambda drawn: (BOM if drawn[2] else b"") + drawn[1].join(drawn[0]) + (drawn[1] if drawn[3] else b""))
+    .filter(lambda content: not content.startswith(ARCHIVES))
 )
 
 # One line alone, as PostgreSQL sees it: its document, or none.
