@@ -9,6 +9,7 @@ import signal
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,7 +107,10 @@ def test_no_secret_is_in_a_command_line_a_log_a_page_the_ledger_or_what_dask_kno
     wait_until(lambda: ask(database_url, "SELECT count(*) FROM protheon.attempt WHERE run_id = %s", run_id) == [(2,)])
     key = (home / "cluster.key").read_text()
     pids = (host.process.pid, master.process.pid)
-    told = {f"process {pid}": " ".join(psutil.Process(pid).cmdline()) for top in pids for pid in tree_of(top)}
+    told = dict[str, str]()
+    for process in (process for top in pids for process in tree_of(top)):
+        with suppress(psutil.NoSuchProcess):  # splitters, which come and go
+            told[f"process {process.pid}"] = " ".join(process.cmdline())
     told |= {str(path): path.read_text() for path in (home / "logs").iterdir()}
     told |= {"the host": host.told(), "the master": "".join((*master.printed, *master.said))}
     told |= pages(master)
@@ -144,8 +148,9 @@ def test_no_secret_is_in_the_words_for_a_process(tmp_path: Path) -> None:
     assert not [told for told in map(repr, (site, *parts)) if PASSWORD in told]
 
 
-def tree_of(pid: int) -> list[int]:
-    return [pid, *(process.pid for process in psutil.Process(pid).children(recursive=True))]
+def tree_of(pid: int) -> list[psutil.Process]:
+    top = psutil.Process(pid)
+    return [top, *top.children(recursive=True)]
 
 
 def pages(master: Master) -> dict[str, str]:
