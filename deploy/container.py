@@ -110,12 +110,12 @@ def join_once() -> None:
     One that was stopped for longer than its certificate lives comes back by its key (`protheon worker`), as long as the master takes it
     back; after that it joins again, under its old name. Raises ProtheonError.
     """
-    from protheon_dask.run.authority import RETURN_FOR
     from protheon_dask.run.joining import join
     from protheon_dask.run.membership import identity_of, tls_below
+    from protheon_dask.run.presence import Presence, presence
 
     tls = tls_below(home())
-    if tls.certificate.exists() and identity_of(tls).until_at + RETURN_FOR > datetime.now(UTC):
+    if tls.certificate.exists() and presence(identity_of(tls).until_at, datetime.now(UTC)) is not Presence.GONE:
         return
     joined = join(TOKEN_FILE.read_text(), home())
     print(f"joined {joined.master} as {joined.host}", flush=True)

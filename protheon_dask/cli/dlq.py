@@ -31,6 +31,7 @@ from protheon_dask.cli.verbs import (
     opened,
     resolved,
     run_argument,
+    workers_option,
 )
 from protheon_dask.errors import ConfigError, NotFound
 from protheon_dask.model import STAGES, YOUR_PIPELINE, RunState, TaskState
@@ -267,7 +268,7 @@ def stages_text(attempt: Mapping[str, Any]) -> str:
 @dlq.command("replay")
 @run_argument
 @task_option
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
+@workers_option
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @database_option
 @json_option

@@ -11,7 +11,7 @@ import click
 from protheon_dask import words
 from protheon_dask.cli import output
 from protheon_dask.cli.display import display
-from protheon_dask.cli.verbs import effective_settings, resolved
+from protheon_dask.cli.verbs import effective_settings, resolved, workers_option
 
 if TYPE_CHECKING:
     from protheon_dask.run.api import Copies
@@ -32,7 +32,7 @@ GONE: Final = "the command that ran the cluster has ended: notebooks start one o
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Of JupyterLab; left out, 8888 or one of the next.")
 @click.option("--no-browser", is_flag=True, help="Open no browser; the address is printed in any case.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
+@workers_option
 @click.option("--into", metavar="URL", help="The PostgreSQL of the cluster, or `embedded`; left out, the one that `protheon db url` names.")
 def lab(directory: Path, port: int | None, no_browser: bool, workers: int | None, into: str | None) -> None:
     """Open the notebooks in JupyterLab, with a cluster that they use and its dashboard at their side.

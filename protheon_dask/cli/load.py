@@ -13,7 +13,7 @@ from protheon_dask import words
 from protheon_dask.cli import exits, output
 from protheon_dask.cli.display import Display, display
 from protheon_dask.cli.summary import summary
-from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved
+from protheon_dask.cli.verbs import effective_settings, flag_of, json_option, resolved, workers_option
 from protheon_dask.config import parse_reject_limit
 from protheon_dask.errors import BrokerUnavailable, ConfigError, InvariantError, ProtheonError, TransientError
 from protheon_dask.model import YOUR_PIPELINE, RunState
@@ -54,7 +54,7 @@ def reject_limit_of(text: str) -> RejectLimit:
 @click.option("--pipeline", default="jsonl", show_default=True, metavar="NAME", help="jsonl, pgcr, module:name or file.py:name.")
 @click.option("--table", metavar="S.T", help="The table that jsonl loads into; left out, it is named after the first path.")
 @click.option("--into", metavar="URL", help="The PostgreSQL to load into; left out, the one that `protheon db url` names.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
+@workers_option
 @click.option(
     "--chunk-lines", type=chunk_lines_of, metavar="N|auto", help="Lines a chunk; auto suits the files' size and the number of workers."
 )

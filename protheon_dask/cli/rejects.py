@@ -31,6 +31,7 @@ from protheon_dask.cli.verbs import (
     opened,
     resolved,
     run_argument,
+    workers_option,
 )
 from protheon_dask.errors import NotFound
 from protheon_dask.model import MAX_REFUSALS
@@ -228,7 +229,7 @@ def compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
 @run_argument
 @click.option("--pipeline", metavar="NAME", help="The corrected one: module:name, file.py:name, pgcr or jsonl; left out, the run's own.")
 @click.option("--table", metavar="S.T", help="The table that jsonl loads into.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
+@workers_option
 @click.option(
     "--reject-limit", type=reject_limit_of, metavar="N|P%", help="Lines that it may refuse again; beyond, it pauses.  [default: no limit]"
 )

@@ -29,6 +29,7 @@ from protheon_dask.cli.verbs import (
     opened,
     resolved,
     run_argument,
+    workers_option,
 )
 from protheon_dask.cli.verified import verified_drawing
 from protheon_dask.errors import ConfigError
@@ -260,7 +261,7 @@ def runs_pause(run: int | None, reason: str, into: str | None, as_json: bool) ->
 @runs.command("resume")
 @run_argument
 @click.option("--reject-limit", type=reject_limit_of, metavar="N|P%", help="Rejected lines that the run bears from now on.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory.")
+@workers_option
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @database_option
 @json_option

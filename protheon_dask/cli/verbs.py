@@ -48,6 +48,9 @@ def run_number(text: str) -> int:
 run_argument = click.argument("run", type=run_number, required=False, metavar="[RUN]")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; all else goes to stderr.")
 database_option = click.option("--database", "--into", "into", metavar="URL", help=DATABASE_HELP)
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes, where a cluster is started; left out, by cores and memory."
+)
 
 
 def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -19,7 +19,7 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, Pro
 from protheon_dask.run import settings as rim
 from protheon_dask.run.attendance import Attendance, Headcount
 from protheon_dask.run.enrolling import Enrolled, enrol
-from protheon_dask.run.identity import dask_environment
+from protheon_dask.run.identity import HOST_VARIABLE, dask_environment
 from protheon_dask.run.membership import identity_of
 from protheon_dask.run.owner_files import make_directory, replace_file
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC, dask_worker
@@ -154,7 +154,7 @@ class Hosting:
             **dask_environment(self._at.tls),
             **environment(settings),
             "PROTHEON_BROKER": self._at.master,
-            "PROTHEON_HOST": self._at.host,
+            HOST_VARIABLE: self._at.host,
             "PROTHEON_DRAIN_FILE": str(self._drain_file),
         }
         if enrolled.key is not None:

@@ -41,7 +41,7 @@ from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.doing import Doing
 from protheon_dask.run.enrolling import enrol
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
-from protheon_dask.run.identity import own_name
+from protheon_dask.run.identity import HOST_VARIABLE, own_name
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
@@ -422,7 +422,7 @@ def made(settings: Settings, env: Mapping[str, str], name: str, key: bytes | Non
             "PROTHEON_BROKER is not set: give it the master's gRPC address (host:port), in the environment of `dask worker`"
         )
     broker = BrokerClient(address, TlsFiles(Path(settings.tls_dir).expanduser()) if settings.tls_dir else None)
-    key_file, host = env.get("PROTHEON_KEY_FILE"), env.get("PROTHEON_HOST", "")
+    key_file, host = env.get("PROTHEON_KEY_FILE"), env.get(HOST_VARIABLE, "")
     with contextlib.ExitStack() as failed:
         failed.callback(broker.close)
         key = key or (read_key(key_file) if key_file else None)

@@ -38,14 +38,19 @@ VARIABLES = ("DATABASE_URL", "PROTHEON_DATABASE_URL", "PROTHEON_HOME", "PGHOST",
 Doctor = Callable[..., tuple[int, dict[str, Any]]]
 
 
+def alone_in(home: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands know this home, and nothing else of who runs the tests."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PROTHEON_HOME", str(home))
+
+
 @pytest.fixture
 def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
     """Exit code, and what --json says, of the command over a database, in a home of the test's own."""
 
     def ask(url: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-        for variable in VARIABLES:
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setenv("PROTHEON_HOME", str(tmp_path / "home"))
+        alone_in(tmp_path / "home", monkeypatch)
         capsys.readouterr()
         code = main(["doctor", *arguments, "--into", url, "--json"])
         out, err = capsys.readouterr()
@@ -102,9 +107,7 @@ def test_a_cluster_that_is_well_is_looked_at_from_each_worker(world: World, doct
 def test_the_master_of_this_machine_is_found_by_itself_and_a_person_sees_a_table(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PROTHEON_HOME", world.cluster.settings.home)
+    alone_in(world.cluster.settings.home, monkeypatch)
     monkeypatch.setenv("PROTHEON_DATABASE_URL", world.url)
     code = main(["doctor"])
     out, err = capsys.readouterr()
@@ -314,9 +317,7 @@ def test_hours_are_those_of_the_last_run_of_the_same_pipeline(world: World) -> N
 def test_the_hosts_of_a_cluster_are_measured_where_no_run_tells_how_quick_they_are(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PROTHEON_HOME", world.cluster.settings.home)
+    alone_in(world.cluster.settings.home, monkeypatch)
     path = numbers_file(world.directory / "n.txt", "plain", 0)
     command = ["plan", str(path), "--pipeline", write_pipeline(world.directory, "benched"), "--into", world.url, "--json"]
     assert main([*command, "--bench"]) == 0
@@ -341,9 +342,7 @@ def test_the_same_bytes_twice_and_what_cannot_be_read_are_told(world: World) -> 
 def test_a_plan_needs_no_database_and_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PROTHEON_HOME", str(tmp_path / "home"))
+    alone_in(tmp_path / "home", monkeypatch)
     path = numbers_file(tmp_path / "n.jsonl", "gzip", 0)
     code = main(["plan", str(path), "--workers", "3", "--json"])
     told = json.loads(capsys.readouterr().out)
