@@ -30,7 +30,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: demo lab lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry compose-test clean help
+.PHONY: demo lab lint check test test-all fuzz chaos wheels gen bench bench-merge bench-ledger bench-telemetry compose-test seeds soak network clean help
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)

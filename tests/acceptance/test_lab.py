@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.timeout(300)  # a cluster, a lab and a browser on two c
 ROOT: Final = Path(__file__).parents[2]
 START_S: Final = 100.0
 END_S: Final = 60.0
+FORGOTTEN_S: Final = 15.0
 PANELS: Final = ("Progress", "Throughput", "Chunks", "Workers", "Stages", "Troubles", "Workspace")
 
 NOTEBOOK: Final = ".jp-NotebookPanel:not(.lm-mod-hidden)"
@@ -139,8 +141,10 @@ def choose(watched: Watched, menu: str, entry: str) -> None:
 def run_all(watched: Watched) -> None:
     """Click Run All Cells, and wait until the last one has run.
 
-    Of a kernel that is still starting JupyterLab asks which it is to be: a person presses Select.
+    Of a kernel that is still starting JupyterLab asks which it is to be, and a person presses Select; what was to be run by then it
+    forgets at times, and when for a while nothing begins, a person clicks again.
     """
+    clicked = time.monotonic()
 
     def prompts() -> list[str]:
         watched.page.wait_for_timeout(100)
@@ -153,7 +157,11 @@ def run_all(watched: Watched) -> None:
     choose(watched, "Run", "Run All Cells")
 
     def is_done() -> bool:
+        nonlocal clicked
         begun = prompts()
+        if not begun and time.monotonic() - clicked > FORGOTTEN_S:
+            choose(watched, "Run", "Run All Cells")
+            clicked = time.monotonic()
         return watched.page.evaluate(STATUS) == "idle" and bool(begun) and "[*]:" not in begun
 
     try:
