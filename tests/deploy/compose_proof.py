@@ -30,6 +30,8 @@ STAND_IN = "protheon-postgres:latest"
 UP_S, STEP_S, RUN_S = 600.0, 600.0, 1800.0
 """How long everything may take to be healthy, a step of the story, the whole run: many times what was measured."""
 POLL_S = 0.5
+SMALL_MB = 500
+"""An image, of which Python's own base is 130 to 170 and the dependencies as wheels 290."""
 TABLE = "pgcr.instance"
 
 
@@ -117,9 +119,17 @@ class Stack:
         """Lines of chunks that are in: asked of the database, which is there while the master is not."""
         return int(self.sql("select coalesce(sum(loaded), 0) from protheon.attempt where outcome = 'succeeded'") or 0)
 
+    def host(self, container: str) -> str:
+        """By which the cluster knows it."""
+        return str(self.inspect(container)["Config"]["Hostname"])
+
+    def loaders(self) -> set[str]:
+        """Hosts that have loaded a chunk."""
+        return set(self.sql("select distinct host from protheon.attempt where outcome = 'succeeded'").split())
+
 
 def build(stack: Stack) -> str:
-    """Build the images; returns the size of ours."""
+    """Build the images; returns the size of ours. Raises NotProven: it is not small."""
     stack.compose("build", "init")
     if os.environ.get("PROOF_POSTGRES") == "stand-in":
         environment = stack.env
@@ -133,7 +143,10 @@ def build(stack: Stack) -> str:
         file = ROOT / "tests" / "deploy" / "postgres" / "Dockerfile"
         run("docker", "build", "-q", "--network", network, *words, "-t", STAND_IN, "-f", str(file), str(ROOT))
     image = stack.env.get("PROTHEON_IMAGE", "protheon:latest")
-    return f"image of {int(run('docker', 'image', 'inspect', '--format', '{{.Size}}', image)) / 1e6:.0f} MB"
+    layers = run("docker", "history", "--format", "{{.Size}} {{.CreatedBy}}", "--human=false", image).splitlines()
+    megabytes = int(run("docker", "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
+    check(megabytes <= SMALL_MB, f"an image of {megabytes:.0f} MB is not small:\n" + "\n".join(layers))
+    return f"image of {megabytes:.0f} MB"
 
 
 def check_closed(stack: Stack) -> str:
@@ -203,9 +216,12 @@ def story(stack: Stack, told: Story) -> None:
         n = stack.n_loaded()
         stack.wait(lambda: stack.n_loaded() > n, "the other worker goes on")
         words.append(f"{n:,} lines were in")
-    with told.step("`up --scale worker=4`: four healthy, all of which load"):
+    with told.step("`up --scale worker=4`: four healthy, all of which load") as words:
         stack.compose("up", "-d", "--no-recreate", "--scale", "worker=4")
         stack.wait_healthy("worker", 4)
+        four = {stack.host(container) for container in stack.healthy("worker")}
+        stack.wait(lambda: four <= stack.loaders(), f"each of {sorted(four)} loads: if the run has ended, give more PROOF_LINES")
+        words.append(f"{stack.n_loaded():,} lines were in")
     with told.step("restart the master; its run goes on by itself") as words:
         check(state(stack) == "running", f"the run is {state(stack)} already: give more PROOF_LINES")
         stack.compose("restart", "master")
@@ -227,7 +243,7 @@ def story(stack: Stack, told: Story) -> None:
         stack.protheon("load", "/data/sample.jsonl.zst", "--pipeline", "pgcr", "--chunk-lines", "2000", "--checksum", "--quiet")
         check(int(stack.sql(f"select count(*) from {TABLE}")) == LINES, "rows came twice")
     with told.step("a host is removed; its workers are gone") as words:
-        removed = stack.inspect(stack.healthy("worker")[0])["Config"]["Hostname"]
+        removed = stack.host(stack.healthy("worker")[0])
         stack.protheon("cluster", "remove", removed)
         stack.wait(lambda: len(stack.healthy("worker")) == 3, f"{removed} has lost its connection")
         words.append(removed)
