@@ -19,6 +19,7 @@ from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import read_settings
+from protheon_dask.run.spans import Pruning
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 
@@ -36,9 +37,11 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 
     def __init__(self) -> None:
         Board.__init__(self, time.monotonic)
+        self._pruning = Pruning()
 
     def update_graph(self, scheduler: Scheduler, *, client: str, tasks: list[Any], **_: Any) -> None:
         """Hook: tasks have come, and none is given to a worker yet."""
+        self._pruning.look(scheduler)
         give_lives(scheduler, client, tasks)
 
     def take_picture(self, told: bytes) -> dict[str, Any]:
