@@ -36,10 +36,10 @@ from protheon_dask.ledger.migrate import migrate
 from protheon_dask.pipelines.find import find
 from protheon_dask.run import api
 from protheon_dask.run import settings as rim
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import DASK_CONFIG, LOOPBACK, Places, Site
 from protheon_dask.run.supervise import Supervised
+from protheon_dask.run.trust.keys import make_key, read_key
 
 N_CHUNKS: Final = 100_000
 N_WORKERS: Final = 16

@@ -47,7 +47,7 @@ def init() -> int:
 
     And a new invitation. Guarantee: what is there stays as it is; safe to run again, also after it was killed.
     """
-    from protheon_dask.run.owner_files import replace_file  # here: the health checks are to be light
+    from protheon_dask.run.trust.owner_files import replace_file  # here: the health checks are to be light
 
     if not PASSWORD_FILE.exists():
         replace_file(PASSWORD_FILE, secrets.token_urlsafe(24).encode())
@@ -110,9 +110,9 @@ def join_once() -> None:
     One that was stopped for longer than its certificate lives comes back by its key (`protheon worker`), as long as the master takes it
     back; after that it joins again, under its old name. Raises ProtheonError.
     """
-    from protheon_dask.run.joining import join
-    from protheon_dask.run.membership import identity_of, tls_below
-    from protheon_dask.run.presence import Presence, presence
+    from protheon_dask.run.trust.joining import join
+    from protheon_dask.run.trust.membership import identity_of, tls_below
+    from protheon_dask.run.trust.presence import Presence, presence
 
     tls = tls_below(home())
     if tls.certificate.exists() and presence(identity_of(tls).until_at, datetime.now(UTC)) is not Presence.GONE:

@@ -16,7 +16,7 @@ from protheon_dask.cli.output import Shown
 from protheon_dask.cli.verbs import effective_settings, json_option
 
 if TYPE_CHECKING:
-    from protheon_dask.run.authority import HostRecord
+    from protheon_dask.run.trust.authority import HostRecord
 
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 HOST_COLUMNS: Final = (
@@ -65,7 +65,7 @@ def cluster_init(name: str | None, addresses: Sequence[str], as_json: bool) -> N
     \b
     Example:  protheon cluster init --address 192.168.1.10
     """
-    from protheon_dask.run import founding
+    from protheon_dask.run.trust import founding
 
     made = founding.init(effective_settings().settings, name, addresses)
     fingerprint = made.fingerprint.hex()
@@ -99,7 +99,7 @@ def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], withdraw: 
     \b
     Example:  protheon cluster invite --ttl 30m
     """
-    from protheon_dask.run import founding
+    from protheon_dask.run.trust import founding
 
     settings = effective_settings().settings
     if withdraw:
@@ -132,8 +132,8 @@ def cluster_hosts(as_json: bool) -> None:
     \b
     Example:  protheon cluster hosts
     """
-    from protheon_dask.run import founding
-    from protheon_dask.run.presence import back_until
+    from protheon_dask.run.trust import founding
+    from protheon_dask.run.trust.presence import back_until
 
     now = datetime.now(UTC)
     rows = [
@@ -154,8 +154,8 @@ def cluster_hosts(as_json: bool) -> None:
 
 
 def state_of(host: HostRecord, now: datetime) -> str:
-    """In one word: master, removed, or what run.presence says by its certificate."""
-    from protheon_dask.run.presence import presence
+    """In one word: master, removed, or what run.trust.presence says by its certificate."""
+    from protheon_dask.run.trust.presence import presence
 
     if host.removed_at is not None:
         return "removed"
@@ -173,7 +173,7 @@ def cluster_remove(host: str, as_json: bool) -> None:
     \b
     Example:  protheon cluster remove old-laptop
     """
-    from protheon_dask.run import founding
+    from protheon_dask.run.trust import founding
 
     n_withdrawn = founding.remove(effective_settings().settings, host)
     if as_json:

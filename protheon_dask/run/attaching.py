@@ -16,12 +16,12 @@ from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.addresses import master_address
 from protheon_dask.run.cluster import Cluster
-from protheon_dask.run.identity import tls_of
-from protheon_dask.run.keys import KEY_FILE, read_key
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
+from protheon_dask.run.trust.identity import tls_of
+from protheon_dask.run.trust.keys import KEY_FILE, read_key
 from protheon_dask.run.versions import own_versions
 
 
@@ -72,7 +72,7 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
 
 def _has_joined(tls: TlsFiles) -> bool:
     """Is this host one that joined by an invite, not the master of the cluster itself?"""
-    from protheon_dask.run.membership import membership_of  # here: it loads cryptography
+    from protheon_dask.run.trust.membership import membership_of  # here: it loads cryptography
 
     member = membership_of(tls)
     return member is not None and bool(member.invite)

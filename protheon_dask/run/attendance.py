@@ -9,9 +9,9 @@ from typing import Final, Self
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.errors import NotAllowed, ProtheonError
-from protheon_dask.run.membership import identity_of, renew_if_due
 from protheon_dask.run.reaching import Reach
-from protheon_dask.run.removed import note_removed
+from protheon_dask.run.trust.membership import identity_of, renew_if_due
+from protheon_dask.run.trust.removed import note_removed
 from protheon_dask.words import counted, duration
 
 ASK_S, ASK_FIRST_S = 5.0, 0.5

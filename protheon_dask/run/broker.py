@@ -38,18 +38,18 @@ from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
 from protheon_dask.run.exits import exit_code
 from protheon_dask.run.guest_plugin import GuestPlugin, Terms
 from protheon_dask.run.http_desk import HttpDesk
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.pins import PinDesk
 from protheon_dask.run.settings import environment, home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
 from protheon_dask.run.task_desk import TaskDesk
+from protheon_dask.run.trust.keys import make_key, read_key
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
 from protheon_dask.workspace.pins import PINS, PinStore
 
 if TYPE_CHECKING:
-    from protheon_dask.run.authority import Authority
+    from protheon_dask.run.trust.authority import Authority
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,13 @@ def door(
     if authority is None or tls is None or join_port is None:
         return nullcontext()
     from protheon_dask.broker.join import JoinThread
-    from protheon_dask.run.join_desk import JoinDesk
+    from protheon_dask.run.trust.join_desk import JoinDesk
 
     return JoinThread(JoinDesk(authority, broker_port), tls, bind, join_port)
 
 
 def _authority(settings: Settings) -> Authority:
-    from protheon_dask.run.authority import Authority  # here: without TLS nobody needs cryptography
+    from protheon_dask.run.trust.authority import Authority  # here: without TLS nobody needs cryptography
 
     return Authority.open(home_of(settings))
 

@@ -15,10 +15,10 @@ from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import RejectLimit
 from protheon_dask.run.frames import MOST_ROWS, limit_of, report_frame, sql_frame
 from protheon_dask.run.handle import Run
-from protheon_dask.run.identity import dask_security
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.master import Master
 from protheon_dask.run.submitting import Paths, loading, places_of
+from protheon_dask.run.trust.identity import dask_security
 from protheon_dask.telemetry import card
 from protheon_dask.telemetry.statistics import RunStatistics
 

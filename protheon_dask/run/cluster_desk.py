@@ -20,7 +20,7 @@ from protheon_dask.run.hosts import HostWatch
 from protheon_dask.run.versions import own_versions
 
 if TYPE_CHECKING:
-    from protheon_dask.run.authority import Authority, HostRecord
+    from protheon_dask.run.trust.authority import Authority, HostRecord
 
 logger = logging.getLogger(__name__)
 

@@ -34,10 +34,10 @@ from protheon_dask.run.dask_link import Answered, DaskEvent, DaskLink, WorkerGon
 from protheon_dask.run.failure import end_without_effect, tell_dead
 from protheon_dask.run.finishing import TableFinisher
 from protheon_dask.run.hosts import Ended, Ending, HostWatch
-from protheon_dask.run.identity import own_name
 from protheon_dask.run.splitters import FromSplitter, SplitterPool
 from protheon_dask.run.stuck import StuckWorkers
 from protheon_dask.run.tasks import CANCELLED, CORRUPT, NOT_CLAIMED, OUTAGE, RAISED, REFUSED, SUCCEEDED
+from protheon_dask.run.trust.identity import own_name
 from protheon_dask.words import counted
 from protheon_dask.workspace.chunkfile import ChunkStore
 

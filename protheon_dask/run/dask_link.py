@@ -26,11 +26,11 @@ from tornado.ioloop import IOLoop
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.model import Dispatch
-from protheon_dask.run.dask_tls import Renewed
 from protheon_dask.run.doing import METRIC
-from protheon_dask.run.identity import dask_security
 from protheon_dask.run.lives import COORDINATOR
 from protheon_dask.run.tasks import CANCELLED, HOST_METRIC, RAISED, STARTUP_KEY, Answer, run_attempt
+from protheon_dask.run.trust.dask_tls import Renewed
+from protheon_dask.run.trust.identity import dask_security
 from protheon_dask.telemetry.workers import Report
 
 logger = logging.getLogger(__name__)

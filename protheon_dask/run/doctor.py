@@ -15,7 +15,7 @@ from typing import Final
 from protheon_dask import words
 from protheon_dask.ledger.fitness import ServerFacts
 from protheon_dask.ledger.migrate import grants
-from protheon_dask.run.presence import Presence, back_until, presence
+from protheon_dask.run.trust.presence import Presence, back_until, presence
 from protheon_dask.run.versions import disagreements
 from protheon_dask.run.vitals import Gathered, HostTold, HostVitals
 

@@ -13,9 +13,9 @@ from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.doctor import Diagnosis, diagnose
 from protheon_dask.run.gathering import Asked, gather
-from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
-from protheon_dask.run.membership import membership_of
+from protheon_dask.run.trust.identity import tls_of
+from protheon_dask.run.trust.membership import membership_of
 from protheon_dask.run.vitals import Gathered
 
 

@@ -21,8 +21,8 @@ from protheon_dask.ledger.connect import place_of
 from protheon_dask.ledger.fitness import ServerFacts, ServerWay
 from protheon_dask.run import host_look
 from protheon_dask.run.host_look import bench_here, database_way, disk, master_way, vitals
-from protheon_dask.run.identity import dask_security
 from protheon_dask.run.local import Database
+from protheon_dask.run.trust.identity import dask_security
 from protheon_dask.run.vitals import Benched, Disk, Gathered, HostTold, HostVitals, MasterWay
 from protheon_dask.words import counted
 

@@ -11,11 +11,11 @@ from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import ConfigError, ProtheonError
 from protheon_dask.run.addresses import LOOPBACK, own_addresses
-from protheon_dask.run.identity import security_environment
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, Database, LocalCluster, free_port
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import START_S, Places, Site, bound_port
+from protheon_dask.run.trust.identity import security_environment
+from protheon_dask.run.trust.keys import make_key, read_key
 
 if TYPE_CHECKING:
     from distributed import Client, Security

@@ -12,9 +12,9 @@ from typing import Final
 
 from distributed import Worker, WorkerPlugin
 
-from protheon_dask.run.identity import own_name
 from protheon_dask.run.settings import environment, read_settings
 from protheon_dask.run.tasks import HOST_METRIC
+from protheon_dask.run.trust.identity import own_name
 
 PLUGIN: Final = "protheon"
 

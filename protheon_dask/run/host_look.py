@@ -26,9 +26,9 @@ from protheon_dask.config import Settings
 from protheon_dask.errors import ProtheonError
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.fitness import server_facts, server_way
-from protheon_dask.run.identity import own_name, tls_of
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.settings import read_settings, workspace_of
+from protheon_dask.run.trust.identity import own_name, tls_of
 from protheon_dask.run.versions import own_versions
 from protheon_dask.run.vitals import Disk, HostVitals, MasterWay
 from protheon_dask.workspace.chunkfile import default_quota_bytes
@@ -189,7 +189,7 @@ def joining_way(settings: Settings) -> dict[str, Any]:
 
     One of the places that were noted when this host joined is enough. Nothing is looked at on the master itself.
     """
-    from protheon_dask.run.membership import membership_of  # here: without TLS nobody needs cryptography
+    from protheon_dask.run.trust.membership import membership_of  # here: without TLS nobody needs cryptography
 
     troubles = []
     try:

@@ -19,14 +19,14 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, Pro
 from protheon_dask.run import settings as rim
 from protheon_dask.run.attendance import Attendance, Headcount
 from protheon_dask.run.enrolling import Enrolled, enrol
-from protheon_dask.run.identity import HOST_VARIABLE, dask_environment
-from protheon_dask.run.membership import identity_of
-from protheon_dask.run.owner_files import make_directory, replace_file
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC, dask_worker
 from protheon_dask.run.reaching import Reach, check_database, check_scheduler, key_file, listening_address
-from protheon_dask.run.returning import come_back
 from protheon_dask.run.sizing import Sizing
 from protheon_dask.run.supervise import Part, Tethered
+from protheon_dask.run.trust.identity import HOST_VARIABLE, dask_environment
+from protheon_dask.run.trust.membership import identity_of
+from protheon_dask.run.trust.owner_files import make_directory, replace_file
+from protheon_dask.run.trust.returning import come_back
 from protheon_dask.words import counted, duration, since
 
 POLL_S: Final = 0.2

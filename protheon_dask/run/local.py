@@ -21,10 +21,10 @@ from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
-from protheon_dask.run.owner_files import make_home, replace_file
 from protheon_dask.run.parts import DASK_CONFIG, START_S, Places, Processes, Site, bound_port, n_workers_here, turn
+from protheon_dask.run.trust.keys import make_key, read_key
+from protheon_dask.run.trust.owner_files import make_home, replace_file
 
 START_TRIES = 3
 """Starts of the local cluster until a port that another program took meanwhile is an error: each looks for free ports anew."""

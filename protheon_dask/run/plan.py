@@ -23,10 +23,10 @@ from protheon_dask.pipelines.pack import options_of
 from protheon_dask.pipelines.pipeline import Pipeline
 from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.host_look import disk
-from protheon_dask.run.identity import own_name
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.measure import Packed, bench, pack_lines
 from protheon_dask.run.speeds import Speeds, by_run, by_sample
+from protheon_dask.run.trust.identity import own_name
 from protheon_dask.telemetry.bound import bound_of, speedup
 from protheon_dask.workspace.archives import open_archive
 from protheon_dask.workspace.sampling import sample_sources

@@ -12,10 +12,10 @@ from protheon_dask.config import Effective
 from protheon_dask.errors import ConfigError, ProtheonError
 from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
-from protheon_dask.run.identity import tls_of
 from protheon_dask.run.local import Database
 from protheon_dask.run.plan import PlanWish
 from protheon_dask.run.submitting import pipeline_of, places_of
+from protheon_dask.run.trust.identity import tls_of
 
 
 @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from distributed import Nanny
 
-from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import read_settings
+from protheon_dask.run.trust.dask_tls import keep_renewed, refuse_removed
 
 
 def dask_setup(nanny: Nanny) -> None:

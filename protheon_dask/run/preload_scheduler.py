@@ -14,12 +14,12 @@ from distributed.dashboard.scheduler import applications
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from protheon_dask.broker.open_files import raise_open_files
-from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import read_settings
 from protheon_dask.run.spans import Pruning
+from protheon_dask.run.trust.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
 

@@ -18,12 +18,12 @@ from distributed import Worker
 from distributed.core import Status
 
 from protheon_dask import failpoints
-from protheon_dask.run.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.doing import METRIC
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import environment, read_settings
 from protheon_dask.run.tasks import STARTUP_KEY
+from protheon_dask.run.trust.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.run.worker import STALL_EXIT, WorkerProcess, current_process, start_process
 
 logger = logging.getLogger(__name__)

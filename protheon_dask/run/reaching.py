@@ -18,11 +18,11 @@ from protheon_dask.ledger.connect import check_writable, opened, place_of
 from protheon_dask.ledger.migrate import check_usable
 from protheon_dask.run.addresses import address_for_all, is_here, is_near, master_address
 from protheon_dask.run.enrolling import Enrolled
-from protheon_dask.run.identity import own_name, tls_of
-from protheon_dask.run.joining import join
-from protheon_dask.run.keys import KEY_FILE
-from protheon_dask.run.membership import identity_of, membership_of
 from protheon_dask.run.settings import home_of
+from protheon_dask.run.trust.identity import own_name, tls_of
+from protheon_dask.run.trust.joining import join
+from protheon_dask.run.trust.keys import KEY_FILE
+from protheon_dask.run.trust.membership import identity_of, membership_of
 
 APPLICATION: Final = "protheon-worker"
 SCHEDULER_S: Final = 3.0

@@ -25,11 +25,8 @@ from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, own_addresses
-from protheon_dask.run.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, announce_database, find_joined
 from protheon_dask.run.master import Master
-from protheon_dask.run.owner_files import make_home
 from protheon_dask.run.parts import (
     DASK_CONFIG,
     START_S,
@@ -41,9 +38,12 @@ from protheon_dask.run.parts import (
     n_workers_here,
     turn,
 )
+from protheon_dask.run.trust.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
+from protheon_dask.run.trust.keys import make_key, read_key
+from protheon_dask.run.trust.owner_files import make_home
 
 if TYPE_CHECKING:
-    from protheon_dask.run.authority import Authority
+    from protheon_dask.run.trust.authority import Authority
 
 APPLICATION: Final = "protheon-master"
 CHECK_S: Final = 0.5
@@ -125,7 +125,7 @@ class StandingMaster:
 
     def invite_line(self) -> str:
         """A line to paste on another host, good once within an hour. Raises MissingSetting: there is no authority here."""
-        from protheon_dask.run.founding import invite
+        from protheon_dask.run.trust.founding import invite
 
         return invite(replace(self.settings, join_port=self.places.join_port or self.settings.join_port), 3600.0, 1).line
 
@@ -262,7 +262,7 @@ class StandingMaster:
         for path in told:
             self._stack.callback(path.unlink, missing_ok=True)
         if self.tls is not None:
-            from protheon_dask.run.membership import note_master
+            from protheon_dask.run.trust.membership import note_master
 
             note_master(self.tls, address)
         end_at = time.monotonic() + START_S
@@ -278,7 +278,7 @@ class StandingMaster:
     def _own_name(self, settings: Settings) -> str:
         if self.tls is None:
             return own_name(settings)
-        from protheon_dask.run.membership import identity_of
+        from protheon_dask.run.trust.membership import identity_of
 
         return identity_of(self.tls).host  # whatever this process was told: hosts that join know the master by it
 
@@ -288,7 +288,7 @@ class StandingMaster:
         """Get a new certificate from our own authority where it is time: also one that ended while the master rested."""
         if self.tls is None or self._authority is None:
             return
-        from protheon_dask.run.membership import renew_own_if_due
+        from protheon_dask.run.trust.membership import renew_own_if_due
 
         if renew_own_if_due(self.tls, self._authority):
             self._on_event("the master's certificate was renewed")
@@ -317,7 +317,7 @@ def _identity(effective: Effective, wish: MasterWish) -> tuple[TlsFiles | None, 
 
     Raises: ConfigError, MissingSetting: it is to be reached by other hosts, and nothing keeps strangers out.
     """
-    from protheon_dask.run.authority import Authority
+    from protheon_dask.run.trust.authority import Authority
 
     home, tls = rim.home_of(effective.settings), tls_of(effective.settings)
     has_authority = (home / rim.AUTHORITY_DIR).is_dir()

@@ -71,8 +71,8 @@ def run_attempt(dispatch: Dispatch) -> Answer:
 
 
 def _own_name() -> str:
-    from protheon_dask.run.identity import own_name
     from protheon_dask.run.settings import read_settings
+    from protheon_dask.run.trust.identity import own_name
 
     try:
         return own_name(read_settings({}).settings)

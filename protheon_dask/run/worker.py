@@ -41,10 +41,10 @@ from protheon_dask.run import completing, function, ingest
 from protheon_dask.run.doing import Doing
 from protheon_dask.run.enrolling import enrol
 from protheon_dask.run.failure import end_without_effect, failure_of, is_misfit, tell_dead
-from protheon_dask.run.identity import HOST_VARIABLE, own_name
 from protheon_dask.run.keeper import Attempt, LeaseKeeper
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.tasks import CORRUPT, FAILED, LEASE_LOST, MISFIT, NOT_CLAIMED, OUTAGE, REFUSED, RELEASED, SUCCEEDED
+from protheon_dask.run.trust.identity import HOST_VARIABLE, own_name
 from protheon_dask.sink.catalog import Target, describe
 from protheon_dask.sink.checksum import Comparable, compared_of
 
@@ -415,7 +415,7 @@ def made(settings: Settings, env: Mapping[str, str], name: str, key: bytes | Non
     What the environment does not say, the database's URL and the cluster's key, the master is asked for (enrolling.enrol).
     Raises: MissingSetting: PROTHEON_BROKER is not there, or nobody says which database. What enrol() raises.
     """
-    from protheon_dask.run.keys import read_key
+    from protheon_dask.run.trust.keys import read_key
 
     if not (address := env.get("PROTHEON_BROKER")):
         raise MissingSetting(

@@ -21,11 +21,11 @@ from protheon_dask.cli.main import main
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import ConfigError, NotAllowed
 from protheon_dask.ledger.migrate import migrate
-from protheon_dask.run import certificates, founding
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.join_token import JoinToken
-from protheon_dask.run.joining import join
-from protheon_dask.run.membership import renew_if_due
+from protheon_dask.run.trust import certificates, founding
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.join_token import JoinToken
+from protheon_dask.run.trust.joining import join
+from protheon_dask.run.trust.membership import renew_if_due
 from tests.fixtures import tls
 from tests.fixtures.standing import PROTHEON, home_environment
 

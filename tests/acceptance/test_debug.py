@@ -23,7 +23,7 @@ from protheon_dask.errors import ConfigError, NotFound, Reject, SourceChanged
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.debug import Debugged
 from protheon_dask.run.handle import Run
-from protheon_dask.run.keys import make_key
+from protheon_dask.run.trust.keys import make_key
 from tests.acceptance.conftest import Gate, World, write_numbers, write_pipeline
 
 SETTINGS = {"chunk_lines": 100, "dead_at_failures": 1, "dead_at_crashes": 1, "reject_limit": "100%"}

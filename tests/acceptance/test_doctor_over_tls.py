@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from protheon_dask.config import Settings
-from protheon_dask.run import founding
-from protheon_dask.run.authority import Authority
+from protheon_dask.run.trust import founding
+from protheon_dask.run.trust.authority import Authority
 from tests.fixtures.cluster import wait_until
 from tests.fixtures.hosting import worker_host
 from tests.fixtures.postgres import fresh_database

@@ -17,8 +17,8 @@ import protheon_dask as protheon
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run.identity import own_name
 from protheon_dask.run.parts import bound_port
+from protheon_dask.run.trust.identity import own_name
 from tests.acceptance.conftest import write_numbers
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.postgres import fresh_database

@@ -20,12 +20,12 @@ from distributed import Scheduler
 import protheon_dask as protheon
 from protheon_dask.broker.join import JoinThread
 from protheon_dask.config import Settings
-from protheon_dask.run import founding
-from protheon_dask.run.authority import Authority
 from protheon_dask.run.exits import NOT_ALLOWED
-from protheon_dask.run.join_desk import JoinDesk
-from protheon_dask.run.membership import identity_of, membership_of, tls_below
 from protheon_dask.run.parts import Places, Site
+from protheon_dask.run.trust import founding
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.join_desk import JoinDesk
+from protheon_dask.run.trust.membership import identity_of, membership_of, tls_below
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.hosting import WorkerHost, worker_host

@@ -18,7 +18,8 @@ import pytest
 import protheon_dask as protheon
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Settings
-from protheon_dask.run import addresses, founding
+from protheon_dask.run import addresses
+from protheon_dask.run.trust import founding
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.ports import kept_port

@@ -10,8 +10,8 @@ import time
 
 from protheon_dask.errors import ProtheonError
 from protheon_dask.pipelines.find import find
-from protheon_dask.run.keys import read_key
 from protheon_dask.run.master import Master
+from protheon_dask.run.trust.keys import read_key
 
 RETRY_S = 0.5
 AS_LONG_AS_PAUSED_S = 5.0

@@ -25,9 +25,9 @@ import psutil
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import ProtheonError
 from protheon_dask.ledger.migrate import migrate
-from protheon_dask.run.keys import make_key, read_key
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC
+from protheon_dask.run.trust.keys import make_key, read_key
 from tests.chaos.looks import Ledger
 from tests.chaos.note_client import make_table
 from tests.chaos.proxy import Proxy

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 
 from protheon_dask.errors import ProtheonError
-from protheon_dask.run.keys import read_key
 from protheon_dask.run.master import Master
+from protheon_dask.run.trust.keys import read_key
 from tests.chaos.client import RETRY_S, say
 from tests.chaos.material import Expected, Note
 

@@ -24,15 +24,15 @@ from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, MissingSetting, NotAllowed, OtherTransport
-from protheon_dask.run import certificates
 from protheon_dask.run.attaching import reached
-from protheon_dask.run.authority import Authority
 from protheon_dask.run.cluster_desk import ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.dask_link import DaskLink, WorkerSeen
-from protheon_dask.run.keys import make_key, read_key
-from protheon_dask.run.membership import CLUSTER_FILE, Membership
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.keys import make_key, read_key
+from protheon_dask.run.trust.membership import CLUSTER_FILE, Membership
+from protheon_dask.run.trust.owner_files import replace_file
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.broker import ChunkFolder, Runs
 from tests.fixtures.cluster import wait_until

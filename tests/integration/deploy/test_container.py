@@ -20,8 +20,8 @@ import pytest
 
 from protheon_dask.errors import BrokerUnavailable
 from protheon_dask.ledger.server_process import free_port
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.join_token import JoinToken
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.join_token import JoinToken
 from tests.fixtures import tls
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "container.py"

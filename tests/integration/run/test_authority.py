@@ -16,9 +16,9 @@ import pytest
 
 from protheon_dask.broker.tls import join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound
-from protheon_dask.run import certificates
-from protheon_dask.run.authority import CA_KEY, HOSTS, INVITES, MAX_WRONG, REMEMBERED_FOR, RETURN_FOR, Admission, Authority
-from protheon_dask.run.join_token import JoinToken
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.authority import CA_KEY, HOSTS, INVITES, MAX_WRONG, REMEMBERED_FOR, RETURN_FOR, Admission, Authority
+from protheon_dask.run.trust.join_token import JoinToken
 from tests.fixtures import tls
 
 NOWHERE = tls.NOWHERE
@@ -196,7 +196,7 @@ def test_a_name_is_held_for_as_long_as_its_host_may_come_back_and_its_host_is_re
     clock.now = right
     authority.renew("nuc", request("nuc"))
 
-    monkeypatch.setattr("protheon_dask.run.authority.REMEMBERED_HOSTS", 2)
+    monkeypatch.setattr("protheon_dask.run.trust.authority.REMEMBERED_HOSTS", 2)
     clock.now += timedelta(hours=24) + REMEMBERED_FOR
     admit(authority, invited(authority), "new")
     assert [host.name for host in authority.hosts()] == ["a", "b", "gaming-pc", "new"]
@@ -370,8 +370,8 @@ KILLED_AT_EACH_WRITE = """
 import os, signal, sys
 from pathlib import Path
 from tests.fixtures import tls
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.join_token import JoinToken
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.join_token import JoinToken
 
 def join(home, token, csr):
     return Authority.open(home).admit(token.invite, token.secret, csr, "nuc")

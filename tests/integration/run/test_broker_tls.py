@@ -16,7 +16,7 @@ from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.cluster_wire import Versions
 from protheon_dask.config import Settings, environment
 from protheon_dask.errors import ConfigError, NotAllowed
-from protheon_dask.run.keys import KEY_FILE, read_key
+from protheon_dask.run.trust.keys import KEY_FILE, read_key
 from tests.fixtures.tls import MASTER, authority, identity
 
 START_S = 60.0

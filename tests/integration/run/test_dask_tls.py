@@ -18,13 +18,13 @@ from distributed.comm.core import connect
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run import certificates, dask_tls, founding
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.dask_tls import Renewed, peer_of, refuse_removed
-from protheon_dask.run.identity import dask_security, security_environment
-from protheon_dask.run.join_token import JoinToken
-from protheon_dask.run.membership import Membership, identity_of, own_key, write_identity
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.trust import certificates, dask_tls, founding
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.dask_tls import Renewed, peer_of, refuse_removed
+from protheon_dask.run.trust.identity import dask_security, security_environment
+from protheon_dask.run.trust.join_token import JoinToken
+from protheon_dask.run.trust.membership import Membership, identity_of, own_key, write_identity
+from protheon_dask.run.trust.owner_files import replace_file
 
 P = ParamSpec("P")
 dial: Any = connect  # distributed is not typed here

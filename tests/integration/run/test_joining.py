@@ -25,13 +25,13 @@ import pytest
 from protheon_dask.broker.join import JoinReply, JoinRequest, JoinThread
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed
-from protheon_dask.run import certificates, join_client
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.host_names import host_name_of
-from protheon_dask.run.join_desk import JoinDesk
-from protheon_dask.run.join_token import JoinToken
-from protheon_dask.run.joining import JOINING_KEY, join
-from protheon_dask.run.membership import CLUSTER_FILE, identity_of, membership_of, renew_if_due, renew_own_if_due
+from protheon_dask.run.trust import certificates, join_client
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.host_names import host_name_of
+from protheon_dask.run.trust.join_desk import JoinDesk
+from protheon_dask.run.trust.join_token import JoinToken
+from protheon_dask.run.trust.joining import JOINING_KEY, join
+from protheon_dask.run.trust.membership import CLUSTER_FILE, identity_of, membership_of, renew_if_due, renew_own_if_due
 from tests.fixtures import tls
 from tests.fixtures.cluster import wait_until
 
@@ -150,7 +150,7 @@ def test_a_host_whose_certificate_ended_asks_again_by_the_same_line_unless_it_ca
 KILLED_AT_EACH_WRITE = """
 import os, signal, sys
 from pathlib import Path
-from protheon_dask.run.joining import join
+from protheon_dask.run.trust.joining import join
 
 home, tokens = Path(sys.argv[1]), sys.argv[2:]
 for n, token in enumerate(tokens, start=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protheon_dask.errors import MissingSetting
-from protheon_dask.run.keys import KEY_BYTES, KEY_FILE, make_key, read_key
+from protheon_dask.run.trust.keys import KEY_BYTES, KEY_FILE, make_key, read_key
 
 
 def test_callers_at_once_get_one_key_that_only_its_owner_reads(tmp_path: Path) -> None:

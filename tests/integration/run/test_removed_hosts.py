@@ -22,11 +22,11 @@ from distributed.protocol.serialize import ToPickle
 from protheon_dask.broker.tls import SERIAL_RANDOM_BITS, TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run import dask_tls
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.dask_tls import refuse_removed
-from protheon_dask.run.identity import dask_security
-from protheon_dask.run.removed import REMOVED_FILE, Noted, note_removed
+from protheon_dask.run.trust import dask_tls
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.dask_tls import refuse_removed
+from protheon_dask.run.trust.identity import dask_security
+from protheon_dask.run.trust.removed import REMOVED_FILE, Noted, note_removed
 from tests.fixtures import tls
 
 WAIT_S = 30.0

@@ -16,15 +16,16 @@ from protheon_dask.broker.peers import Peer
 from protheon_dask.broker.thread import BrokerThread
 from protheon_dask.config import Settings
 from protheon_dask.errors import TransientError
-from protheon_dask.run import api, attendance, certificates, founding, standing
+from protheon_dask.run import api, attendance, standing
 from protheon_dask.run.attendance import Attendance
-from protheon_dask.run.authority import Authority
 from protheon_dask.run.cluster_desk import ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
-from protheon_dask.run.membership import identity_of, own_key
-from protheon_dask.run.owner_files import replace_file
 from protheon_dask.run.reaching import Reach
-from protheon_dask.run.removed import REMOVED_FILE
+from protheon_dask.run.trust import certificates, founding
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.membership import identity_of, own_key
+from protheon_dask.run.trust.owner_files import replace_file
+from protheon_dask.run.trust.removed import REMOVED_FILE
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.broker import ChunkFolder, Runs
 from tests.fixtures.cluster import wait_until

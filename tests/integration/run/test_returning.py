@@ -18,13 +18,13 @@ import pytest
 from protheon_dask.broker.join import RENEW_PATH, JoinThread
 from protheon_dask.broker.tls import TlsFiles, join_no_of
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed
-from protheon_dask.run import certificates
-from protheon_dask.run.authority import HOSTS, RETURN_FOR, Authority
-from protheon_dask.run.join_client import called
-from protheon_dask.run.join_desk import JoinDesk
-from protheon_dask.run.joining import join
-from protheon_dask.run.membership import CLUSTER_FILE, certificate_of, identity_of, membership_of, own_key
-from protheon_dask.run.returning import come_back
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.authority import HOSTS, RETURN_FOR, Authority
+from protheon_dask.run.trust.join_client import called
+from protheon_dask.run.trust.join_desk import JoinDesk
+from protheon_dask.run.trust.joining import join
+from protheon_dask.run.trust.membership import CLUSTER_FILE, certificate_of, identity_of, membership_of, own_key
+from protheon_dask.run.trust.returning import come_back
 from tests.fixtures import tls
 from tests.integration.run.test_authority import Clock, admit, invited, request
 

@@ -9,10 +9,11 @@ import pytest
 
 from protheon_dask.config import Settings
 from protheon_dask.errors import ProtheonError
-from protheon_dask.run import api, founding, parts
+from protheon_dask.run import api, parts
 from protheon_dask.run.addresses import is_near
 from protheon_dask.run.machine import Machine
 from protheon_dask.run.standing import MasterWish, StandingMaster
+from protheon_dask.run.trust import founding
 
 ELSEWHERE = "postgresql://ann@nuc:5432/games"
 Refused = Callable[..., str]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from protheon_dask.broker.tls import join_no_of
 from protheon_dask.errors import ConfigError
-from protheon_dask.run import certificates as certs
-from protheon_dask.run.host_names import check_host_name, host_name_of
+from protheon_dask.run.trust import certificates as certs
+from protheon_dask.run.trust.host_names import check_host_name, host_name_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CA_KEY = certs.make_key()

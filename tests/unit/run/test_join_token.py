@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protheon_dask.errors import ConfigError
-from protheon_dask.run.join_token import PREFIX, JoinToken, split_address
+from protheon_dask.run.trust.join_token import PREFIX, JoinToken, split_address
 
 TOKEN = JoinToken(("192.168.1.10:50052", "[fd00::1]:50052", "nuc.lan:1"), bytes(range(32)), b"invite-1", b"0123456789abcdef")
 

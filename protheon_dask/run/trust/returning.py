@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from protheon_dask.broker.join import RENEW_PATH, RenewRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError
-from protheon_dask.run import certificates
-from protheon_dask.run.join_client import NobodyAnswered, decided, first_answer
-from protheon_dask.run.membership import check_given, identity_of, locked, membership_of, own_key
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.join_client import NobodyAnswered, decided, first_answer
+from protheon_dask.run.trust.membership import check_given, identity_of, locked, membership_of, own_key
+from protheon_dask.run.trust.owner_files import replace_file
 
 
 def come_back(tls: TlsFiles, now: datetime | None = None) -> bool:

@@ -20,8 +20,8 @@ from tornado.iostream import IOStream
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError, ProtheonError
-from protheon_dask.run.removed import Noted
 from protheon_dask.run.settings import AUTHORITY_DIR, home_of
+from protheon_dask.run.trust.removed import Noted
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _who_tells(home: Path, tls: TlsFiles) -> Removed:
     try:
         if not (home / AUTHORITY_DIR).is_dir():
             return Noted(tls).is_removed
-        from protheon_dask.run.authority import Authority  # here: it loads cryptography
+        from protheon_dask.run.trust.authority import Authority  # here: it loads cryptography
 
         return Authority.open(home).is_removed
     except (ProtheonError, OSError) as exc:  # Dask would log it and go on without us

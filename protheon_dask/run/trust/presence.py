@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from protheon_dask.run.authority import RETURN_FOR
+from protheon_dask.run.trust.authority import RETURN_FOR
 
 
 class Presence(StrEnum):

@@ -14,11 +14,11 @@ from typing import Final
 from protheon_dask.broker.join import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import BrokerUnavailable, ConfigError
-from protheon_dask.run import certificates
-from protheon_dask.run.host_names import check_host_name, host_name_of
-from protheon_dask.run.join_client import NobodyAnswered, OtherCluster, called, decided, first_answer
-from protheon_dask.run.join_token import JoinToken
-from protheon_dask.run.membership import (
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.host_names import check_host_name, host_name_of
+from protheon_dask.run.trust.join_client import NobodyAnswered, OtherCluster, called, decided, first_answer
+from protheon_dask.run.trust.join_token import JoinToken
+from protheon_dask.run.trust.membership import (
     Membership,
     certificate_of,
     check_given,
@@ -28,7 +28,7 @@ from protheon_dask.run.membership import (
     tls_below,
     write_identity,
 )
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.trust.owner_files import replace_file
 
 JOINING_KEY: Final = "joining.key"
 """The key that is being joined with: kept until the certificate is there, so that a host whose answer was lost asks again as itself."""
@@ -80,7 +80,7 @@ def join(token_text: str, home: Path, host: str | None = None, *, now: datetime 
 
 
 def _present(tls: TlsFiles, token: JoinToken, now: datetime) -> Membership | None:
-    """The membership that this token gave already; one whose certificate ended, if run.returning can ask for another by its key.
+    """The membership that this token gave already; one whose certificate ended, if run.trust.returning can ask for another by its key.
 
     Raises ConfigError: it is of another cluster.
     """

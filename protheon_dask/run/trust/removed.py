@@ -9,7 +9,7 @@ import msgspec
 
 from protheon_dask.broker.tls import TlsFiles, join_no_of
 from protheon_dask.errors import ConfigError
-from protheon_dask.run.owner_files import replace_file
+from protheon_dask.run.trust.owner_files import replace_file
 
 REMOVED_FILE: Final = "removed.json"
 """Beside the host's certificate."""

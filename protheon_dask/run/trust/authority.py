@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from protheon_dask.broker.tls import MASTER_NAME, join_no_of
 from protheon_dask.errors import ConfigError, MissingSetting, NotAllowed, NotFound, TransientError
-from protheon_dask.run import certificates
-from protheon_dask.run.host_names import check_host_name
-from protheon_dask.run.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
-from protheon_dask.run.owner_files import check_owner_alone, locked, make_home, replace_file, sync_directory
 from protheon_dask.run.settings import AUTHORITY_DIR
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.host_names import check_host_name
+from protheon_dask.run.trust.join_token import INVITE_BYTES, SECRET_BYTES, JoinToken, check_address, secret_hash
+from protheon_dask.run.trust.owner_files import check_owner_alone, locked, make_home, replace_file, sync_directory
 from protheon_dask.workspace.chunkfile import OWNER_DIR
 
 CA_CERTIFICATE, CA_KEY, HOSTS, INVITES, LOCK = "ca.pem", "ca.key", "hosts.json", "invites.json", "lock"

@@ -11,13 +11,13 @@ from pathlib import Path
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run import certificates
 from protheon_dask.run.addresses import own_addresses, with_port
-from protheon_dask.run.authority import Authority, HostRecord
-from protheon_dask.run.host_names import check_host_name, host_name_of
-from protheon_dask.run.join_token import check_address
-from protheon_dask.run.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
 from protheon_dask.run.settings import AUTHORITY_DIR, home_of
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.authority import Authority, HostRecord
+from protheon_dask.run.trust.host_names import check_host_name, host_name_of
+from protheon_dask.run.trust.join_token import check_address
+from protheon_dask.run.trust.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
 
 
 @dataclass(frozen=True, slots=True)

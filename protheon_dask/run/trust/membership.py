@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.errors import ConfigError, MissingSetting
-from protheon_dask.run import certificates, owner_files
-from protheon_dask.run.authority import Authority
-from protheon_dask.run.identity import TLS_DIR
-from protheon_dask.run.owner_files import check_owner_alone, make_directory, replace_file
+from protheon_dask.run.trust import certificates, owner_files
+from protheon_dask.run.trust.authority import Authority
+from protheon_dask.run.trust.identity import TLS_DIR
+from protheon_dask.run.trust.owner_files import check_owner_alone, make_directory, replace_file
 
 CLUSTER_FILE: Final = "cluster.json"
 LOCK: Final = "lock"

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protheon_dask.broker.tls import SERIAL_RANDOM_BITS
 from protheon_dask.errors import ConfigError
-from protheon_dask.run.host_names import check_host_name
+from protheon_dask.run.trust.host_names import check_host_name
 
 CA_LIFE: Final = timedelta(days=3652)
 """Ten years: a new authority means that every host joins anew."""

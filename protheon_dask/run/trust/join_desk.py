@@ -6,8 +6,8 @@ import logging
 
 from protheon_dask.broker.join import JoinReply, JoinRequest, RenewRequest
 from protheon_dask.errors import ConfigError, NotAllowed, TransientError
-from protheon_dask.run import certificates
-from protheon_dask.run.authority import Authority
+from protheon_dask.run.trust import certificates
+from protheon_dask.run.trust.authority import Authority
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Final
 from filelock import FileLock
 
 from protheon_dask.errors import MissingSetting
-from protheon_dask.run.owner_files import make_home, replace_file
+from protheon_dask.run.trust.owner_files import make_home, replace_file
 
 KEY_BYTES: Final = 32
 KEY_FILE: Final = "cluster.key"

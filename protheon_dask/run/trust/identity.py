@@ -35,7 +35,7 @@ def own_name(settings: Settings) -> str:
     if told := environment().get(HOST_VARIABLE):
         return told
     if (tls := tls_of(settings)) is not None:
-        from protheon_dask.run.membership import identity_of  # here: without TLS nobody needs cryptography
+        from protheon_dask.run.trust.membership import identity_of  # here: without TLS nobody needs cryptography
 
         try:
             return identity_of(tls).host

@@ -18,7 +18,7 @@ from protheon_dask.broker.join import JoinReply, JoinRequest, RenewRequest
 from protheon_dask.broker.reach import EXPIRED, NOT_YET_VALID
 from protheon_dask.broker.tls import MASTER_NAME
 from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError
-from protheon_dask.run.join_token import split_address
+from protheon_dask.run.trust.join_token import split_address
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
