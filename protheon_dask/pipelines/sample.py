@@ -244,5 +244,6 @@ BAD_KINDS: Final[tuple[_BadKind, ...]] = (
     ("invalid UTF-8", lambda line: line.replace(b'"displayName":"', b'"displayName":"\xff\xfe', 1)),
     ("out of range", lambda line: line.replace(b'"lightLevel":', b'"lightLevel":9999999', 1)),
     ("no instance", lambda line: line.replace(b'"instanceId":', b'"instance":', 1)),
-    ("NUL in a name", lambda line: line.replace(b'"displayName":"', b'"displayName":"\\u0000', 1)),
+    # in each name: of a player with two characters only the last entry's is looked at
+    ("NUL in a name", lambda line: line.replace(b'"displayName":"', b'"displayName":"\\u0000')),
 )

@@ -31,8 +31,15 @@ def test_one_seed_gives_the_same_bytes_whatever_the_compression(tmp_path: Path) 
     assert not list(tmp_path.glob("*.part"))
 
 
+def _rejected(content: bytes) -> list[int]:
+    lines = content.split(b"\n")[:-1]
+    return [verdict.index + 1 for verdict in pgcr.open(ChunkContext(1, 1, "s")).transform(lines, range(1, len(lines) + 1)).rejected]
+
+
 @pytest.mark.parametrize("shape", ["dump", "api", "mixed"])
 def test_the_report_says_what_pgcr_finds(tmp_path: Path, shape: Shape) -> None:
+    report = write_sample(tmp_path / "s.jsonl.zst", 600, shape=shape, n_bad=600)
+    assert _rejected(raw(report.path)) == list(range(1, 601))  # also where a player of the line has two characters
     report = write_sample(tmp_path / "s.jsonl.zst", 600, shape=shape, n_bad=2 * len(BAD_KINDS))
     content = raw(report.path)
     assert (len(content), report.path.stat().st_size) == (report.raw_bytes, report.stored_bytes)
