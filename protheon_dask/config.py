@@ -165,7 +165,7 @@ class Effective:
     origins: Mapping[str, str]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What ``protheon config`` prints: name, value (secrets masked), origin, meaning."""
+        """Each setting: name, value (secrets masked), origin, meaning."""
         return [
             {
                 "name": item.name,

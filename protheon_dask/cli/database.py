@@ -166,14 +166,17 @@ CONFIG_COLUMNS = (
 @click.command()
 @json_option
 def config(as_json: bool) -> None:
-    """Print every setting, its value and where that came from.
+    """Print where the settings file is, and every setting with its value and where that came from.
 
-    Secrets are masked. A setting NAME is PROTHEON_NAME in the environment, or `name = value` in the file.
+    Secrets are masked; home is the directory that it comes to.
+    A setting NAME is PROTHEON_NAME in the environment, or `name = value` in the file.
 
     \b
     Example:  PROTHEON_LEASE_S=90 protheon config
     """
-    rows = effective_settings().rows()
+    from protheon_dask.run.settings import shown_settings
+
+    rows = shown_settings(effective_settings(), config_file=click.get_current_context().find_root().obj)
     if as_json:
         output.emit_json(rows)
         return

@@ -103,13 +103,14 @@ def rejects_list(run: int | None, limit: int, everything: bool, into: str | None
 @database_option
 @json_option
 def rejects_show(run: int | None, reject_id: int | None, limit: int, everything: bool, into: str | None, as_json: bool) -> None:
-    """Show rejects with their files and lines, in the order of the list.
+    """Show rejects with their files and lines, in the order of these, as the list has them.
 
     \b
     Example:  protheon rejects show --id 7
     """
     chosen: dict[str, Any] = {"replayed": everything} if reject_id is None else {"reject_id": reject_id}
-    rows = read("rejects", run, into, limit=limit, **chosen)
+    rows = read("rejects", run, into, limit=limit + 1, **chosen)
+    there_are_more, rows = len(rows) > limit, rows[:limit]
     if reject_id is not None and not rows:
         of_run, listing = ("the latest run", "") if run is None else (f"run {run}", f" {run}")
         raise NotFound(f"there is no reject {reject_id} of {of_run}: `protheon rejects list{listing} --all` lists them")
@@ -119,9 +120,22 @@ def rejects_show(run: int | None, reject_id: int | None, limit: int, everything:
         output.messages().print("no rejects", markup=False)
     for row in () if as_json else rows:
         output.emit_drawing(*reject_card(row))
+    if there_are_more and not as_json:
+        tell_more(limit, run, into, everything=everything)
     if not as_json:
         tell_next(rows, run, into)
         tell_replayed(run, into, everything=everything or reject_id is not None)
+
+
+def tell_more(limit: int, run: int | None, into: str | None, *, everything: bool) -> None:
+    """Say that there are more rejects than were shown, how many, and how to see them."""
+    from protheon_dask.run import api
+
+    with opened(into) as url:
+        left = api.still_refused(url, run)
+    n = left.n_lines + left.n_parts + (sum(row["n"] for row in read("replayed", run, into)) if everything else 0)
+    told = f"the first {words.count(limit)} of {words.count(n)}, in the order of files and lines; --limit {n} shows all"
+    output.messages().print(told, style="dim", markup=False, soft_wrap=True)
 
 
 def tell_replayed(run: int | None, into: str | None, *, everything: bool) -> None:

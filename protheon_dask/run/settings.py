@@ -43,6 +43,18 @@ def read_settings(given: Mapping[str, Any], *, config_file: Path | None = None) 
     return Settings.read(os.environ, file, given)
 
 
+def shown_settings(effective: Effective, *, config_file: Path | None = None) -> list[dict[str, Any]]:
+    """What ``protheon config`` prints: every setting, home as the directory that it comes to, and first the settings file.
+
+    config_file: as of read_settings().
+    """
+    path = (config_file or config_path()).absolute()
+    origin = "flag" if config_file is not None else "PROTHEON_CONFIG" if os.environ.get("PROTHEON_CONFIG") else "default"
+    meaning = "the settings file" if path.exists() else "where a settings file would be read; there is none"
+    rows = [{"name": "config", "value": str(path), "origin": origin, "meaning": meaning}, *effective.rows()]
+    return [{**row, "value": str(home_of(effective.settings))} if row["name"] == "home" else row for row in rows]
+
+
 def home_of(settings: Settings) -> Path:
     """Where the embedded PostgreSQL, the workspace and the keys live."""
     return Path(settings.home).expanduser() if settings.home else platformdirs.user_data_path("protheon")

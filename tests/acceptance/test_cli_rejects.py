@@ -76,6 +76,8 @@ def test_replay_is_typed_until_nothing_is_left(world: World, type_: Type) -> Non
     still = type_("rejects", "list", first.run, "--json", "--limit", 1_000).json
     assert [row["replayed_by"] for row in still] == [None] * 50
     assert len(type_("rejects", "show", first.run, "--json", "--limit", 1_000).json) == 50
+    assert "the first 10 of 50, in the order of files and lines; --limit 50 shows all" in type_("rejects", "show", first.run).err
+    assert "the first 10 of 150" in type_("rejects", "show", first.run, "--all").err
     for verb in ("list", "show"):
         told = type_("rejects", verb, first.run)
         assert f"100 were replayed by run {again.json['run']} (--all shows them)" in told.err

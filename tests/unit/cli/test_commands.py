@@ -14,7 +14,9 @@ from protheon_dask.cli.output import render
 from protheon_dask.cli.rejects import reject_card
 from protheon_dask.cli.summary import summary
 from protheon_dask.cli.verbs import NounGroup, flag_of
+from protheon_dask.config import Settings
 from protheon_dask.model import RunState
+from protheon_dask.run.settings import home_of
 from tests.unit.cli.pictures import picture_of
 
 
@@ -139,8 +141,24 @@ def test_config_names_value_origin_and_meaning_and_masks_secrets(
     assert rows["database_url"]["origin"] == "PROTHEON_DATABASE_URL"
     assert (rows["batch_lines"]["value"], rows["batch_lines"]["origin"]) == (500, "file")
     assert rows["lease_s"] == {"name": "lease_s", "value": 60.0, "origin": "default", "meaning": rows["lease_s"]["meaning"]}
+    assert (rows["config"]["value"], rows["config"]["origin"]) == (str(settings), "flag")
     assert main(["config"]) == 0
     assert "secret" not in capsys.readouterr().out
+
+
+def test_config_says_where_home_and_the_settings_file_are_and_whether_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("platformdirs.user_config_path", lambda _: tmp_path)
+    monkeypatch.delenv("PROTHEON_CONFIG", raising=False)
+    monkeypatch.delenv("PROTHEON_HOME", raising=False)
+    for is_there in (False, True):
+        assert main(["config", "--json"]) == 0
+        rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        assert rows["config"]["value"] == str(tmp_path / "config.toml")
+        assert ("there is none" in rows["config"]["meaning"]) is not is_there
+        assert (rows["home"]["value"], rows["home"]["origin"]) == (str(home_of(Settings())), "default")
+        (tmp_path / "config.toml").touch()
 
 
 def test_sample_tells_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
