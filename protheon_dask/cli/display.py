@@ -35,6 +35,9 @@ class Display(Protocol):
     def show(self, statistics: RunStatistics) -> None:
         """The run as it is now."""
 
+    def settle(self) -> None:
+        """Nothing is waited for any more, and stdout is written to: from here on no picture changes in place."""
+
 
 class QuietDisplay:
     """Nothing at all."""
@@ -45,6 +48,9 @@ class QuietDisplay:
     note = event
 
     def show(self, statistics: RunStatistics) -> None:
+        pass
+
+    def settle(self) -> None:
         pass
 
 
@@ -83,6 +89,9 @@ class LiveDisplay(_Board):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def settle(self) -> None:
         self._live.stop()
 
     def event(self, text: str) -> None:
@@ -125,6 +134,9 @@ class PlainDisplay(_Board):
     def show(self, statistics: RunStatistics) -> None:
         super().show(statistics)
         self._begun.set()
+
+    def settle(self) -> None:
+        pass
 
     def _run(self) -> None:
         self._begun.wait()

@@ -125,14 +125,15 @@ def render(drawing: RenderableType, *, width: int | None, color: bool) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
-def emit_drawing(*drawings: RenderableType, wrap: bool = True) -> None:
+def emit_drawing(*drawings: RenderableType, wrap: bool = True, piped_width: int | None = None) -> None:
     """Draw to stdout: in colour and to its width on a terminal, plain and uncut elsewhere.
 
     wrap: False leaves long lines to the terminal, so that a command is copied as it is.
+    piped_width: columns where stdout is no terminal, for what is prose.
     """
     width = terminal_width()
     for drawing in drawings:
-        emit(render(drawing, width=width if wrap else None, color=width is not None))
+        emit(render(drawing, width=(width or piped_width) if wrap else None, color=width is not None))
 
 
 def terminal_width() -> int | None:
@@ -150,6 +151,7 @@ class Shown:
     right: bool = False
     style: str = ""
     keep: bool = False  # never wrapped: names and times
+    most: int = 0  # cells at most, then it wraps; 0: as wide as there is room
     drop: int = 0  # left out of a terminal that is too narrow, the highest first; 0: never
 
 
@@ -183,6 +185,7 @@ def table(shown: Sequence[Shown], rows: Sequence[Mapping[str, Any]]) -> Table:
             justify="right" if column.right else "left",
             style=column.style,
             no_wrap=column.keep or column.right,
+            max_width=column.most or None,
             overflow="fold",
         )
     for row in rows:

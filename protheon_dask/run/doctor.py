@@ -41,6 +41,8 @@ CERTIFICATE_WARN_S: Final = 6 * 3_600.0
 """A certificate lives for a day and is renewed after a third of it: with less left, renewing does not work."""
 LEAST_MASTER_MEMORY_BYTES: Final = 2 << 30
 """Scheduler, broker and the splitters: one that is short of memory is no master."""
+EVEN_S: Final = 0.002
+"""Two hosts whose ways to the database differ by less are alike: ROUND_TRIPS of it are 60 ms of a chunk that takes seconds."""
 LEAST_MASTER_DISK_BYTES: Final = 4 << 30
 """For a workspace that holds what the workers want next."""
 
@@ -163,6 +165,9 @@ def check_certificates(found: Gathered) -> Iterator[Finding]:
             yield Finding(Level.WARN, "host", host.name, f"gets no work: {host.aside}", "mend what it says; it is tried again by itself")
         if host.until_s is None:
             continue
+        is_master = found.scheduler is not None and host.name == found.scheduler.host
+        if not (host.n_workers or is_master or found.scheduler_trouble) and found.now_s < host.until_s:
+            yield Finding(Level.OK, "host", host.name, "no worker of it is connected: it comes back by itself where `protheon worker` runs")
         yield from _certificate(host, datetime.fromtimestamp(host.until_s, UTC), datetime.fromtimestamp(found.now_s, UTC))
 
 
@@ -421,28 +426,44 @@ def check_bench(found: Gathered) -> Iterator[Finding]:
 
 
 def best_master(found: Gathered) -> tuple[str, str]:
-    """Which host should be the master, and why: always on, memory and disk enough, and of those the nearest to the database."""
-    known = [host for host in _hosts_once(found) if host.to_database is not None]
-    if not known:
+    """Which host should be the master, and why: memory and disk enough, always on, and of those the nearest to the database.
+
+    The one that is stays, unless another is better by something that a run would notice. Empty: nothing that was measured says it.
+    """
+    now = found.scheduler
+    hosts = list(_hosts_once(found))
+    if now is not None and all(host.host != now.host for host in hosts):
+        hosts.append(now)
+    known = {host.host: (host, host.to_database.latency_s) for host in hosts if host.to_database is not None}
+    if not known or (now is not None and now.host not in known):
         return "", ""
-    able = [host for host in known if host.memory_bytes >= LEAST_MASTER_MEMORY_BYTES and host.disk_free_bytes >= LEAST_MASTER_DISK_BYTES]
-    steady = [host for host in able if not host.has_battery]
-    candidates = steady or able or known
-    best = min(candidates, key=_nearness)
-    assert best.to_database is not None, "those that do not know their way to the database were left out"
-    reasons = [f"{best.to_database.latency_s * 1e3:.1f} ms to the database" + (", the least" if len(candidates) > 1 else "")]
-    if best not in able:
-        reasons.append(f"though it has only {words.size(best.memory_bytes)} of memory and {words.size(best.disk_free_bytes)} of free disk")
-    else:
-        reasons.append(f"{words.size(best.memory_bytes)} of memory, {words.size(best.disk_free_bytes)} of free disk")
+    able = {name for name, (host, _) in known.items() if _is_able(host)}
+    steady = {name for name in able if not known[name][0].has_battery}
+    candidates = steady or able or known.keys()
+    least_s = min(known[name][1] for name in candidates)
+    near = [known[name][0] for name in candidates if known[name][1] <= least_s + EVEN_S]
+    best = min(near, key=lambda host: (now is None or host.host != now.host, -host.disk_free_bytes, host.host))
+    reasons = [f"{known[best.host][1] * 1e3:.1f} ms to the database"]
+    reasons.append(("" if best.host in able else "though it has only ") + _means(best))
     reasons.append("it has a battery: see that it does not sleep" if best.has_battery else "no battery: it may stay on")
+    if now is not None and best.host == now.host:
+        reasons.insert(0, "it is the master now")
+    elif now is not None:
+        present, latency_s = known[now.host]
+        if now.host in candidates:
+            why = f"is {latency_s * 1e3:.1f} ms from it"
+        else:
+            why = "has a battery" if now.host in able else f"has only {_means(present)}"
+        reasons.insert(1, f"{now.host}, the master now, {why}")
     return best.host, "; ".join(reasons)
 
 
-def _nearness(host: HostVitals) -> tuple[float, int]:
-    """Latency to a tenth of a millisecond, for two on one switch are alike; then the larger disk."""
-    assert host.to_database is not None
-    return round(host.to_database.latency_s, 4), -host.disk_free_bytes
+def _is_able(host: HostVitals) -> bool:
+    return host.memory_bytes >= LEAST_MASTER_MEMORY_BYTES and host.disk_free_bytes >= LEAST_MASTER_DISK_BYTES
+
+
+def _means(host: HostVitals) -> str:
+    return f"{words.size(host.memory_bytes)} of memory, {words.size(host.disk_free_bytes)} of free disk"
 
 
 def server_of(found: Gathered) -> ServerFacts | None:

@@ -82,7 +82,8 @@ async def look_from_scheduler() -> dict[str, Any]:
 
 def _look_from_scheduler() -> dict[str, Any]:
     settings = read_settings({}).settings
-    return {"vitals": asdict(vitals(settings)), "disk": asdict(disk(settings))}
+    way = database_way(settings.database_url) if settings.database_url else {}  # none: somebody else's scheduler
+    return {"vitals": asdict(vitals(settings)) | way, "disk": asdict(disk(settings))}
 
 
 def _look_from_worker(with_ways: bool, bench_s: float) -> dict[str, Any]:

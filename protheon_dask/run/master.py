@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from protheon_dask.broker.chunks import PinnedChunk
 from protheon_dask.broker.client import BrokerClient
-from protheon_dask.broker.cluster_wire import Enrolment, Versions
+from protheon_dask.broker.cluster_wire import Enrolment, HostView, Versions
 from protheon_dask.broker.pin_wire import PinRequest
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.broker.wire import (
@@ -285,6 +285,10 @@ class Master:
     def enrol(self, host: str, versions: Versions) -> Enrolment:
         """What this host needs to work for the master. Raises: NotAllowed: it was removed; BrokerUnavailable."""
         return self._client.enrol(host, versions)
+
+    def hosts(self) -> Sequence[HostView]:
+        """The hosts of the cluster. Raises BrokerUnavailable."""
+        return self._client.hosts().hosts
 
     def _through_restarts(self, call: Callable[[], T]) -> T:
         """The answer of the broker, or of the one that is started after it: for what is safe to repeat."""

@@ -66,7 +66,7 @@ WELL = Gathered(
     master_versions=Versions("3.11.9", LIBRARIES),
     scheduler=host("nuc", n_workers=0),
     hosts=(host("mac"), host("nuc")),
-    told=(HostTold("mac", until_s=50_000.0), HostTold("nuc")),
+    told=(HostTold("mac", until_s=50_000.0, n_workers=4), HostTold("nuc", until_s=50_000.0)),
     database="database 'd7' at nuc:5432, role 'ann'",
     disk=Disk("nuc", "/var/protheon/workspace", 100 * GIB, 20 * GIB, 0),
     now_s=0.0,
@@ -310,6 +310,10 @@ def test_a_host_that_is_away_is_well_and_one_that_is_gone_is_no_host_of_the_clus
         assert diagnosis.is_well
         return [finding.told for finding in diagnosis.findings if finding.what == "certificate" and finding.level is Level.OK]
 
+    [finding] = [
+        finding for finding in diagnose(replace(WELL, told=(HostTold("mac", until_s=7_200.0),))).findings if finding.what == "host"
+    ]
+    assert (finding.level, finding.which, finding.told[:28]) == (Level.OK, "mac", "no worker of it is connected")
     assert told(7_200.0) == ["ends in 2 h 00 min"], "nobody renews it, as its host sleeps"
     assert told(-7_200.0) == ["away: its certificate ended 2 h 00 min ago; it comes back by itself until 1970-01-30 22:00:00Z"]
     assert told(-31 * 86_400.0) == []
@@ -343,7 +347,7 @@ def test_without_a_master_this_machine_alone_is_judged() -> None:
 
 def test_the_best_master_is_the_nearest_to_the_database_of_those_that_are_able() -> None:
     def named(**hosts: HostVitals) -> str:
-        return best_master(replace(WELL, here=hosts["a"], hosts=tuple(hosts.values())))[0]
+        return best_master(replace(WELL, here=hosts["a"], hosts=tuple(hosts.values()), scheduler=None))[0]
 
     far, near = ServerWay(0.010, 1e8, 0.0, 0.0), ServerWay(0.001, 1e8, 0.0, 0.0)
     assert named(a=host("a", to_database=far), b=host("b", to_database=near)) == "b"
@@ -352,10 +356,26 @@ def test_the_best_master_is_the_nearest_to_the_database_of_those_that_are_able()
     assert named(a=host("a", to_database=far), b=host("b", to_database=near, disk_free_bytes=GIB)) == "a"
     assert named(a=host("a", to_database=near), b=host("b", to_database=near, disk_free_bytes=200 * GIB)) == "b"
     assert named(a=host("a", to_database=None), b=host("b", to_database=far, has_battery=True)) == "b"
-    _, because = best_master(WELL)
-    assert "1.0 ms to the database, the least" in because
-    assert "no battery" in because
     assert best_master(Gathered(here=host("a", to_database=None))) == ("", "")
+
+
+def test_the_present_master_stays_unless_another_is_better_by_something_that_matters() -> None:
+    def judged(**more: Any) -> tuple[str, str]:
+        return best_master(replace(WELL, scheduler=host("nas", n_workers=0, **more)))
+
+    name, because = judged(to_database=ServerWay(0.0025, 1e8, 0.0, 0.0))
+    assert (name, because.split("; ")[:2]) == ("nas", ["it is the master now", "2.5 ms to the database"])
+    assert "no battery" in because
+    assert judged(disk_free_bytes=5 * GIB)[0] == "nas"
+    for more, why in (
+        ({"to_database": ServerWay(0.012, 1e8, 0.0, 0.0)}, "1.0 ms to the database; nas, the master now, is 12.0 ms from it"),
+        ({"has_battery": True}, "nas, the master now, has a battery"),
+        ({"memory_bytes": GIB}, "nas, the master now, has only 1.1 GB of memory"),
+    ):
+        name, because = judged(**more)
+        assert name == "desk"
+        assert why in because
+    assert judged(to_database=None) == ("", ""), "an older version's scheduler does not tell"
 
 
 def test_a_host_of_several_processes_is_their_sum() -> None:
