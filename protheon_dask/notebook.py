@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protheon_dask.errors import ConfigError
 from protheon_dask.run import api
-from protheon_dask.run.attaching import attach
+from protheon_dask.run.attaching import attach, own_master
 from protheon_dask.run.cluster import Cluster, Runs
 from protheon_dask.run.frames import MoreRows
 from protheon_dask.run.guest import GuestCluster, dask_of
@@ -90,6 +90,7 @@ def connect(
 ) -> Cluster:
     """A cluster whose master runs already, at this gRPC address (``host:port``; the port left out is 50051).
 
+    address:   left out, with no scheduler either: the master whose cluster this host has joined.
     scheduler: in the place of address: of somebody else's Dask cluster, such as ``tcp://host:8786``, or a ``distributed.Client`` of it. The
                broker alone is started, here, and ends as that of local() does. protheon-dask is installed on the workers, and
                PROTHEON_DATABASE_URL is in their environment: no database's URL travels through their Dask. They need no preload.
@@ -107,6 +108,8 @@ def connect(
     Guarantee: the master, its runs and its workers stay as they are when this object is closed.
     """
     effective = api.read_settings(settings)
+    if address is None and scheduler is None:
+        address = own_master(effective.settings)
     try:
         database = api.resolve_database(effective, into, embedded=into == EMBEDDED)
     except api.SeveralMasters:

@@ -29,7 +29,7 @@ from protheon_dask.broker.chunks import (
     WantedChunk,
     after_break,
 )
-from protheon_dask.broker.reach import refusal
+from protheon_dask.broker.reach import joined_elsewhere, refusal
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles, channel_credentials
 from protheon_dask.errors import BrokerBusy, BrokerUnavailable, ConfigError, ProtheonError
 
@@ -70,6 +70,8 @@ BUSY_S = 0.5
 """Pause before a stream is asked for again that the broker had no place for."""
 REACH_S = 5.0
 """Period in which it is looked once why a broker that is there does not answer."""
+BROKE_OFF: Final = "it broke the connection off: it is ending, or starting again"
+"""Said of one that can be reached when it is looked at."""
 STREAM_S = 60.0
 """Deadline of one stream: it is then opened again where it was, so that a server stuck without a broken line is left too."""
 
@@ -90,7 +92,7 @@ class BrokerClient:
         self._older: grpc.Channel | None = None  # shows the certificate before: streams that began on it end there
         self._is_closed = False
         self._reached_at = -math.inf  # when it was looked last why it does not answer (monotonic), and what was found
-        self._refusal: ConfigError | None = None
+        self._found: ConfigError | str = ""
 
     def fetch_chunk(
         self,
@@ -382,7 +384,7 @@ class BrokerClient:
                 # the name alone is fixed: the address may be any that leads there
                 options = (*OPTIONS, ("grpc.ssl_target_name_override", MASTER_NAME))
                 self._older, self._stamp = self._channel, stamp
-                self._reached_at, self._refusal = -math.inf, None  # what was found of the one before
+                self._reached_at, self._found = -math.inf, ""  # what was found of the one before
                 self._channel = grpc.secure_channel(self.address, credentials, options=options)
             return self._channel
 
@@ -416,16 +418,27 @@ class BrokerClient:
             return found
         if self._is_closed:
             return self._closed()
-        return (self._why_refused() if error.code() is grpc.StatusCode.UNAVAILABLE and not wire.is_told(error) else None) or found
+        if wire.is_told(error):
+            return found
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._away("no answer in time")
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return found
+        why = self._why_unreached()
+        return why if isinstance(why, ConfigError) else self._away(why or BROKE_OFF)
 
-    def _why_refused(self) -> ConfigError | None:
-        """What stands in the way of every connection; looked at once in REACH_S, whoever asks."""
+    def _away(self, why: str) -> BrokerUnavailable:
+        elsewhere = joined_elsewhere(self.address, self._tls)
+        return BrokerUnavailable(f"no master answers at {self.address}: {why}{elsewhere and f'. {elsewhere}'}")
+
+    def _why_unreached(self) -> ConfigError | str:
+        """What stands in the way of every connection, or why nobody answers; looked at once in REACH_S, whoever asks."""
         with self._lock:
             if is_due := time.monotonic() - self._reached_at > REACH_S:
                 self._reached_at = time.monotonic()
         if is_due:
-            self._refusal = refusal(self.address, self._tls)
-        return self._refusal
+            self._found = refusal(self.address, self._tls)
+        return self._found
 
     def _closed(self) -> ConfigError:
         return ConfigError(f"the connection to the master at {self.address} was closed here: open another one")

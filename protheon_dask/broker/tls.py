@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ MASTER_NAME: Final = "master.protheon.internal"
 CA_FILE: Final = "ca.pem"
 CERTIFICATE_FILE: Final = "host.pem"
 KEY_FILE: Final = "host.key"
+CLUSTER_FILE: Final = "cluster.json"
 
 
 SERIAL_RANDOM_BITS: Final = 96
@@ -41,6 +43,20 @@ class TlsFiles:
     def key(self) -> Path:
         """This host's private key, mode 0600."""
         return self.directory / KEY_FILE
+
+    @property
+    def note(self) -> Path:
+        """What was noted when this host joined; run.trust.membership has its form."""
+        return self.directory / CLUSTER_FILE
+
+    def joined_master(self) -> str:
+        """The gRPC address that was told to this host when it joined; empty: it did not join, or nothing can be read of it."""
+        try:
+            noted = json.loads(self.note.read_bytes())
+        except (OSError, ValueError):
+            return ""
+        is_one = isinstance(noted, dict) and bool(noted.get("invite"))
+        return str(noted.get("master", "")) if is_one else ""
 
     def read(self) -> Pem:
         """Raises MissingSetting: a file is not there, or not ours to read."""

@@ -17,6 +17,8 @@ from protheon_dask.errors import ConfigError
 LOOPBACK: Final = "127.0.0.1"
 MASTER_PORT: Final = Settings().broker_port
 """Of gRPC, where nobody says another."""
+IS_IT_THERE: Final = "Is the master running, and is this its gRPC address?"
+"""Asked of a person where nobody answers."""
 OUTSIDE: Final = ("192.0.2.1", 9)
 """An address of nobody (RFC 5737): a datagram socket bound for it tells which of ours the default route begins at, and sends nothing."""
 
@@ -47,6 +49,18 @@ def master_address(text: str, port: int = MASTER_PORT) -> str:
     if not is_one:
         raise ConfigError(f"{text!r} is no address of a master: give host:port, such as master:{MASTER_PORT}")
     return address
+
+
+def led_already(leader: str, joined: str) -> str:
+    """The refusal where another broker leads: which, if that is known, and how to use it.
+
+    joined: the address of the master of this host's cluster; empty: it has joined none.
+    """
+    who = f", {leader}" if leader else ""
+    return (
+        f"another broker leads this ledger already{who}: use that master (type the command on its host, or from here, in Python, "
+        f'protheon.connect("{joined or f"HOST:{MASTER_PORT}"}")), or stop it first'
+    )
 
 
 def is_here(host: str) -> bool:

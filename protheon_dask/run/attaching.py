@@ -14,7 +14,7 @@ from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
-from protheon_dask.run.addresses import master_address
+from protheon_dask.run.addresses import IS_IT_THERE, master_address
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.local import Database
@@ -38,6 +38,20 @@ def attach(effective: Effective, address: str, database: Database, *, is_given: 
     except ProtheonError:
         master.close()
         raise
+
+
+def own_master(settings: Settings) -> str:
+    """The gRPC address that was noted when this host joined its cluster; on the master its own. Raises ConfigError: it is in none."""
+    from protheon_dask.run.trust.membership import membership_of  # here: it loads cryptography
+
+    tls = tls_of(settings)
+    member = None if tls is None else membership_of(tls)
+    if member is None:
+        raise ConfigError(
+            "connect() to which master? This host has joined no cluster: give its gRPC address, protheon.connect('HOST:50051'), or "
+            "scheduler=, the address of a Dask cluster"
+        )
+    return member.master
 
 
 def reached(settings: Settings, place: str) -> tuple[Master, str]:
@@ -67,7 +81,7 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
             raise
     if isinstance(told, OtherTransport):
         raise told
-    raise BrokerUnavailable(f"no master answers at {place}: is it running, and is this its gRPC address? ({told})") from told
+    raise BrokerUnavailable(f"{told}. {IS_IT_THERE}") from told
 
 
 def _has_joined(tls: TlsFiles) -> bool:

@@ -283,7 +283,9 @@ class Cluster:
             info, runs, page = self.info(), master.runs(CARD_RUNS), self._link.dashboard_link()
         except ProtheonError as error:
             return card.ClusterFacts(__version__, master.address, 0, database, missing=(str(error),))
-        return card.ClusterFacts(info.version, master.address, info.n_threads, database, page, tuple(runs))
+        return card.ClusterFacts(
+            info.version, master.address, info.n_threads, database, page, tuple(runs), dashboard_way=self._link.dashboard_way(page)
+        )
 
 
 class Runs(Sequence[Run]):

@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.config import Settings, environment
-from protheon_dask.errors import BrokerUnavailable, ConfigError, NotAllowed, ProtheonError, TransientError
+from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailable, NotAllowed, ProtheonError, TransientError
 from protheon_dask.run import settings as rim
+from protheon_dask.run.addresses import IS_IT_THERE
 from protheon_dask.run.attendance import Attendance, Headcount
 from protheon_dask.run.enrolling import Enrolled, enrol
 from protheon_dask.run.parts import DASK_CONFIG, WORKER_MALLOC, dask_worker
@@ -93,6 +94,7 @@ class Hosting:
                     self._lost_at = time.monotonic()
                 self._say(f"lost: {ending}; joining again")
                 self._wait(pause_s)
+            self._say("ended while it waited: nothing of this host is left at the master")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -128,7 +130,7 @@ class Hosting:
                     raise
                 if type(exc).__name__ != told:  # the text of an outage may be another one each time
                     told = type(exc).__name__
-                    self._say(since(since_at, f"waiting for the master at {self._at.master}: {exc}"))
+                    self._say(since(since_at, self._waiting(exc)))
                 self._wait(pause_s)
                 pause_s = min(MAX_PAUSE_S, 2.0 * pause_s)
                 continue
@@ -136,6 +138,12 @@ class Hosting:
                 self._say(f"{item}: install the same, if results look strange")
             return enrolled
         return None
+
+    def _waiting(self, exc: ProtheonError) -> str:
+        if isinstance(exc, LedgerUnavailable):
+            return f"waiting for PostgreSQL: {exc}"
+        is_new = isinstance(exc, BrokerUnavailable) and not self._was_joined
+        return f"waiting for the master: {exc}{f'. {IS_IT_THERE}' if is_new else ''}"
 
     def _come_back(self) -> None:
         """See that there is a certificate to show, after a time away that was longer than one lives, too. Raises what come_back() does."""

@@ -13,9 +13,11 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from protheon_dask import words
+from protheon_dask.broker.peers import is_loopback
 from protheon_dask.errors import ConfigError, ProtheonError, TransientError
 from protheon_dask.ledger.connect import opened
 from protheon_dask.run import reporting
+from protheon_dask.run.addresses import LOOPBACK, is_here
 from protheon_dask.run.frames import ROWS, limit_of
 from protheon_dask.run.local import LocalCluster
 from protheon_dask.run.master import Master
@@ -109,6 +111,17 @@ class Link:
     def dashboard_link(self) -> str:
         """The page that shows the cluster at work: ours where its scheduler has it, else Dask's own."""
         return dashboard_page(self.master.info().dashboard_link)
+
+    def dashboard_way(self, page: str) -> str:
+        """The command by which this page is reached from here, where it is the loopback of another host's; else empty."""
+        host = self.master.address.rpartition(":")[0].strip("[]")
+        try:
+            parts = urlsplit(page)
+            if not (parts.hostname and parts.port and is_loopback(parts.hostname)) or is_here(host):
+                return ""
+        except ValueError:  # it is no address
+            return ""
+        return f"ssh -N -L {parts.port}:{LOOPBACK}:{parts.port} {host}"
 
     def report(self, name: str, run_id: int = 0, limit: int | None = ROWS, *, everything: bool = False) -> list[Mapping[str, Any]]:
         """Rows of a named report, one more than limit where there are more: from the database where it is known here, else by the master.

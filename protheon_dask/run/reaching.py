@@ -77,7 +77,8 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
         )
     master = master_address(master, settings.broker_port)
     if tls is None:
-        if not wanted.insecure and not is_loopback(master.rpartition(":")[0]):
+        if not wanted.insecure and not is_loopback(host := master.rpartition(":")[0]):
+            check_name(host.strip("[]"))
             raise ConfigError(
                 f"the master at {master} is on another host, and this one has no certificate to show: join by a token (`protheon cluster "
                 "invite` there prints the line), or give --insecure: then all that travels can be read and changed on the way, and anyone "
@@ -88,6 +89,15 @@ def reach(settings: Settings, wanted: Wanted) -> Reach:
     if wanted.host and wanted.host != host:
         raise ConfigError(f"this host has joined as {host}, not {wanted.host}: leave --name out, or join by a new token")
     return Reach(master, host, tls)
+
+
+def check_name(host: str) -> None:
+    """Raise ConfigError for a name that does not resolve: a certificate does not help there."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a label that is empty or too long
+        told = getattr(exc, "strerror", None) or exc
+        raise ConfigError(f"the name {host} is not known here ({told}): give the master's address") from exc
 
 
 def check_database(enrolled: Enrolled, broker: BrokerClient, at: Reach) -> None:

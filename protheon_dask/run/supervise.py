@@ -170,10 +170,10 @@ class Tethered:
         return code if code is None or code >= 0 else 128 - code
 
     def ending(self) -> str:
-        """How it ended, with its last words; what a kill from outside cut off explains nothing."""
+        """How it ended, with its last words; those before an end as it should be, or before a kill from outside, explain nothing."""
         code = self.code
         last = self.part.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        said = "" if code in KILLED else f": {last[0]}"
+        said = "" if code == 0 or code in KILLED else f": {last[0]}"
         return f"the {self.part.name} {how_it_ended(code)}{said} (see {self.part.log})"
 
     def check(self) -> None:

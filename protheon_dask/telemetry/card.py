@@ -75,6 +75,7 @@ class ClusterFacts:
     dashboard_link: str | None = None
     runs: tuple[RunStatistics, ...] = ()  # newest first
     missing: tuple[str, ...] = ()
+    dashboard_way: str = ""  # the command that brings it here from another host, whose loopback it is; empty: none is needed
 
 
 def shown_fraction(s: RunStatistics, least: float = 0.0) -> float:
@@ -280,13 +281,17 @@ def cluster_html(facts: ClusterFacts) -> str:
     """The card of a cluster: where it is, what it has, and its newest runs."""
     title = [f'<span class="p-title">Protheon {text(facts.version)}</span>', *map(text, _places(facts))]
     parts = [line([*title, *filter(None, [link(facts.dashboard_link, DASHBOARD)])])]
+    if facts.dashboard_way:
+        way = f"<code>{text(facts.dashboard_way)}</code>"
+        parts.append(line([f"the dashboard is on the master's own loopback: from here, first {way}"], "p-muted"))
     parts.append(listed((foreign(missing, TOLD_CHARACTERS) for missing in facts.missing), "p-warning"))
     return card("cluster", [*parts, _runs_table(facts.runs) if facts.runs else line([NO_RUNS], "p-muted")])
 
 
 def cluster_text(facts: ClusterFacts) -> str:
     """Where it is and what it has on one line, and a line for each thing that is away: what is printed beside other things is short."""
-    dashboard = [facts.dashboard_link] if facts.dashboard_link else []
+    way = f" there: from here, first {facts.dashboard_way}" if facts.dashboard_way else ""
+    dashboard = [f"{facts.dashboard_link}{way}"] if facts.dashboard_link else []
     lines = ["  ·  ".join(words.visible(part) for part in (f"Protheon {facts.version}", *_places(facts), *dashboard))]
     return "\n".join([*lines, *map(words.visible, facts.missing)])
 

@@ -51,8 +51,9 @@ class SourceRoots:
             if not (self._has_url(name) if is_url(name) else self._has_local(name)):
                 told = shown(name) if name in given else ", ".join(map(shown, given))
                 raise NotAllowed(
-                    f"{told}: it lies not below {SETTING}, or leads elsewhere, and clients of other hosts may load nothing else. On host "
-                    f"{socket.gethostname()}, the master, {SETTING} is {self._told()}: add the directory or the URL's beginning there, "
+                    f"{told}: files are read on the master's host, {socket.gethostname()}, and clients of other hosts may load only what "
+                    f"lies below {SETTING} there. {SETTING} is {self._told()}: add the directory or the URL's beginning there, by "
+                    "PROTHEON_SOURCE_ROOTS or the settings file (`protheon config` says where it is), and start the master again; "
                     "or submit from that host"
                 )
 

@@ -124,7 +124,7 @@ def test_a_worker_that_dies_and_a_second_broker_cost_no_row(theirs: Theirs, tmp_
         ({"scheduler": "tcp://127.0.0.1:8786", "bind": "0.0.0.0", "insecure": True}, "is no address of this machine"),
         ({"address": "nuc:50051", "bind": "10.0.0.5"}, "belong to scheduler="),
         ({"scheduler": Path()}, "takes an address or a distributed.Client, not a PosixPath"),
-        ({}, "give one of the two"),
+        ({}, "joined no cluster"),
         ({"address": "nuc:50051", "scheduler": "tcp://127.0.0.1:8786"}, "give one of the two"),
     ],
 )

@@ -56,7 +56,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerHost
     tls = identity(long_ago, "macbook", directory / "macbook")
     (tls.directory / "cluster.json").write_text(json.dumps({"master": f"127.0.0.1:{port}", "host": "macbook"}))
     with worker_host(directory / "macbook", "--workers", "1") as host:
-        host.wait_said("waiting for the master at 127.0.0.1:")
+        host.wait_said("waiting for the master: no master answers at 127.0.0.1:")
         yield host, directory / "master", port
 
 
@@ -95,6 +95,8 @@ def test_a_host_that_was_there_first_works_as_soon_as_its_master_is(
     noted = membership_of(tls_below(early[1]))
     assert noted is not None
     assert noted.master == master.address, "where a worker on the master's own machine finds it"
+    wait_until(lambda: "macbook is here, with 1 worker\n" in master.said)
+    assert {row["host"]: row["n_workers"] for row in json.loads(master.run("cluster", "hosts", "--json").stdout)}["macbook"] == 1
 
 
 def test_no_secret_is_in_a_command_line_a_log_a_page_the_ledger_or_what_dask_knows(
@@ -210,3 +212,8 @@ def test_the_last_host_is_drained_in_the_midst_of_a_run_and_runs_nothing_twice(
     assert host.wait_code() == 0, host.told()
     assert ask(database_url, story, run_id) == [("succeeded", "nothing")] * 2
     assert ask(database_url, "SELECT count(*) FROM protheon.task WHERE state = 'ready'") == [(2,)]
+    wait_until(lambda: "macbook is away: none of its workers is connected\n" in master.said)
+    assert re.search(r"macbook +in +none ", master.run("cluster", "hosts").stdout)
+    master.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "ending: runs go on when the master is started again\n" in master.said)
+    assert master.wait_end() == 0

@@ -168,7 +168,7 @@ def test_a_broker_that_is_killed_comes_back_on_its_port_and_goes_on_with_its_run
     attempts = dict(supervised.ask("SELECT id, attempt_no FROM protheon.task WHERE state = 'running'"))
     killed_s = kill(supervised, "broker")
     meanwhile = supervised.submit(write_pipeline(tmp_path, "meanwhile"), write_numbers(tmp_path / "meanwhile.txt", 10))  # it waits, too
-    load.wait_reason(f"broker at {address}")
+    load.wait_reason(f"no master answers at {address}")
     first_s = load.first_commit_s(killed_s + 2 * CHUNK_S)  # begun after the splitters and workers could still be at what they had
     print(f"broker killed: first new chunk after {first_s + 2 * CHUNK_S:.1f} s")
     assert first_s < FIRST_CHUNK_S * SLACK

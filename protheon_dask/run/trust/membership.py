@@ -21,7 +21,6 @@ from protheon_dask.run.trust.authority import Authority
 from protheon_dask.run.trust.identity import TLS_DIR
 from protheon_dask.run.trust.owner_files import check_owner_alone, make_directory, replace_file
 
-CLUSTER_FILE: Final = "cluster.json"
 LOCK: Final = "lock"
 LOCK_S: Final = 120.0
 """Who holds it joins or renews: a few calls over the network."""
@@ -60,7 +59,7 @@ class Identity:
 
 def membership_of(tls: TlsFiles) -> Membership | None:
     """What was noted when this host joined; None: nothing. Raises ConfigError: the note is damaged."""
-    path = tls.directory / CLUSTER_FILE
+    path = tls.note
     try:
         return msgspec.json.decode(path.read_bytes(), type=Membership)
     except FileNotFoundError:
@@ -74,7 +73,7 @@ def note_master(tls: TlsFiles, master: str) -> None:
     with locked(tls):
         noted = membership_of(tls)
         if noted is not None and not noted.invite and noted.master != master:
-            replace_file(tls.directory / CLUSTER_FILE, msgspec.json.encode(msgspec.structs.replace(noted, master=master)))
+            replace_file(tls.note, msgspec.json.encode(msgspec.structs.replace(noted, master=master)))
 
 
 def identity_of(tls: TlsFiles) -> Identity:
@@ -122,7 +121,7 @@ def write_identity(tls: TlsFiles, *, key_pem: bytes, certificate_pem: bytes, ca_
     """Put a new identity in its place; the certificate last, by which tls_of knows that it is whole. Under locked()."""
     replace_file(tls.ca, ca_pem)
     replace_file(tls.key, key_pem)
-    replace_file(tls.directory / CLUSTER_FILE, msgspec.json.encode(membership))
+    replace_file(tls.note, msgspec.json.encode(membership))
     replace_file(tls.certificate, certificate_pem)
 
 

@@ -154,7 +154,7 @@ def test_an_answer_that_does_not_come_in_time_is_an_outage(folder: ChunkFolder) 
             return super().get(run_id)
 
     with BrokerThread(Stuck(), folder, "127.0.0.1", 0) as broker, BrokerClient(f"127.0.0.1:{broker.port}") as client:
-        with pytest.raises(BrokerUnavailable, match="DEADLINE_EXCEEDED"):
+        with pytest.raises(BrokerUnavailable, match="no answer in time"):
             client.get(timeout_s=0.2)
         released.set()
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +34,7 @@ from protheon_dask.run.dask_link import DaskLink, WorkerSeen
 from protheon_dask.run.trust import certificates
 from protheon_dask.run.trust.authority import Authority
 from protheon_dask.run.trust.keys import make_key, read_key
-from protheon_dask.run.trust.membership import CLUSTER_FILE, Membership
+from protheon_dask.run.trust.membership import Membership
 from protheon_dask.run.trust.owner_files import replace_file
 from protheon_dask.workspace.chunkfile import ChunkStore
 from tests.fixtures.broker import ChunkFolder, Runs
@@ -222,6 +225,41 @@ def test_another_host_of_the_cluster_cannot_stand_in_for_the_master(place: Place
         client.info()
 
 
+def test_another_port_of_the_cluster_is_no_refusal_and_the_master_that_was_joined_is_named(place: Place) -> None:
+    tls = place.join("wanderer")
+    tls.note.write_bytes(msgspec.json.encode(Membership(master=place.address, host="wanderer", invite="i")))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # as Dask's scheduler and the place where hosts join: no ALPN
+    context.load_verify_locations(place.master.ca)
+    context.load_cert_chain(place.master.certificate, place.master.key)
+
+    class Hear(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as secured:
+                secured.recv(1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Hear) as nearby, ThreadPoolExecutor(1) as pool:
+        nearby.daemon_threads = True
+        pool.submit(nearby.serve_forever)
+        try:
+            told = rf"is of this host's cluster, and not its master's gRPC address: .* joined the master at {place.address}"
+            with BrokerClient(f"127.0.0.1:{nearby.server_address[1]}", tls) as client, pytest.raises(ConfigError, match=told):
+                client.info()
+        finally:
+            nearby.shutdown()
+
+
+def test_an_address_where_no_master_is_is_told_in_words(place: Place) -> None:
+    tls = place.join("astray")
+    tls.note.write_bytes(msgspec.json.encode(Membership(master="nuc:50051", host="astray", invite="i")))
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    for way in (tls, None):
+        joined = "" if way is None else ". This host joined the master at nuc:50051"
+        with BrokerClient(address, way) as client, pytest.raises(BrokerUnavailable) as caught:
+            client.info()
+        assert str(caught.value) == f"no master answers at {address}: Connection refused{joined}"
+
+
 def test_a_master_whose_certificate_ran_out_is_named_as_that(place: Place, tmp_path: Path) -> None:
     clock = Clock(timedelta(days=-2))
     made = Authority.create(tmp_path, clock)
@@ -259,7 +297,7 @@ def test_a_host_that_joined_signs_by_the_clusters_key_though_it_has_one_of_its_o
     tls, own = place.join("desktop"), read_key(make_key(tmp_path))
     for invite, key in (("", own), ("a1", KEY)):  # the master's own host is invited by nobody
         member = Membership(master=place.address, host="desktop", invite=invite)
-        (tls.directory / CLUSTER_FILE).write_bytes(msgspec.json.encode(member))
+        tls.note.write_bytes(msgspec.json.encode(member))
         master, _ = reached(Settings(home=str(tmp_path), tls_dir=str(tls.directory)), place.address)
         with master:
             assert master.key == key

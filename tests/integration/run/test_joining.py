@@ -31,7 +31,7 @@ from protheon_dask.run.trust.host_names import host_name_of
 from protheon_dask.run.trust.join_desk import JoinDesk
 from protheon_dask.run.trust.join_token import JoinToken
 from protheon_dask.run.trust.joining import JOINING_KEY, join
-from protheon_dask.run.trust.membership import CLUSTER_FILE, identity_of, membership_of, renew_if_due, renew_own_if_due
+from protheon_dask.run.trust.membership import identity_of, membership_of, renew_if_due, renew_own_if_due
 from tests.fixtures import tls
 from tests.fixtures.cluster import wait_until
 
@@ -142,7 +142,7 @@ def test_a_host_whose_certificate_ended_asks_again_by_the_same_line_unless_it_ca
     member = membership_of(files)
     assert member is not None
     assert member.joining == (master.address,)
-    (files.directory / CLUSTER_FILE).write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=())))  # it joined long ago
+    files.note.write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=())))  # it joined long ago
     with pytest.raises(NotAllowed, match="used up"):  # it did ask
         join(token, tmp_path, name, now=later)
 

@@ -19,6 +19,7 @@ from protheon_dask.errors import BrokerUnavailable, ConfigError, LedgerUnavailab
 from protheon_dask.ledger.migrate import migrate
 from protheon_dask.ledger.server_process import free_port
 from protheon_dask.run import enrolling, reaching
+from protheon_dask.run.attaching import own_master
 from protheon_dask.run.enrolling import Enrolled, enrol, with_agreed
 from protheon_dask.run.reaching import Reach, Wanted, check_database, check_scheduler, listening_address, own_address, reach
 from protheon_dask.run.versions import own_versions
@@ -61,11 +62,17 @@ def test_plaintext_to_another_host_is_refused_unless_it_is_asked_for(tmp_path: P
     assert reach(settings, Wanted(master="10.9.8.7", host="nuc", insecure=True)) == Reach("10.9.8.7:50051", "nuc", None, is_insecure=True)
 
 
+def test_a_name_that_nobody_knows_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the name nuc\.\.lan is not known here"):
+        reach(Settings(home=str(tmp_path)), Wanted(master="nuc..lan"))  # no resolver is asked for such a one
+
+
 def test_a_host_that_has_joined_knows_its_master_and_its_name(tmp_path: Path) -> None:
     tls = identity(authority(tmp_path / "master"), "nuc", tmp_path / "home")
     (tls.directory / "cluster.json").write_text(json.dumps({"master": "10.9.8.7:50051", "host": "nuc"}))
     settings = Settings(home=str(tmp_path / "home"))
     assert reach(settings, Wanted()) == Reach("10.9.8.7:50051", "nuc", tls)
+    assert own_master(settings) == "10.9.8.7:50051"
     assert reach(settings, Wanted(master="[fd00::1]:7")) == Reach("[fd00::1]:7", "nuc", tls)
     with pytest.raises(ConfigError, match="has joined as nuc, not other"):
         reach(settings, Wanted(host="other"))

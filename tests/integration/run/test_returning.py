@@ -23,7 +23,7 @@ from protheon_dask.run.trust.authority import HOSTS, RETURN_FOR, Authority
 from protheon_dask.run.trust.join_client import called
 from protheon_dask.run.trust.join_desk import JoinDesk
 from protheon_dask.run.trust.joining import join
-from protheon_dask.run.trust.membership import CLUSTER_FILE, certificate_of, identity_of, membership_of, own_key
+from protheon_dask.run.trust.membership import certificate_of, identity_of, membership_of, own_key
 from protheon_dask.run.trust.returning import come_back
 from tests.fixtures import tls
 from tests.integration.run.test_authority import Clock, admit, invited, request
@@ -119,16 +119,16 @@ def test_another_network_with_the_same_addresses_is_told_nothing_and_waited_out(
             nobody = f"{LOOPBACK}:{closed.getsockname()[1]}"
             closed.close()
             addresses = (f"{LOOPBACK}:{stranger.port}", nobody)
-            (files.directory / CLUSTER_FILE).write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=addresses)))
+            files.note.write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=addresses)))
             with pytest.raises(BrokerUnavailable, match=rf"{stranger.port} is not the master of this cluster.*{nobody}: Conn.* refused"):
                 come_back(files)
-    (files.directory / CLUSTER_FILE).write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=(nobody, master.address))))
+    files.note.write_bytes(msgspec.json.encode(msgspec.structs.replace(member, joining=(nobody, master.address))))
     assert come_back(files)
 
 
 def test_a_host_that_joined_before_addresses_were_noted_is_told_what_to_do(master: Served, tmp_path: Path) -> None:
     files = master.joined(tmp_path, "handheld", timedelta(days=2))
-    (files.directory / CLUSTER_FILE).write_text(json.dumps({"master": "10.9.8.7:50051", "host": "handheld", "invite": "i"}))
+    files.note.write_text(json.dumps({"master": "10.9.8.7:50051", "host": "handheld", "invite": "i"}))
 
     with pytest.raises(ConfigError, match=r"certificate of host handheld ended at .*cluster invite"):
         come_back(files)

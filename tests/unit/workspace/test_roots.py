@@ -156,7 +156,7 @@ def test_a_url_below_a_prefix_is_allowed(web_server: WebServer) -> None:
 
 def test_without_roots_nothing_is_allowed_and_the_message_says_what_to_do(tree: Path) -> None:
     with pytest.raises(
-        NotAllowed, match=r"source_roots is empty: add the directory or the URL's beginning there, or submit from that host"
+        NotAllowed, match=r"source_roots is empty: add the directory .*, by PROTHEON_SOURCE_ROOTS or .*; or submit from that host"
     ):
         SourceRoots("").resolve([str(tree / "open/a.jsonl")])
 
