@@ -14,6 +14,7 @@ from protheon_dask import words
 from protheon_dask.cli import output
 from protheon_dask.cli.output import Shown
 from protheon_dask.cli.verbs import effective_settings, json_option
+from protheon_dask.errors import ProtheonError
 
 if TYPE_CHECKING:
     from protheon_dask.run.trust.authority import HostRecord
@@ -22,6 +23,7 @@ UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 HOST_COLUMNS: Final = (
     Shown("host", "host", keep=True, style="bold"),
     Shown("state", "state", keep=True),
+    Shown("n_workers", "workers", lambda n: "not known" if n is None else str(n or "none"), right=True),
     Shown("joined_at", "joined", keep=True, drop=2),
     Shown("certificate_until", "certificate until", keep=True, drop=1),
     Shown("back_until", "comes back by itself until", keep=True),
@@ -125,27 +127,37 @@ def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], withdraw: 
 @cluster.command("hosts")
 @json_option
 def cluster_hosts(as_json: bool) -> None:
-    """List the hosts that joined, by this machine's authority.
+    """List the hosts that joined, by this machine's authority, and how many workers of each are connected, by the master that runs here.
 
-    One that is away comes back by itself; one that is gone was away for too long, and joins anew.
+    In is who has a good certificate, at work or not. One that is away has let it end, and comes back by itself; one that is gone
+    was away for too long, and joins anew.
 
     \b
     Example:  protheon cluster hosts
     """
+    from protheon_dask.run.roll import host_views
     from protheon_dask.run.trust import founding
     from protheon_dask.run.trust.presence import back_until
 
+    settings = effective_settings().settings
+    records = founding.hosts(settings)
+    n_workers: dict[str, int] | None = None
+    try:
+        n_workers = {view.name: view.n_workers for view in host_views(settings)}
+    except ProtheonError as exc:
+        output.messages().print(f"which hosts have workers is not known: {exc}", style="dim", markup=False)
     now = datetime.now(UTC)
     rows = [
         {
             "host": host.name,
             "state": state_of(host, now),
+            "n_workers": None if n_workers is None else n_workers.get(host.name, 0),
             "joined_at": host.joined_at,
             "certificate_until": host.until_at,
             "back_until": back_until(host.until_at) if state_of(host, now) == "away" else None,
             "removed_at": host.removed_at,
         }
-        for host in founding.hosts(effective_settings().settings)
+        for host in records
     ]
     if as_json:
         output.emit_json(rows)

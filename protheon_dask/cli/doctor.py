@@ -15,16 +15,17 @@ from protheon_dask.cli.verbs import database_option, effective_settings, json_op
 from protheon_dask.run.exits import INCOMPLETE
 
 if TYPE_CHECKING:
-    from protheon_dask.run.doctor import Diagnosis
+    from protheon_dask.run.doctor import Diagnosis, Finding
     from protheon_dask.run.vitals import Gathered, HostVitals
 
 SHOWN = (
     Shown("level", "", keep=True),
     Shown("what", "what", keep=True),
-    Shown("which", "which"),
-    Shown("told", "found"),
-    Shown("to_do", "what to do"),
+    Shown("which", "which", most=24),
+    Shown("told", "found, and what to do", text=str),
 )
+PIPED_WIDTH = 100
+"""Findings are prose: in a file or a pager, too, they are read in lines of this length at most."""
 
 
 @click.command()
@@ -82,10 +83,15 @@ def draw(diagnosis: Diagnosis) -> None:
     """A diagnosis for a person: what is wrong last, where the eye is."""
     order = ("ok", "warn", "fail")
     findings = sorted(diagnosis.findings, key=lambda finding: order.index(finding.level))
-    rows = [asdict(finding) for finding in findings]
-    output.emit_drawing(Listing(output.filled(SHOWN, rows), rows))
+    rows = [{**asdict(finding), "told": told_of(finding)} for finding in findings]
+    output.emit_drawing(Listing(output.filled(SHOWN, rows), rows), piped_width=PIPED_WIDTH)
     if diagnosis.best_master:
-        output.emit_drawing(Text(f"\nbest as master: {diagnosis.best_master} ({diagnosis.because})"), wrap=False)
+        output.emit_drawing(Text(f"\nbest as master: {diagnosis.best_master} ({diagnosis.because})"), piped_width=PIPED_WIDTH)
     counts = [sum(finding.level == level for finding in findings) for level in order]
     told = f"{counts[0]} well, {words.counted(counts[1], 'warning')}, {words.counted(counts[2], 'failure')}"
     output.emit_drawing(Text(f"\n{told}", style="bold"), wrap=False)
+
+
+def told_of(finding: Finding) -> str:
+    """What was found, and below it what to do."""
+    return "\n".join(output.cell(text) for text in (finding.told, finding.to_do and f"> {finding.to_do}") if text)

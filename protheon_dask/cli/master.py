@@ -60,6 +60,7 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool | None
         if insecure and wish.is_open:
             progress.note("--insecure: anyone who reaches the ports of this master runs code here, as this user")
         with api.StandingMaster(effective, database, wish, on_event=progress.event) as standing:
+            progress.settle()
             width = max(len(what) for what, _ in standing.whereabouts())
             for what, where in standing.whereabouts():
                 output.emit(f"{what:<{width}}  {where}")

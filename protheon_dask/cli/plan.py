@@ -18,6 +18,8 @@ from protheon_dask.pipelines.verdict import reason_of
 if TYPE_CHECKING:
     from protheon_dask.run.plan import LoadPlan
 
+HOURS_FROM_S = 600.0
+"""A plan is told in hours, too, from here on: those of two archives are added and compared."""
 SHOWN = (
     Shown("path", "file"),
     Shown("format", "format", keep=True, drop=2),
@@ -116,7 +118,8 @@ def draw(made: LoadPlan) -> None:
         pairs.append((f"  {host.host}", f"{words.counted(host.n_workers, 'worker')}, {each}"))
     if made.seconds is not None and made.rate is not None:
         least = "at least " if made.rate.is_least else "about "
-        pairs.append(("takes", f"{least}{words.duration(made.seconds)} ({made.seconds / 3_600:.2g} hours)"))
+        hours = f" ({made.seconds / 3_600:.2g} hours)" if made.seconds >= HOURS_FROM_S else ""
+        pairs.append(("takes", f"{least}{words.duration(made.seconds)}{hours}"))
         pairs.append(("known by", made.rate.source))
         if made.rate.bound:
             pairs.append(("bottleneck", made.rate.bound))

@@ -38,6 +38,7 @@ from protheon_dask.run.parts import (
     n_workers_here,
     turn,
 )
+from protheon_dask.run.roll import Roll
 from protheon_dask.run.trust.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
 from protheon_dask.run.trust.keys import make_key, read_key
 from protheon_dask.run.trust.owner_files import make_home
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 APPLICATION: Final = "protheon-master"
 CHECK_S: Final = 0.5
 """Period of the look whether a part has ended for good."""
+HOSTS_LOOK_S: Final = 2.0
+"""Period of the look which hosts are here. One asks the scheduler for its workers' names, on connections that are open."""
 RENEW_LOOK_S: Final = 300.0
 """Period of the look whether the master's own certificate is due: hours are left then."""
 TOLD_LATE_S: Final = 4.0
@@ -113,6 +116,7 @@ class StandingMaster:
         self._closing.set()
         self._processes.leave()
         with self._stack:  # it ends what is left, also where a person has no patience
+            self._on_event("ending: runs go on when the master is started again")
             if self.wish.n_workers:
                 self._drain()
             self._processes["broker"].end()
@@ -169,6 +173,8 @@ class StandingMaster:
             self.places = self._free_places()
             self._start_all()
         self._processes.keep()
+        if self.wish.is_open or self.tls is not None:
+            threading.Thread(target=self._keep_roll, name="keep-roll", daemon=True).start()
         if self.tls is not None:
             threading.Thread(target=self._keep_renewed, name="renew-certificate", daemon=True).start()
 
@@ -299,6 +305,17 @@ class StandingMaster:
                 self._renew()
             except (ProtheonError, OSError) as exc:  # a disk that is full: it is tried again long before the old one ends
                 self._on_event(f"the master's certificate could not be renewed, and will be tried again: {exc}")
+
+    def _keep_roll(self) -> None:
+        roll: Roll | None = None
+        while not self._closing.wait(HOSTS_LOOK_S):
+            try:
+                hosts = self.client.hosts()
+                roll = roll or Roll(self._own_name(self.settings), hosts)
+            except ProtheonError:  # the broker is started again: what it tells then counts
+                continue
+            for line in roll.changes(hosts):
+                self._on_event(line)
 
     # --- its end --------------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,12 @@ def test_a_cluster_is_founded_once_and_invites_by_one_line_to_paste(
     assert main(["cluster", "remove", "pc"]) == 0
     assert capsys.readouterr().out == "host pc is removed; 1 open invite withdrawn\n"
     assert main(["cluster", "hosts", "--json"]) == 0
-    assert {row["host"]: row["state"] for row in json.loads(capsys.readouterr().out)} == {"nuc": "master", "pc": "removed"}
+    told = capsys.readouterr()
+    assert {row["host"]: (row["state"], row["n_workers"]) for row in json.loads(told.out)} == {
+        "nuc": ("master", None),
+        "pc": ("removed", None),
+    }
+    assert "which hosts have workers is not known: no master answers" in told.err
 
 
 @pytest.mark.parametrize(("typed", "told"), [("", "no token on standard input"), (f"{LINE}nonsense\n", "is no token to join by")])

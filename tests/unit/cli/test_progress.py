@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from protheon_dask.cli.display import LiveDisplay
 from protheon_dask.cli.progress import bar, picture, plain_line
 from protheon_dask.model import RunState, TableCount
 from protheon_dask.telemetry.pace import Pace, Rates
@@ -177,3 +180,16 @@ def test_parts_go_side_by_side_as_far_as_they_fit() -> None:
     assert pack(["aaaa", "bbbb", "cccc"], 11, " | ") == ["aaaa | bbbb", "cccc"]
     assert pack(["abcdefgh"], 5) == ["abcd…"]
     assert pack([], 5) == []
+
+
+def test_once_a_display_has_settled_nothing_turns_below_what_is_told() -> None:
+    screen = io.StringIO()
+    with LiveDisplay(Console(file=screen, force_terminal=True, width=80)) as live:
+        live.event("first")
+        live.settle()
+        while_waiting = screen.getvalue()
+        live.event("the master is ready")
+        after = screen.getvalue()[len(while_waiting) :]
+    assert "starting" in while_waiting
+    assert "the master is ready" in after
+    assert "starting" not in after
