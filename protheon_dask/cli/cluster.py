@@ -122,6 +122,10 @@ def cluster_invite(ttl_s: float, uses: int, addresses: Sequence[str], withdraw: 
         style="dim",
         markup=False,
     )
+    if not founding.is_reached(settings, made.addresses):
+        output.messages().print(
+            "nobody answers there, as seen from here: a host can join once `protheon master --bind 0.0.0.0` runs", markup=False
+        )
 
 
 @cluster.command("hosts")

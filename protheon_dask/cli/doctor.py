@@ -42,11 +42,12 @@ def doctor(master: str | None, bench: bool, into: str | None, as_json: bool) -> 
     \b
     Example:  protheon doctor nuc:50051 --bench
     """
+    from protheon_dask.run.api import joined_master
     from protheon_dask.run.examining import examine
 
     console = output.messages()
     effective = effective_settings()
-    database = resolved(effective, into)
+    database = resolved(effective, into, is_asked=not (master or joined_master(effective.settings)))
     found, diagnosis = examine(
         effective,
         database,

@@ -125,6 +125,9 @@ def load(
                 submitted = chosen.submit(master)
                 tell([for_pasting(notice, typed, flag_of(into)) for notice in submitted.notices], progress)
                 latest = master.get(submitted.run_id)
+        if not (quiet or as_json) and latest.state in (RunState.QUEUED, RunState.RUNNING):
+            output.emit(f"run {latest.run} is submitted: protheon runs watch {latest.run}{flag_of(into)}")
+            return
         finish(latest, flag_of(into), quiet=quiet, as_json=as_json, pipeline=typed)
         return
 

@@ -39,7 +39,8 @@ from protheon_dask.errors import ProtheonError
 def master(bind: str, into: str | None, workers: int | None, invite: bool | None, insecure: bool) -> None:
     """Run the master of a cluster: Dask's scheduler, the broker and the dashboards, and start again what dies.
 
-    Commands of this machine find it by themselves, other hosts by its address. Beyond loopback it speaks mutual TLS, which
+    Commands of this machine find it by themselves. On other hosts `protheon worker`, `protheon doctor` and `protheon plan --master`
+    take its address, and so does protheon.connect() in Python, which loads. Beyond loopback it speaks mutual TLS, which
     `protheon cluster init` sets up. Ctrl-C or SIGTERM end it in order, within a bounded time: runs that have not ended stay
     in the database, and go on when a master starts again.
 
@@ -50,7 +51,7 @@ def master(bind: str, into: str | None, workers: int | None, invite: bool | None
     from protheon_dask.run import api
 
     effective = effective_settings()
-    database = resolved(effective, into)
+    database = resolved(effective, into, is_asked=False)
     wish = api.MasterWish(bind=bind, workers=workers, is_insecure=insecure)
     if invite and not wish.is_open:
         raise click.UsageError("--invite lets another host join, which reaches no master on loopback: give --bind 0.0.0.0 too")

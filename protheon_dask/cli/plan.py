@@ -38,7 +38,11 @@ SHOWN = (
 @click.option("--pipeline", default="jsonl", show_default=True, metavar="NAME", help="jsonl, pgcr, module:name or file.py:name.")
 @click.option("--table", metavar="S.T", help="The table that jsonl would load into.")
 @click.option("--into", metavar="URL", help="The PostgreSQL to load into; left out, the one that `protheon db url` names.")
-@click.option("--master", metavar="MASTER", help="Plan for its workers: a master's gRPC address; left out, the one here, if it runs.")
+@click.option(
+    "--master",
+    metavar="MASTER",
+    help="Plan for its workers and by its ledger: a master's gRPC address; left out, the one here, if it runs.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Plan for so many worker processes.")
 @click.option("--bench", is_flag=True, help="Measure each host of the cluster, for some seconds: where no run tells how quick it is.")
 @json_option
@@ -70,12 +74,13 @@ def plan(
         wish = stack.enter_context(
             planning.wish_for(
                 effective,
-                resolved(effective, into),
+                resolved(effective, into, is_asked=master is None),
                 paths,
                 pipeline,
                 table=table,
                 master=master,
                 workers=workers,
+                is_given=into is not None,
                 wants_bench=bench,
                 on_step=lambda what: None if as_json else console.print(f"looking at {what} ..", style="dim", markup=False),
             )
@@ -111,8 +116,10 @@ def draw(made: LoadPlan) -> None:
     pairs = [
         ("pipeline", f"{made.pipeline}, version {made.version}"),
         ("to load", f"{words.counted(made.left_lines, 'line')} in {words.counted(chunks, 'chunk')}, {words.size(made.left_raw_bytes)} raw"),
-        ("workers", words.count(made.n_workers)),
+        ("workers", words.count(made.n_workers) + (f", of the master at {made.master}" if made.master else "")),
     ]
+    if made.ledger:
+        pairs.insert(2, ("looked up in", made.ledger))
     for host in made.rate.speeds.hosts if made.rate is not None and made.rate.speeds is not None else ():
         each = f"{words.size(round(host.raw_bytes_per_s))}/s raw each, by {host.known_by}"
         pairs.append((f"  {host.host}", f"{words.counted(host.n_workers, 'worker')}, {each}"))

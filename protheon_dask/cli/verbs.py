@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from protheon_dask.cli import output
+
 if TYPE_CHECKING:
     from protheon_dask.config import Effective
     from protheon_dask.run.api import Database
@@ -65,11 +67,18 @@ def effective_settings(**given: Any) -> Effective:
     return read_settings(given, config_file=config_file)
 
 
-def resolved(effective: Effective, into: str | None) -> Database:
-    """The database that --into or --database names: a URL, the word ``embedded``, or the one that the settings say."""
+def resolved(effective: Effective, into: str | None, *, is_asked: bool = True) -> Database:
+    """The database that --into or --database names: a URL, the word ``embedded``, or the one that the settings say.
+
+    On a machine of a cluster that names none a person is told that it is not the cluster's. is_asked: what the command says is from there.
+    """
     from protheon_dask.run.api import resolve_database
 
-    return resolve_database(effective, into, embedded=into == EMBEDDED)
+    database = resolve_database(effective, into, embedded=into == EMBEDDED)
+    given = click.get_current_context().params
+    if database.notice and is_asked and not (given.get("as_json") or given.get("quiet")):
+        output.messages().print(database.notice, markup=False, soft_wrap=True)
+    return database
 
 
 _PASSWORD: Final = re.compile(r"(?<=[?&\s])(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'|[^&\s]*)[&\s]?")  # a URL's parameter or a DSN's

@@ -38,6 +38,7 @@ from protheon_dask.run.settings import read_settings
 from protheon_dask.run.standing import MasterWish, StandingMaster
 from protheon_dask.run.statistics import statistics_of, was_interrupted
 from protheon_dask.run.submitting import Loading, loading
+from protheon_dask.run.trust.identity import joined_master
 from protheon_dask.run.undo import UndoneLoads, UndonePlan, plan_undo, undo_load
 from protheon_dask.run.verify import TableCheck, Verdict, Verification, verify
 from protheon_dask.telemetry.statistics import RunStatistics
@@ -72,6 +73,7 @@ __all__ = [
     "count_dead_letters",
     "dashboard_page",
     "export",
+    "joined_master",
     "list_dead_letters",
     "loading",
     "page_of",
@@ -107,12 +109,26 @@ def resolve_database(effective: Effective, into: str | None, *, embedded: bool =
     for variable in LIBPQ_VARIABLES:
         if env.get(variable):
             return Database("postgresql://", "", f"libpq ({variable})")
-    return standing_database(rim.home_of(settings)) or _embedded(effective)
+    return standing_database(rim.home_of(settings)) or replace(_embedded(effective), notice=_not_asked(effective))
 
 
 def _embedded(effective: Effective) -> Database:
     directory = rim.home_of(effective.settings) / EMBEDDED_DIR
     return Database("", "", f"embedded, in {directory}", directory)
+
+
+def _not_asked(effective: Effective) -> str:
+    """Which cluster of this machine's the embedded database is not of, where nobody named one; empty: it is of none."""
+    try:
+        master = joined_master(effective.settings)
+    except ConfigError:  # damaged: whoever works by it says so
+        return ""
+    which = "no database is named: this is the embedded one of this machine"
+    if master:
+        return f'{which}, which is a host of {master}; what is loaded there is seen there, or in Python by protheon.connect("{master}")'
+    if (rim.home_of(effective.settings) / rim.AUTHORITY_DIR).is_dir():
+        return f"{which}, on which no master stands now: start `protheon master`, or name its database (--into, PROTHEON_DATABASE_URL)"
+    return ""
 
 
 def _checked(url: str, origin: str) -> str:

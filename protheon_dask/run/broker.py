@@ -31,7 +31,7 @@ from protheon_dask.errors import ConfigError, LeadershipLost, LedgerUnavailable,
 from protheon_dask.ledger import leadership, reports
 from protheon_dask.ledger.connect import opened
 from protheon_dask.ledger.migrate import applied
-from protheon_dask.run.addresses import LOOPBACK, bracketed
+from protheon_dask.run.addresses import LOOPBACK, bracketed, led_already
 from protheon_dask.run.cluster_desk import AGREED, ClusterDesk
 from protheon_dask.run.coordinator import Coordinator
 from protheon_dask.run.desk import ChunkDesk, Place, RunDesk
@@ -44,6 +44,7 @@ from protheon_dask.run.pins import PinDesk
 from protheon_dask.run.settings import environment, home_of, read_settings, workspace_of
 from protheon_dask.run.taking import Taker
 from protheon_dask.run.task_desk import TaskDesk
+from protheon_dask.run.trust.identity import joined_master
 from protheon_dask.run.trust.keys import make_key, read_key
 from protheon_dask.workspace.chunkfile import OWNER_DIR, ChunkStore, default_quota_bytes
 from protheon_dask.workspace.pins import PINS, PinStore
@@ -202,7 +203,7 @@ def lead(coordinator: Coordinator, settings: Settings, *, ephemeral: bool, goes_
                 logger.warning("ledger.lost", extra={"error": str(exc)})
             end_at, is_told = time.monotonic() + LEAD_S, True
         if not (goes_on or takes_over) or time.monotonic() > end_at:
-            raise ConfigError(f"another broker leads this ledger already{_leader(settings)}: use that master, or stop it first")
+            raise ConfigError(led_already(_leader(settings), joined_master(settings)))
         time.sleep(LEAD_POLL_S)
 
 
@@ -210,7 +211,7 @@ def _leader(settings: Settings) -> str:
     """Who that is, for the message; nothing where it is not known."""
     with suppress(LedgerUnavailable), opened(settings.direct_url or settings.database_url, application="protheon-broker") as conn:
         if (found := leadership.leader(conn)) is not None:
-            return f", {found}"
+            return str(found)
     return ""
 
 

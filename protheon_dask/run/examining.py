@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
 from protheon_dask.run.addresses import master_address
@@ -14,8 +13,7 @@ from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.doctor import Diagnosis, diagnose
 from protheon_dask.run.gathering import Asked, gather
 from protheon_dask.run.local import Database
-from protheon_dask.run.trust.identity import tls_of
-from protheon_dask.run.trust.membership import membership_of
+from protheon_dask.run.trust.identity import joined_master, tls_of
 from protheon_dask.run.vitals import Gathered
 
 
@@ -37,7 +35,7 @@ def examine(
     """
     settings = effective.settings
     tls = tls_of(settings)
-    address = master_address(master) if master else _joined(tls)
+    address = master_address(master) if master else joined_master(settings)
     tls = tls if address else None
     asked = Asked(settings, None, address, tls, database=database, wants_bench=wants_bench, on_step=on_step)
     trouble = ""
@@ -55,9 +53,3 @@ def examine(
     if trouble and not found.here.database_trouble:
         found = replace(found, here=replace(found.here, database_trouble=trouble), database=found.database or database.origin)
     return found, diagnose(found)
-
-
-def _joined(tls: TlsFiles | None) -> str:
-    """The master whose cluster this host has joined by an invite; empty: none, or it is the master itself."""
-    found = None if tls is None else membership_of(tls)
-    return found.master if found is not None and found.invite else ""

@@ -43,6 +43,7 @@ class Database:
     direct_url: str = field(repr=False)
     origin: str
     embedded_dir: Path | None = None
+    notice: str = ""  # nobody named it, and this machine is of a cluster: whose runs are not in it
 
     @property
     def embedded(self) -> bool:

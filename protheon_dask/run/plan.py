@@ -90,6 +90,8 @@ class LoadPlan:
     quota_bytes: int
     free_bytes: int
     notes: tuple[str, ...] = ()
+    master: str = ""  # whose workers were counted; empty: nobody was asked
+    ledger: str = ""  # that the files were looked up in; empty: in none
 
     @property
     def left_lines(self) -> int:
@@ -109,6 +111,7 @@ class PlanWish:
     """What is to be planned.
 
     url None: no database is asked; no_database says why. n_workers None: as many as this machine has cores.
+    ledger:  which one is at url, without a secret. master: whose workers n_workers are; empty: nobody was asked.
     hosts:   workers by host, where they are known; n_workers is then their number.
     benched: what each worker of a host does, in workers of this machine; empty: nothing was measured.
     """
@@ -118,6 +121,8 @@ class PlanWish:
     settings: Settings
     url: str | None = field(default=None, repr=False)
     no_database: str = ""
+    ledger: str = ""
+    master: str = ""
     n_workers: int | None = None
     hosts: Mapping[str, int] = field(default_factory=dict)
     benched: Mapping[str, float] = field(default_factory=dict)
@@ -170,6 +175,8 @@ def plan(wish: PlanWish) -> LoadPlan:
         quota_bytes=place.quota_bytes,
         free_bytes=place.free_bytes,
         notes=tuple(notes),
+        master=wish.master,
+        ledger=wish.ledger,
     )
 
 

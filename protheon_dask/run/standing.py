@@ -24,7 +24,7 @@ from protheon_dask.ledger.connect import opened, place_of, spelled_out
 from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
-from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, own_addresses
+from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, led_already, own_addresses
 from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, announce_database, find_joined
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import (
@@ -39,7 +39,7 @@ from protheon_dask.run.parts import (
     turn,
 )
 from protheon_dask.run.roll import Roll
-from protheon_dask.run.trust.identity import HOST_VARIABLE, dask_environment, own_name, tls_of
+from protheon_dask.run.trust.identity import HOST_VARIABLE, dask_environment, joined_master, own_name, tls_of
 from protheon_dask.run.trust.keys import make_key, read_key
 from protheon_dask.run.trust.owner_files import make_home
 
@@ -192,7 +192,7 @@ class StandingMaster:
             return
         with opened(self._database.direct_url or self.url, application=APPLICATION) as conn:
             if applied(conn) and (leader := leadership.leader(conn)) is not None:
-                raise ConfigError(f"another broker leads this ledger already, {leader}: use that master, or stop it first")
+                raise ConfigError(led_already(str(leader), joined_master(self.settings)))
 
     def _is_restart(self) -> bool:
         return any(self.home.glob(ANNOUNCEMENTS))

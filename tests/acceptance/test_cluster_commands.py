@@ -76,8 +76,11 @@ def test_a_cluster_is_founded_once_and_invites_by_one_line_to_paste(
     join_by_hand(home, token)
     assert main(["cluster", "invite", "--withdraw"]) == 0
     assert capsys.readouterr().out == "1 open invite withdrawn\n"
-    assert main(["cluster", "invite"]) == 0
-    capsys.readouterr()
+    monkeypatch.setenv("PROTHEON_JOIN_PORT", tls.NOWHERE.rpartition(":")[2])
+    assert main(["cluster", "invite", "--address", tls.NOWHERE]) == 0
+    assert "nobody answers there" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as master:
+        assert founding.is_reached(Settings(join_port=1), [tls.NOWHERE, f"127.0.0.1:{master.getsockname()[1]}"])
     assert main(["cluster", "remove", "pc"]) == 0
     assert capsys.readouterr().out == "host pc is removed; 1 open invite withdrawn\n"
     assert main(["cluster", "hosts", "--json"]) == 0
@@ -127,6 +130,16 @@ def test_a_host_of_a_cluster_does_not_found_another_beside_it(home: Path, tmp_pa
     with pytest.raises(ConfigError, match="is in a cluster already"):
         founding.init(Settings(home=str(home)), "pc", [])
     assert not (home / "authority").exists()
+
+
+@pytest.mark.parametrize("typed", ["invite", "invite --withdraw", "hosts", "remove nuc"])
+def test_what_is_the_masters_to_do_is_told_on_a_host_that_joined_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    monkeypatch.setenv("PROTHEON_HOME", str(home))
+    tls.joined(tls.authority(tmp_path), "pc", home, "192.168.1.10:50051")
+    assert main(["cluster", *typed.split()]) == 2
+    assert "this is a host of 192.168.1.10:50051: type it there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

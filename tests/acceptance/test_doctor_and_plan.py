@@ -349,7 +349,9 @@ def test_a_plan_needs_no_database_and_makes_none(
     assert (code, told["left_lines"], told["n_workers"], told["files"][0]["format"]) == (0, N_LINES, 3, "gzip")
     assert told["hours"] == pytest.approx(told["seconds"] / 3_600)
     assert not (tmp_path / "home" / "postgres").exists()
+    (tmp_path / "home" / "authority").mkdir(parents=True)
     assert main(["plan", str(path)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.count("on which no master stands now") == 1
     assert "at least" in out
     assert "bottleneck" in out

@@ -106,3 +106,5 @@ def test_a_plan_for_it_measures_each_host(joined: Joined, tmp_path: Path) -> Non
         (name, 1, "bench") for name in ("handheld", "macbook", "nuc")
     ]
     assert (speeds["guessed"], told["notes"]) == ([], [])
+    assert (told["n_workers"], told["master"]) == (3, joined.master.address)
+    assert told["ledger"].startswith(f"the ledger of the master at {joined.master.address}, database "), "which it told this host"

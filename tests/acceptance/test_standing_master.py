@@ -91,6 +91,17 @@ def test_a_detached_load_goes_on_without_its_command(master: Master, database_ur
     assert numbers(database_url, "detached") == list(range(N_LINES))
 
 
+def test_a_detached_load_says_how_to_look_on_and_no_numbers_yet(master: Master, tmp_path: Path, gate: Gate) -> None:
+    pipeline = write_pipeline(tmp_path, "looked_on", gate.body(1, 10))
+    done = master.run("load", write_numbers(tmp_path / "looked_on.txt", N_LINES), "--pipeline", pipeline, "--chunk-lines", 10, "--detach")
+    gate.open()
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    found = re.fullmatch(r"run (\d+) is submitted: protheon runs watch \1", line)
+    assert found is not None
+    assert wait_run(master, int(found[1]))["state"] == "succeeded"
+
+
 def test_a_second_master_on_the_ledger_refuses_and_says_who_leads(master: Master) -> None:
     second = master.run("master")
     assert second.returncode == 2
@@ -102,6 +113,7 @@ def test_a_second_master_of_another_home_refuses_and_says_where_the_leader_is(ma
     with started(tmp_path / "other", database_url, is_ready=False) as second:
         assert second.wait_end() == 2
     assert "another broker leads this ledger already, connected from " in second.said[-1]
+    assert "protheon.connect(" in second.said[-1]
 
 
 def test_a_notebook_connects_by_its_address_and_gets_dasks_client(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run.addresses import own_addresses, with_port
+from protheon_dask.run.addresses import LOOPBACK, own_addresses, with_port
 from protheon_dask.run.settings import AUTHORITY_DIR, home_of
 from protheon_dask.run.trust import certificates
 from protheon_dask.run.trust.authority import Authority, HostRecord
 from protheon_dask.run.trust.host_names import check_host_name, host_name_of
+from protheon_dask.run.trust.identity import joined_master
 from protheon_dask.run.trust.join_token import check_address
 from protheon_dask.run.trust.membership import Membership, identity_of, locked, own_key, renew_own_if_due, tls_below, write_identity
+
+ANSWER_S: Final = 1.0
+"""For a connection to the master's own addresses: this machine's answer at once, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str]
 
     Raises: MissingSetting: there is no authority here. ConfigError: a number out of its range, or no address.
     """
-    authority = Authority.open(home_of(settings))
+    authority = _authority(settings)
     told = [with_port(address, settings.join_port) for address in addresses] or list(authority.addresses())
     told = told or [with_port(address, settings.join_port) for address in own_addresses()]
     token = authority.invite(ttl_s, uses, told)
@@ -109,17 +115,37 @@ def invite(settings: Settings, ttl_s: float, uses: int, addresses: Sequence[str]
 
 def withdraw(settings: Settings) -> int:
     """Make every invite void, and return how many were open. Raises MissingSetting: there is no authority here."""
-    return Authority.open(home_of(settings)).withdraw()
+    return _authority(settings).withdraw()
 
 
 def hosts(settings: Settings) -> Sequence[HostRecord]:
     """Every host that this master's authority ever admitted. Raises MissingSetting: there is none here."""
-    return Authority.open(home_of(settings)).hosts()
+    return _authority(settings).hosts()
 
 
 def remove(settings: Settings, host: str) -> int:
     """As Authority.remove(): a running broker refuses the host at once, and has its connections closed."""
-    return Authority.open(home_of(settings)).remove(host)
+    return _authority(settings).remove(host)
+
+
+def is_reached(settings: Settings, addresses: Sequence[str]) -> bool:
+    """Does anything listen, on this machine or at one of these addresses, where hosts join? Blocks for up to ANSWER_S for each.
+
+    addresses: host:port, of an invite.
+    """
+    for address in (f"{LOOPBACK}:{settings.join_port}", *addresses):  # loopback: one that listens everywhere answers here at once
+        host, _, port = address.rpartition(":")
+        with suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+            return True
+    return False
+
+
+def _authority(settings: Settings) -> Authority:
+    """Raises: ConfigError: this host is of another machine's cluster. MissingSetting: there is no authority."""
+    if not (home_of(settings) / AUTHORITY_DIR).exists() and (master := joined_master(settings)):
+        raise ConfigError(f"this is a host of {master}: type it there, on the master, which has the cluster's authority")
+    return Authority.open(home_of(settings))
 
 
 def _master_name(authority: Authority) -> str | None:

@@ -44,6 +44,19 @@ def own_name(settings: Settings) -> str:
     return socket.gethostname()
 
 
+def joined_master(settings: Settings) -> str:
+    """The address of the master whose cluster this host has joined by an invite; empty: none, or it is the master itself.
+
+    Raises ConfigError: what was noted when it joined is damaged.
+    """
+    if (tls := tls_of(settings)) is None:
+        return ""
+    from protheon_dask.run.trust.membership import membership_of  # here: it loads cryptography
+
+    found = membership_of(tls)
+    return found.master if found is not None and found.invite else ""
+
+
 def dask_environment(tls: TlsFiles | None) -> Mapping[str, str]:
     """Variables that make Dask's processes and clients speak mutual TLS alone; none without TLS."""
     if tls is None:

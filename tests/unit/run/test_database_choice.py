@@ -18,6 +18,9 @@ from protheon_dask.ledger.connect import spelled_out
 from protheon_dask.run import api
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.local import announce, announce_database
+from protheon_dask.run.trust import founding
+from protheon_dask.run.trust.authority import Authority
+from tests.fixtures import tls
 
 URL = "postgresql://me:secret@db/x"
 
@@ -88,6 +91,22 @@ def test_commands_that_name_no_database_load_into_that_of_the_master_that_stands
     env.delenv("DATABASE_URL")
     announced.unlink()
     assert api.resolve_database(own, None).embedded
+
+
+def test_where_nobody_names_a_database_a_machine_of_a_cluster_says_that_the_embedded_one_is_not_the_clusters(
+    env: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    founder, host, alone = (effective(home=str(tmp_path / name)) for name in ("nuc", "macbook", "alone"))
+    founding.init(founder.settings, "nuc", [])
+    tls.joined(Authority.open(tmp_path / "nuc"), "macbook", tmp_path / "macbook", "192.168.1.10:50051")
+    assert "on which no master stands now: start `protheon master`" in api.resolve_database(founder, None).notice
+    assert 'a host of 192.168.1.10:50051; what is loaded there is seen there, or in Python by protheon.connect("192.168.1.10:50051")' in (
+        api.resolve_database(host, None).notice
+    )
+    assert [api.resolve_database(alone, None).notice, api.resolve_database(host, URL).notice] == ["", ""]
+    assert api.resolve_database(host, None, embedded=True).notice == ""
+    announce_database(tmp_path / "nuc", "a", os.getpid(), STANDING)
+    assert api.resolve_database(founder, None).notice == ""
 
 
 def test_a_master_that_was_killed_is_meant_until_another_stands(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
