@@ -75,6 +75,8 @@ def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigErro
     except OSError as error:
         return MissingSetting(f"{tls.directory}: this host's certificate cannot be used: {error}; join the cluster anew")
     try:
+        if not _offers_grpc(place, context):  # before anything is sent: Dask takes a greeting for the length of a message
+            return _other_port(address, tls)
         if _greets(place, context) or _greets(place, context):  # once more: it may just have ended
             return ""
     except ssl.SSLCertVerificationError as error:
@@ -86,13 +88,13 @@ def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigErro
             f"the broker at {address} speaks plaintext, and this host has a certificate of a cluster ({tls.directory}): "
             "nothing was sent. Is it another master, or was it started with --insecure? Give the address of the cluster's"
         )
-    return _refused(address, tls) if _offers_grpc(place, context) else _other_port(address, tls)
+    return _refused(address, tls)
 
 
 def _other_port(address: str, tls: TlsFiles) -> ConfigError:
     """The master itself, where it does not speak gRPC."""
     whose = PORTS.get(int(address.rpartition(":")[2]))
-    what = f"that is {whose}" if whose else "another of its ports, or of its workers'"
+    what = f"that is {whose}" if whose else "another of its ports"
     to_do = joined_elsewhere(address, tls) or f"Give that one, most often HOST:{Settings().broker_port}"
     return ConfigError(f"what answers at {address} is of this host's cluster, and not its master's gRPC address: {what}. {to_do}")
 

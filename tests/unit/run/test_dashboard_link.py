@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from protheon_dask.run.link import dashboard_page
+from protheon_dask.run.link import Link, dashboard_page
+from protheon_dask.run.master import Master
 
 PANELS = b'{"Individual Protheon": "/individual-protheon-workers"}'
 
@@ -64,3 +65,17 @@ def test_the_environments_proxy_is_not_asked_for_the_cluster(monkeypatch: pytest
     monkeypatch.delenv("no_proxy", raising=False)
     with answering(http(PANELS)) as dashboard_link:
         assert dashboard_page(dashboard_link).endswith("/protheon")
+
+
+@pytest.mark.parametrize(
+    ("master", "page", "way"),
+    [
+        ("192.0.2.7:50051", "http://127.0.0.1:8787/status", "ssh -N -L 8787:127.0.0.1:8787 192.0.2.7"),
+        ("192.0.2.7:50051", "http://192.0.2.7:8787/status", ""),
+        ("127.0.0.1:50051", "http://127.0.0.1:8787/status", ""),
+        ("192.0.2.7:50051", "", ""),
+    ],
+)
+def test_a_page_on_another_hosts_loopback_is_reached_by_ssh(master: str, page: str, way: str) -> None:
+    with Master(master, None) as client:
+        assert Link(client, None, say=print).dashboard_way(page) == way

@@ -320,6 +320,9 @@ def test_a_cluster_tells_where_it_is_and_what_is_away() -> None:
     lines = cluster_text(facts).splitlines()
     assert lines[0].endswith(LINK)
     assert lines[1:] == ["since 10:02:11 UTC: <b>"]
+    far = replace(facts, dashboard_way="ssh -N -L 8787:127.0.0.1:8787 nuc")  # its link leads to this machine's own loopback
+    assert f"{LINK} there: from here, first ssh -N -L 8787:127.0.0.1:8787 nuc" in cluster_text(far)
+    assert "from here, first ssh -N -L 8787:127.0.0.1:8787 nuc" in Page(cluster_html(far)).text
     assert "1 worker no runs" in Page(cluster_html(ClusterFacts("0.1.0", "h:1", 1))).text
 
 
