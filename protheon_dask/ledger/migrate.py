@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib import resources
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -18,7 +20,13 @@ from protheon_dask.postgres import NO_TIMEOUTS
 ADVISORY_CLASS = 0x50524F  # "PRO": Protheon's first key in two-integer advisory locks
 LOCK_LEADERSHIP, LOCK_MIGRATIONS, LOCK_TARGETS = 1, 2, 3  # second keys
 
+DIGESTS_FROM = 4
+"""The migration that brings their digests: what ran before it gets those of its own files, if the ledger's columns are theirs."""
+SHAPE_BEFORE_DIGESTS = "95dede0ad506536efddf93295765edff3c7ce860287b8ebaefe502277dc18efa"
+"""SHA-256 of what ledger_shape.sql gives before that migration; a test makes it anew."""
+
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
+_COMMENT = re.compile(r"--[^\n]*")
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -28,6 +36,20 @@ def migrations() -> list[tuple[int, str, str]]:
         if match := _FILE.match(entry.name):
             found.append((int(match[1]), match[2], entry.read_text(encoding="utf-8")))
     return sorted(found)
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a migration's statements; a comment that is worded anew, or another line end, makes no other migration of it."""
+    return _sha256(" ".join(_COMMENT.sub("", text).split()))
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def shape_of(conn: Connection) -> str:
+    """SHA-256 of the columns of the ledger's tables."""
+    return _sha256("\n".join(row["told"] for row in rows(conn, "ledger_shape")))
 
 
 def applied(conn: psycopg.Connection) -> int:
@@ -51,6 +73,7 @@ def migrate(url: str) -> list[str]:
     with connect(url, application="protheon-migrate") as conn, translated(url), _telling_grants(conn, url):
         check_writable(conn, url)
         check_not_newer(applied(conn))
+        check_same(conn)
         for version, name, text in migrations():
             if version <= applied(conn):
                 continue
@@ -59,12 +82,47 @@ def migrate(url: str) -> list[str]:
                 conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (ADVISORY_CLASS, LOCK_MIGRATIONS))
                 if version <= applied(conn):  # another caller was first
                     continue
+                if version == DIGESTS_FROM and shape_of(conn) != SHAPE_BEFORE_DIGESTS:
+                    raise _other_version(conn)
                 conn.execute(text.encode())
                 conn.execute("INSERT INTO protheon.migration (version, name) VALUES (%s, %s)", (version, name))
+                if version >= DIGESTS_FROM:
+                    _note_digests(conn, version)
             ran.append(f"{version:04d}_{name}")
         if rows(conn, "lacks_rights"):
             raise _lacks_rights(conn, url)
     return ran
+
+
+def _note_digests(conn: psycopg.Connection, newest: int) -> None:
+    for version, _, text in migrations():
+        if version <= newest:
+            sql = "UPDATE protheon.migration SET digest = %s WHERE version = %s AND digest IS NULL"
+            conn.execute(sql, (digest_of(text), version))
+
+
+def check_same(conn: psycopg.Connection) -> None:
+    """Refuse a ledger whose migrations have our numbers and another text. Raises ConfigError."""
+    if not applied(conn):
+        return
+    # through jsonb: the column is not there before its migration
+    ran: dict[int, str | None] = dict(conn.execute("SELECT version, to_jsonb(migration) ->> 'digest' FROM protheon.migration").fetchall())
+    if any(ran.get(version) not in (None, digest_of(text)) for version, _, text in migrations()):
+        raise _other_version(conn)
+
+
+def _other_version(conn: psycopg.Connection) -> ConfigError:
+    info = conn.info
+    passfile = Path(info.get_parameters().get("passfile", ""))
+    if (directory := passfile.parent / "pgdata").is_dir():  # the embedded PostgreSQL has both in one directory
+        where, to_do = f"the embedded database in {directory.parent}", f"move {directory.parent} away (all its tables go with it)"
+    else:
+        where = f"the database {info.dbname} at {info.host}:{info.port}"
+        to_do = "name another database, or drop the schema protheon in it (with it goes the record of what is loaded; your tables stay)"
+    return ConfigError(
+        f"the ledger in {where} was made by another version of Protheon: its migrations have the numbers of this one's and another "
+        f"text. Use that version, or {to_do}"
+    )
 
 
 def check_usable(conn: Connection, url: str) -> None:
@@ -118,6 +176,7 @@ def check_current(conn: psycopg.Connection, *, for_runs: bool = True) -> None:
     if for_runs and not version:
         raise NotFound("there are no runs in this database yet: start one with `protheon load PATH`, or name the database of your load")
     check_not_newer(version)
+    check_same(conn)
     newest = migrations()[-1][0]
     if version < newest:
         raise MigrationPending(f"the ledger is at migration {version}, this Protheon needs {newest}: run `protheon db migrate`")
