@@ -50,7 +50,7 @@ APPLICATION: Final = "protheon-master"
 CHECK_S: Final = 0.5
 """Period of the look whether a part has ended for good."""
 HOSTS_LOOK_S: Final = 2.0
-"""Period of the look which hosts are here. One asks the scheduler for its workers' names, on connections that are open."""
+"""Period of the look which hosts are here: one call, which the broker answers from what it knows already."""
 RENEW_LOOK_S: Final = 300.0
 """Period of the look whether the master's own certificate is due: hours are left then."""
 TOLD_LATE_S: Final = 4.0
