@@ -98,7 +98,7 @@ class EmbeddedPostgres:
             if (url := self._wait_for_other()) is not None:
                 return url
             self._disown_stale()
-            binaries = self._choose_binaries()
+            binaries = self.choose_binaries()
             if not self._pgdata.exists():
                 self._make(binaries)
             elif not self._passfile.exists():
@@ -184,8 +184,8 @@ class EmbeddedPostgres:
             _, _, rest = pid_path.read_text().partition("\n")
             pid_path.write_text(f"{NO_PID}\n{rest}")
 
-    def _choose_binaries(self) -> Binaries:
-        """Pick the given, or the first, or for data that exist the first that fits."""
+    def choose_binaries(self) -> Binaries:
+        """Pick the given, or the first, or for data that exist the first that fits. Raises MissingSetting, ConfigError; changes nothing."""
         candidates = [read_binaries(self._bin_dir)] if self._bin_dir is not None else find_all_binaries()
         if not candidates:
             raise MissingSetting(

@@ -236,6 +236,8 @@ def check_rights(found: Gathered) -> Iterator[Finding]:
     which = found.database or "of the workers"
     if found.here.database_trouble:
         yield Finding(Level.FAIL, what, which, found.here.database_trouble, "mend what it says, then ask again")
+    elif found.is_unmade:
+        yield Finding(Level.OK, what, which, "there is none yet: the first load makes it")
     if server is None:
         return
     yield Finding(Level.OK, what, which, f"PostgreSQL {server.version}")

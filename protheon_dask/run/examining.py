@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
+from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.doctor import Diagnosis, diagnose
@@ -30,7 +32,7 @@ def examine(
 
     master: None: the one whose cluster this host has joined, else the local one of this database, if it runs.
 
-    The embedded database is left aside where a master is named: it is not that one's.
+    The embedded database is left aside where a master is named: it is not that one's. One that was never made is not made for this.
     Raises: ConfigError: the address, or the database's URL, cannot be read.
     """
     settings = effective.settings
@@ -38,18 +40,30 @@ def examine(
     address = master_address(master) if master else joined_master(settings)
     tls = tls if address else None
     asked = Asked(settings, None, address, tls, database=database, wants_bench=wants_bench, on_step=on_step)
-    trouble = ""
+    trouble, is_unmade = "", False
     with ExitStack() as stack:
         if not (address and database.embedded and not is_given):
             try:
-                url = stack.enter_context(opened(effective, database))
-                asked = replace(asked, url=url)
-                if not address and (local := running_master(effective, url)) is not None:
-                    local.close()
-                    asked = replace(asked, master=local.address, tls=local.tls)
+                if not (is_unmade := _is_unmade(effective, database)):
+                    url = stack.enter_context(opened(effective, database))
+                    asked = replace(asked, url=url)
+                    if not address and (local := running_master(effective, url)) is not None:
+                        local.close()
+                        asked = replace(asked, master=local.address, tls=local.tls)
             except ProtheonError as exc:  # it does not answer, or cannot be started: that is a finding
                 trouble = str(exc)
         found = gather(asked)
+    if is_unmade:
+        found = replace(found, is_unmade=True, database=database.origin)
     if trouble and not found.here.database_trouble:
         found = replace(found, here=replace(found.here, database_trouble=trouble), database=found.database or database.origin)
     return found, diagnose(found)
+
+
+def _is_unmade(effective: Effective, database: Database) -> bool:
+    """Is it the embedded one, and was never made? Raises ConfigError where it could not be: there is no PostgreSQL here."""
+    directory, bin_dir = database.embedded_dir, effective.settings.postgres_bin
+    if directory is None or directory.exists():
+        return False
+    EmbeddedPostgres(directory, Path(bin_dir) if bin_dir else None).choose_binaries()
+    return True

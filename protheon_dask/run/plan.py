@@ -25,6 +25,7 @@ from protheon_dask.policy import auto_chunk_lines
 from protheon_dask.run.host_look import disk
 from protheon_dask.run.machine import this_machine
 from protheon_dask.run.measure import Packed, bench, pack_lines
+from protheon_dask.run.parts import n_workers_here
 from protheon_dask.run.speeds import Speeds, by_run, by_sample
 from protheon_dask.run.trust.identity import own_name
 from protheon_dask.telemetry.bound import bound_of, speedup
@@ -110,7 +111,7 @@ class LoadPlan:
 class PlanWish:
     """What is to be planned.
 
-    url None: no database is asked; no_database says why. n_workers None: as many as this machine has cores.
+    url None: no database is asked; no_database says why. n_workers None: as many as a load would start here.
     ledger:  which one is at url, without a secret. master: whose workers n_workers are; empty: nobody was asked.
     hosts:   workers by host, where they are known; n_workers is then their number.
     benched: what each worker of a host does, in workers of this machine; empty: nothing was measured.
@@ -136,7 +137,7 @@ def plan(wish: PlanWish) -> LoadPlan:
     Guarantee: nothing is written to the database.
     """
     paths = resolve(wish.paths)
-    n_workers = wish.n_workers or this_machine().whole_cores
+    n_workers = wish.n_workers or n_workers_here()
     wish.on_step(words.counted(len(paths), "file"))
     with ThreadPoolExecutor(LOOKERS) as pool:
         looked = list(pool.map(_look, paths))

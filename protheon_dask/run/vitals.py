@@ -119,6 +119,7 @@ class Gathered:
     told: tuple[HostTold, ...] = ()
     silent: Mapping[str, str] = field(default_factory=dict)  # workers that did not answer, and why
     database: str = ""  # which, for people; empty: none was asked from here
+    is_unmade: bool = False  # it is the embedded one, and the first load makes it
     disk: Disk | None = None  # of the master, or of this machine
     disk_trouble: str = ""
     now_s: float = 0.0  # this machine's clock, seconds of the epoch

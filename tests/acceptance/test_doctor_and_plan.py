@@ -166,6 +166,12 @@ def test_a_server_with_few_connections_is_told_before_the_workers_are_refused(do
     assert "max_connections 8" in why
 
 
+def test_an_embedded_database_that_was_never_made_is_not_made_for_a_look(doctor: Doctor, tmp_path: Path) -> None:
+    _, told = doctor("embedded")
+    assert ("database", "there is none yet: the first load makes it") in findings(told, "ok")
+    assert not (tmp_path / "home" / "postgres").exists()
+
+
 def test_a_database_that_does_not_answer_is_a_finding_and_no_error(doctor: Doctor) -> None:
     code, told = doctor("postgresql://ann:secret@127.0.0.1:9/d7")
     assert code == 1
