@@ -70,6 +70,7 @@ BUSY_S = 0.5
 """Pause before a stream is asked for again that the broker had no place for."""
 REACH_S = 5.0
 """Period in which it is looked once why a broker that is there does not answer."""
+NOT_LOOKED: Final = "no answer yet"
 BROKE_OFF: Final = "it broke the connection off: it is ending, or starting again"
 """Said of one that can be reached when it is looked at."""
 STREAM_S = 60.0
@@ -92,7 +93,7 @@ class BrokerClient:
         self._older: grpc.Channel | None = None  # shows the certificate before: streams that began on it end there
         self._is_closed = False
         self._reached_at = -math.inf  # when it was looked last why it does not answer (monotonic), and what was found
-        self._found: ConfigError | str = ""
+        self._found: ConfigError | str = NOT_LOOKED
 
     def fetch_chunk(
         self,
@@ -384,7 +385,7 @@ class BrokerClient:
                 # the name alone is fixed: the address may be any that leads there
                 options = (*OPTIONS, ("grpc.ssl_target_name_override", MASTER_NAME))
                 self._older, self._stamp = self._channel, stamp
-                self._reached_at, self._found = -math.inf, ""  # what was found of the one before
+                self._reached_at, self._found = -math.inf, NOT_LOOKED  # what was found of the one before
                 self._channel = grpc.secure_channel(self.address, credentials, options=options)
             return self._channel
 

@@ -19,6 +19,8 @@ FRAME_BYTES, SETTINGS_TYPE = 9, 4
 NO_MASTER: Final = "what listens there does not answer as a master does"
 PORTS: Final = {Settings().scheduler_port: "Dask's scheduler", Settings().join_port: "where hosts join"}
 """Others of a master that show its certificate, where nobody gave them another number."""
+HANGS_UP: Final = (ssl.SSLError, ConnectionResetError, ConnectionAbortedError)
+"""How a handshake ends with what speaks no TLS: by an alert, or by none."""
 # OpenSSL's verify codes, X509_V_ERR_*
 NOT_YET_VALID, EXPIRED, NAME_MISMATCH = 9, 10, 62
 
@@ -35,11 +37,11 @@ def refusal(address: str, tls: TlsFiles | None) -> ConfigError | str:
     place = (host.strip("[]"), int(port))
     try:
         return _without_tls(address, place) if tls is None else _with_tls(address, place, tls)
-    except socket.gaierror as error:
-        return f"the name {host} is not known here ({error.strerror or error})"
+    except (socket.gaierror, UnicodeError) as error:
+        return f"the name {host} is not known here ({getattr(error, 'strerror', None) or error})"
     except TimeoutError:
         return "no answer in time"
-    except (ssl.SSLError, ConnectionResetError):
+    except HANGS_UP:
         return NO_MASTER
     except OSError as error:
         return error.strerror or str(error)
@@ -58,7 +60,7 @@ def _without_tls(address: str, place: tuple[str, int]) -> ConfigError | str:
     with socket.create_connection(place, ASK_S) as plain:
         try:
             context.wrap_socket(plain).close()
-        except (ssl.SSLError, ConnectionResetError):
+        except HANGS_UP:
             return "" if _greets(place) else NO_MASTER
         return OtherTransport(
             f"the broker at {address} speaks mutual TLS, and there is no certificate here to show it: join its cluster "
@@ -81,7 +83,7 @@ def _with_tls(address: str, place: tuple[str, int], tls: TlsFiles) -> ConfigErro
             return ""
     except ssl.SSLCertVerificationError as error:
         return ConfigError(f"the broker at {address} {_what_is_wrong(error, tls)}")
-    except ssl.SSLError:
+    except HANGS_UP:
         if not _greets(place):
             raise
         return OtherTransport(

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from protheon_dask.errors import ConfigError, MigrationPending, NotFound
 from protheon_dask.ledger.connect import Connection, check_writable, connect, place_of, translated
+from protheon_dask.ledger.embedded import NAME
 from protheon_dask.ledger.rows import rows
 from protheon_dask.postgres import NO_TIMEOUTS
 
@@ -81,6 +82,7 @@ def migrate(url: str) -> list[str]:
                 conn.execute(NO_TIMEOUTS)
                 conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (ADVISORY_CLASS, LOCK_MIGRATIONS))
                 if version <= applied(conn):  # another caller was first
+                    check_same(conn)
                     continue
                 if version == DIGESTS_FROM and shape_of(conn) != SHAPE_BEFORE_DIGESTS:
                     raise _other_version(conn)
@@ -114,8 +116,9 @@ def check_same(conn: psycopg.Connection) -> None:
 def _other_version(conn: psycopg.Connection) -> ConfigError:
     info = conn.info
     passfile = Path(info.get_parameters().get("passfile", ""))
-    if (directory := passfile.parent / "pgdata").is_dir():  # the embedded PostgreSQL has both in one directory
-        where, to_do = f"the embedded database in {directory.parent}", f"move {directory.parent} away (all its tables go with it)"
+    directory = passfile.parent
+    if (passfile.name, info.user) == ("passfile", NAME) and (directory / "pgdata").is_dir():
+        where, to_do = f"the embedded database in {directory}", f"move {directory} away (all its tables go with it)"
     else:
         where = f"the database {info.dbname} at {info.host}:{info.port}"
         to_do = "name another database, or drop the schema protheon in it (with it goes the record of what is loaded; your tables stay)"

@@ -94,7 +94,7 @@ class Hosting:
                     self._lost_at = time.monotonic()
                 self._say(f"lost: {ending}; joining again")
                 self._wait(pause_s)
-            self._say("ended while it waited: no worker of this host ran")
+            self._say("ended while it waited: no worker of this host runs")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -41,8 +41,8 @@ class ProtheonPlugin(Board, SchedulerPlugin):
 
     def update_graph(self, scheduler: Scheduler, *, client: str, tasks: list[Any], **_: Any) -> None:
         """Hook: tasks have come, and none is given to a worker yet."""
-        self._pruning.look(scheduler)
         give_lives(scheduler, client, tasks)
+        self._pruning.look(scheduler)
 
     def take_picture(self, told: bytes) -> dict[str, Any]:
         """Handler: the broker's picture of this second. Answers with the runs whose stories are wanted."""

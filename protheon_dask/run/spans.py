@@ -6,6 +6,7 @@ one; and a span keeps a record of every graph that came, which are as many as ch
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Final
 
@@ -20,14 +21,27 @@ class Pruning:
     """The scheduler's spans, looked through once in a PERIOD_S."""
 
     def __init__(self) -> None:
-        self._due_at = 0.0
+        self._due_at = -math.inf
+        self._is_lenient = False
 
     def look(self, scheduler: Any) -> None:
         """Prune, if it is time to. Cheap otherwise: called for each graph."""
         if time.monotonic() >= self._due_at:
             self._due_at = time.monotonic() + PERIOD_S
-            if scheduler.extensions.get("spans") is not None:
+            if (extension := scheduler.extensions.get("spans")) is not None:
+                if not self._is_lenient:
+                    bear_forgotten(extension)
+                    self._is_lenient = True
                 prune(scheduler, time.time() - KEPT_S)
+
+
+def bear_forgotten(extension: Any) -> None:
+    """Let heartbeats tell of spans that were forgotten; else a worker that does is closed.
+
+    A task that was cancelled while it ran has ended for its span, and its thread goes on and is told of later.
+    """
+    heartbeat = extension.heartbeat
+    extension.heartbeat = lambda worker, data: heartbeat(worker, {key: spent for key, spent in data.items() if key[1] in extension.spans})
 
 
 def prune(scheduler: Any, ended_before: float) -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -116,7 +116,7 @@ class StandingMaster:
         self._closing.set()
         self._processes.leave()
         with self._stack:  # it ends what is left, also where a person has no patience
-            self._on_event("ending: runs go on when the master is started again")
+            self._tell("ending: runs go on when the master is started again")
             if self.wish.n_workers:
                 self._drain()
             self._processes["broker"].end()
@@ -315,13 +315,18 @@ class StandingMaster:
             except ProtheonError:  # the broker is started again: what it tells then counts
                 continue
             for line in roll.changes(hosts):
-                self._on_event(line)
+                self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        """Also where nobody reads any more: Ctrl-C ends the other end of a pipe as well."""
+        with suppress(OSError, SystemExit):
+            self._on_event(line)
 
     # --- its end --------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """The workers of this host finish what they have, or give it back; they are ended if that takes longer than it may."""
-        self._on_event("the workers of this host finish what they have, or give it back")
+        self._tell("the workers of this host finish what they have, or give it back")
         self._drain_file.touch()
         workers = self._processes["workers"]
         workers.wait_ended(self.settings.exit_grace_s + TOLD_LATE_S + WORKERS_END_S)

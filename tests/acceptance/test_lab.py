@@ -144,7 +144,7 @@ def run_all(watched: Watched) -> None:
     Of a kernel that is still starting JupyterLab asks which it is to be, and a person presses Select; what was to be run by then it
     forgets at times, and when for a while nothing begins, a person clicks again.
     """
-    clicked = time.monotonic()
+    idle_since = time.monotonic()
 
     def prompts() -> list[str]:
         watched.page.wait_for_timeout(100)
@@ -157,12 +157,14 @@ def run_all(watched: Watched) -> None:
     choose(watched, "Run", "Run All Cells")
 
     def is_done() -> bool:
-        nonlocal clicked
-        begun = prompts()
-        if not begun and time.monotonic() - clicked > FORGOTTEN_S:
+        nonlocal idle_since
+        begun, is_idle = prompts(), watched.page.evaluate(STATUS) == "idle"
+        if begun or not is_idle:
+            idle_since = time.monotonic()
+        elif time.monotonic() - idle_since > FORGOTTEN_S:
             choose(watched, "Run", "Run All Cells")
-            clicked = time.monotonic()
-        return watched.page.evaluate(STATUS) == "idle" and bool(begun) and "[*]:" not in begun
+            idle_since = time.monotonic()
+        return is_idle and bool(begun) and "[*]:" not in begun
 
     try:
         wait_until(is_done, timeout_s=180)

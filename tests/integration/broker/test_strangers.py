@@ -251,13 +251,14 @@ def test_another_port_of_the_cluster_is_no_refusal_and_the_master_that_was_joine
 def test_an_address_where_no_master_is_is_told_in_words(place: Place) -> None:
     tls = place.join("astray")
     tls.note.write_bytes(msgspec.json.encode(Membership(master="nuc:50051", host="astray", invite="i")))
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = f"127.0.0.1:{gone.getsockname()[1]}"
-    for way in (tls, None):
-        joined = "" if way is None else ". This host joined the master at nuc:50051"
-        with BrokerClient(address, way) as client, pytest.raises(BrokerUnavailable) as caught:
-            client.info()
-        assert str(caught.value) == f"no master answers at {address}: Connection refused{joined}"
+    with socket.socket() as nobody:  # bound, so that nobody else is there, and never listening
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        for way in (tls, None):
+            joined = "" if way is None else ". This host joined the master at nuc:50051"
+            with BrokerClient(address, way) as client, pytest.raises(BrokerUnavailable) as caught:
+                client.info()
+            assert str(caught.value) == f"no master answers at {address}: Connection refused{joined}"
 
 
 def test_a_master_whose_certificate_ran_out_is_named_as_that(place: Place, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Event, LocalCluster
 from distributed.spans import SpansSchedulerExtension, span
 
-from protheon_dask.run.spans import DEFAULT, KEPT_RECORDS, KEPT_S, PERIOD_S, Pruning, prune
+from protheon_dask.run.spans import DEFAULT, KEPT_RECORDS, KEPT_S, PERIOD_S, Pruning, bear_forgotten, prune
 from tests.fixtures.cluster import wait_until
 
 
@@ -26,6 +26,11 @@ def spans_of(client: Client) -> SpansSchedulerExtension:
     """Of the scheduler in this process."""
     found: SpansSchedulerExtension = client.cluster.scheduler.extensions["spans"]
     return found
+
+
+def wait_for_end() -> None:
+    """A task that ends when the test says so."""
+    Event("end").wait()  # type: ignore[no-untyped-call]  # distributed is not typed here
 
 
 def run(client: Client, n: int) -> None:
@@ -65,7 +70,7 @@ def test_a_span_to_which_the_next_task_is_added_stays(client: Client) -> None:
 
 def test_of_a_span_at_work_the_last_graphs_are_known(client: Client) -> None:
     spans = spans_of(client)
-    blocked = client.submit(time.sleep, 3)
+    blocked = client.submit(wait_for_end, pure=False)
     futures = [client.submit(int, value, pure=False) for value in range(3 * KEPT_RECORDS)]
     wait_until(lambda: len(client.cluster.scheduler.tasks) == 1 + 3 * KEPT_RECORDS)
     [mine] = spans.spans.values()
@@ -74,8 +79,27 @@ def test_of_a_span_at_work_the_last_graphs_are_known(client: Client) -> None:
     prune(client.cluster.scheduler, time.time() + 1)
     assert list(spans.spans.values()) == [mine]
     assert len(mine.metadata["collections"]) == KEPT_RECORDS
+    Event("end", client=client).set()  # type: ignore[no-untyped-call]  # distributed is not typed here
     assert blocked.result() is None
     assert client.gather(futures) == list(range(3 * KEPT_RECORDS))
+
+
+def test_a_worker_that_tells_of_a_span_that_was_forgotten_works_on(client: Client) -> None:
+    scheduler = client.cluster.scheduler
+    bear_forgotten(spans_of(client))
+    running = client.submit(wait_for_end, pure=False)
+    wait_until(lambda: any(worker.processing for worker in scheduler.workers.values()))
+    running.cancel()
+    wait_until(lambda: not scheduler.tasks)
+    prune(scheduler, time.time() + 1)
+    assert spans_of(client).spans == {}
+    Event("end", client=client).set()  # type: ignore[no-untyped-call]  # distributed is not typed here
+    [worker] = scheduler.workers.values()
+    for _ in range(3):  # heartbeats: one of them tells of it
+        seen_at = worker.last_seen
+        wait_until(lambda seen_at=seen_at: worker.last_seen > seen_at)
+    assert client.submit(int, 7, pure=False).result() == 7
+    assert list(scheduler.workers.values()) == [worker]
 
 
 def test_it_looks_once_in_a_while(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
