@@ -29,7 +29,7 @@ from protheon_dask.broker.chunks import (
     WantedChunk,
     after_break,
 )
-from protheon_dask.broker.reach import joined_elsewhere, refusal
+from protheon_dask.broker.reach import SILENT, joined_elsewhere, refusal
 from protheon_dask.broker.tls import MASTER_NAME, TlsFiles, channel_credentials
 from protheon_dask.errors import BrokerBusy, BrokerUnavailable, ConfigError, ProtheonError
 
@@ -422,7 +422,7 @@ class BrokerClient:
         if wire.is_told(error):
             return found
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return self._away("no answer in time")
+            return self._away(SILENT)
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return found
         why = self._why_unreached()

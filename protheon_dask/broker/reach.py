@@ -16,6 +16,7 @@ ASK_S: Final = 3.0
 """How long each step of a look may take: as many as five packets to a master that is there."""
 GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: preface and empty SETTINGS
 FRAME_BYTES, SETTINGS_TYPE = 9, 4
+SILENT: Final = "no answer in time"
 NO_MASTER: Final = "what listens there does not answer as a master does"
 PORTS: Final = {Settings().scheduler_port: "Dask's scheduler", Settings().join_port: "where hosts join"}
 """Others of a master that show its certificate, where nobody gave them another number."""
@@ -38,13 +39,18 @@ def refusal(address: str, tls: TlsFiles | None) -> ConfigError | str:
     try:
         return _without_tls(address, place) if tls is None else _with_tls(address, place, tls)
     except (socket.gaierror, UnicodeError) as error:
-        return f"the name {host} is not known here ({getattr(error, 'strerror', None) or error})"
+        return unknown_name(host, error)
     except TimeoutError:
-        return "no answer in time"
+        return SILENT
     except HANGS_UP:
         return NO_MASTER
     except OSError as error:
         return error.strerror or str(error)
+
+
+def unknown_name(host: str, error: OSError | UnicodeError) -> str:
+    """Of a name that does not resolve; UnicodeError: one of its labels is empty or too long."""
+    return f"the name {host} is not known here ({getattr(error, 'strerror', None) or error})"
 
 
 def joined_elsewhere(address: str, tls: TlsFiles | None) -> str:

@@ -99,8 +99,8 @@ def migrate(url: str) -> list[str]:
 def _note_digests(conn: psycopg.Connection, newest: int) -> None:
     for version, _, text in migrations():
         if version <= newest:
-            sql = "UPDATE protheon.migration SET digest = %s WHERE version = %s AND digest IS NULL"
-            conn.execute(sql, (digest_of(text), version))
+            noted = "UPDATE protheon.migration SET digest = %s WHERE version = %s AND digest IS NULL"
+            conn.execute(noted, (digest_of(text), version))
 
 
 def check_same(conn: psycopg.Connection) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protheon_dask.broker.peers import is_loopback
-from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, OtherTransport, ProtheonError
 from protheon_dask.ledger import reports
@@ -20,7 +19,7 @@ from protheon_dask.run.link import APPLICATION, Link
 from protheon_dask.run.local import Database
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
-from protheon_dask.run.trust.identity import tls_of
+from protheon_dask.run.trust.identity import joined_master, tls_of
 from protheon_dask.run.trust.keys import KEY_FILE, read_key
 from protheon_dask.run.versions import own_versions
 
@@ -68,7 +67,7 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
         master = Master(place, key, tls=way)
         try:
             found = master.info().ledger_id
-            if way is not None and (key is None or _has_joined(way)):  # it signs pipelines as the master does: a key here is another one
+            if way is not None and (key is None or joined_master(settings)):  # it signs as the master does: a key here is another
                 key = master.enrol(socket.gethostname(), own_versions()).cluster_key or None
                 master.close()
                 master = Master(place, key, tls=way)
@@ -82,14 +81,6 @@ def reached(settings: Settings, place: str) -> tuple[Master, str]:
     if isinstance(told, OtherTransport):
         raise told
     raise BrokerUnavailable(f"{told}. {IS_IT_THERE}") from told
-
-
-def _has_joined(tls: TlsFiles) -> bool:
-    """Is this host one that joined by an invite, not the master of the cluster itself?"""
-    from protheon_dask.run.trust.membership import membership_of  # here: it loads cryptography
-
-    member = membership_of(tls)
-    return member is not None and bool(member.invite)
 
 
 def ledger_url(settings: Settings, database: Database, ledger_id: str, *, is_given: bool) -> str | None:

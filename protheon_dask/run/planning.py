@@ -57,8 +57,9 @@ def wish_for(
                 if (workers is None or wants_bench) and (local := running_master(effective, wish.url or "")) is not None:
                     asked = local.address, local.tls
                     local.close()
-                    with BrokerClient(*asked) as broker:
-                        wish = _with_hosts(wish, broker) if workers is None else wish
+                    if workers is None:
+                        with BrokerClient(*asked) as broker:
+                            wish = _with_hosts(wish, broker, broker.info().n_threads)
             except ProtheonError as exc:
                 wish = replace(wish, no_database=str(exc))
         if wants_bench:
@@ -74,10 +75,10 @@ def _of_master(wish: PlanWish, address: str, tls: TlsFiles | None, database: Dat
     Raises BrokerUnavailable. A ledger that is not to be had from here is none of them: the plan says why.
     """
     with BrokerClient(address, tls) as broker:
-        wish = _with_hosts(wish, broker) if counts else wish
-        ledger_id = broker.info().ledger_id
+        info = broker.info()
+        wish = _with_hosts(wish, broker, info.n_threads) if counts else wish
         try:
-            url = ledger_url(wish.settings, database, ledger_id, is_given=is_given)
+            url = ledger_url(wish.settings, database, info.ledger_id, is_given=is_given)
             if url is None:
                 at = Reach(address, own_name(wish.settings), tls)
                 enrolled = enrol(wish.settings, broker, at.host)
@@ -93,9 +94,9 @@ def _whose(database: Database) -> str:
     return database.origin if database.embedded else f"{place_of(database.url)} (from {database.origin})"
 
 
-def _with_hosts(wish: PlanWish, broker: BrokerClient) -> PlanWish:
-    """The workers that this master gives work to. Raises BrokerUnavailable."""
-    listed, n_threads = broker.hosts().hosts, broker.info().n_threads
+def _with_hosts(wish: PlanWish, broker: BrokerClient, n_threads: int) -> PlanWish:
+    """The workers that this master gives work to, of so many threads in all. Raises BrokerUnavailable."""
+    listed = broker.hosts().hosts
     # of somebody else's workers each thread is one of ours
     threads_each = max(1.0, n_threads / max(1, sum(host.n_workers for host in listed)))
     hosts = {host.name: round(host.n_workers * threads_each) for host in listed if host.n_workers and not host.aside}

@@ -18,7 +18,7 @@ from protheon_dask.run.lives import give_lives
 from protheon_dask.run.logs import log_to_stderr
 from protheon_dask.run.preloading import or_end
 from protheon_dask.run.settings import read_settings
-from protheon_dask.run.spans import Pruning
+from protheon_dask.run.spans import Pruning, bear_forgotten
 from protheon_dask.run.trust.dask_tls import keep_renewed, refuse_removed
 from protheon_dask.telemetry import pages
 from protheon_dask.telemetry.board import TAKE_PICTURE, TAKE_STORY, Board, picture_from, story_from
@@ -68,3 +68,4 @@ def dask_setup(scheduler: Scheduler) -> None:
     scheduler.handlers[TAKE_PICTURE] = plugin.take_picture
     scheduler.handlers[TAKE_STORY] = plugin.take_told
     pages.add_to_nav(scheduler)
+    bear_forgotten(scheduler)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from protheon_dask.broker.client import BrokerClient
 from protheon_dask.broker.peers import is_loopback
+from protheon_dask.broker.reach import unknown_name
 from protheon_dask.broker.tls import TlsFiles
 from protheon_dask.config import Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError
@@ -95,9 +96,8 @@ def check_name(host: str) -> None:
     """Raise ConfigError for a name that does not resolve: a certificate does not help there."""
     try:
         socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: a label that is empty or too long
-        told = getattr(exc, "strerror", None) or exc
-        raise ConfigError(f"the name {host} is not known here ({told}): give the master's address") from exc
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError(f"{unknown_name(host, exc)}: give the master's address") from exc
 
 
 def check_database(enrolled: Enrolled, broker: BrokerClient, at: Reach) -> None:

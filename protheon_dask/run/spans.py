@@ -22,24 +22,20 @@ class Pruning:
 
     def __init__(self) -> None:
         self._due_at = -math.inf
-        self._is_lenient = False
 
     def look(self, scheduler: Any) -> None:
         """Prune, if it is time to. Cheap otherwise: called for each graph."""
         if time.monotonic() >= self._due_at:
             self._due_at = time.monotonic() + PERIOD_S
-            if (extension := scheduler.extensions.get("spans")) is not None:
-                if not self._is_lenient:
-                    bear_forgotten(extension)
-                    self._is_lenient = True
-                prune(scheduler, time.time() - KEPT_S)
+            prune(scheduler, time.time() - KEPT_S)
 
 
-def bear_forgotten(extension: Any) -> None:
+def bear_forgotten(scheduler: Any) -> None:
     """Let heartbeats tell of spans that were forgotten; else a worker that does is closed.
 
     A task that was cancelled while it ran has ended for its span, and its thread goes on and is told of later.
     """
+    extension = scheduler.extensions["spans"]
     heartbeat = extension.heartbeat
     extension.heartbeat = lambda worker, data: heartbeat(worker, {key: spent for key, spent in data.items() if key[1] in extension.spans})
 

@@ -86,7 +86,7 @@ def test_of_a_span_at_work_the_last_graphs_are_known(client: Client) -> None:
 
 def test_a_worker_that_tells_of_a_span_that_was_forgotten_works_on(client: Client) -> None:
     scheduler = client.cluster.scheduler
-    bear_forgotten(spans_of(client))
+    bear_forgotten(scheduler)
     running = client.submit(wait_for_end, pure=False)
     wait_until(lambda: any(worker.processing for worker in scheduler.workers.values()))
     running.cancel()
