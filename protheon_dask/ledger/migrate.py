@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -30,13 +31,14 @@ _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 _COMMENT = re.compile(r"--[^\n]*")
 
 
-def migrations() -> list[tuple[int, str, str]]:
+@cache
+def migrations() -> tuple[tuple[int, str, str], ...]:
     """The migrations of this version: (number, name, SQL), ascending from 1 without a gap."""
     found = []
     for entry in resources.files("protheon_dask.ledger").joinpath("migrations").iterdir():
         if match := _FILE.match(entry.name):
             found.append((int(match[1]), match[2], entry.read_text(encoding="utf-8")))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def digest_of(text: str) -> str:

@@ -65,13 +65,14 @@ class GuestCluster(LocalCluster):
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
         key_file = make_key(self._home, GUEST_KEY_FILE)
+        broker_port = free_port(settings.broker_port, self._bind)
         places = Places(
             bind=self._bind,
             scheduler=self._scheduler,
-            broker_port=free_port(settings.broker_port, self._bind),
+            broker_port=broker_port,
             scheduler_port=0,
             dashboard_port=0,
-            http_port=free_port(settings.http_port),
+            http_port=free_port(settings.http_port, but_not=[broker_port]),
         )
         self._ports = [places.broker_port, places.http_port]
         self.http_link = f"http://{LOOPBACK}:{places.http_port}"

@@ -220,12 +220,11 @@ class LocalCluster:
             self._processes.forget()
 
     def _start_all(self, settings: Settings, env: Mapping[str, str]) -> None:
-        places = Places(
-            scheduler_port=free_port(settings.scheduler_port),
-            dashboard_port=free_port(settings.dashboard_port),
-            broker_port=free_port(settings.broker_port),
-            http_port=free_port(settings.http_port),
-        )
+        ports = list[int]()
+        for wanted in (settings.scheduler_port, settings.dashboard_port, settings.broker_port, settings.http_port):
+            ports.append(free_port(wanted, but_not=ports))
+        scheduler_port, dashboard_port, broker_port, http_port = ports
+        places = Places(scheduler_port=scheduler_port, dashboard_port=dashboard_port, broker_port=broker_port, http_port=http_port)
         self._ports = [places.scheduler_port, places.broker_port, places.http_port]  # Dask takes another port for its dashboard by itself
         self.dashboard_link, self.http_link = places.dashboard_link, f"http://{LOOPBACK}:{places.http_port}"
         site = Site(self._home, self.settings, env, places)
@@ -387,10 +386,10 @@ def _lives(pid: int) -> bool:
         return True
 
 
-def free_port(wanted: int, host: str = LOOPBACK) -> int:
-    """The wanted port of this host's address if it is free, there and on loopback, else any other."""
+def free_port(wanted: int, host: str = LOOPBACK, but_not: Collection[int] = ()) -> int:
+    """The wanted port of this host's address if it is free, there and on loopback, else any other; none that was given away already."""
     for port in (wanted, *(0,) * START_TRIES):
-        if (found := bound_port(port, host)) is not None and (host == LOOPBACK or bound_port(found) is not None):
+        if (found := bound_port(port, host, but_not)) is not None and (host == LOOPBACK or bound_port(found) is not None):
             return found
     raise ConfigError(f"no port is free on {host}")
 

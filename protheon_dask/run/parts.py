@@ -275,13 +275,13 @@ def memory_option(machine: Machine, n_workers: int) -> list[str]:
     return [] if sizing.warning else ["--memory-limit", str(sizing.memory_limit_bytes)]
 
 
-def bound_port(wanted: int, host: str = LOOPBACK) -> int | None:
+def bound_port(wanted: int, host: str = LOOPBACK, but_not: Collection[int] = ()) -> int | None:
     """The port that a socket gets on this host for the moment of the look; None: it is taken, or the address is not this host's.
 
-    wanted: 0 is any, if it can be had one that no connection gets before a server of ours has it.
+    wanted: 0 is any, if it can be had one that no connection gets before a server of ours has it. but_not: given to other servers of ours.
     """
     tries = [wanted] if wanted else [*(random.randint(*SERVER_PORTS) for _ in range(PORT_TRIES)), 0]
-    return next((port for port in (_bound(one, host) for one in tries) if port is not None), None)
+    return next((port for port in (_bound(one, host) for one in tries) if port is not None and port not in but_not), None)
 
 
 def _bound(wanted: int, host: str) -> int | None:

@@ -212,7 +212,10 @@ class StandingMaster:
             wanted["join_port"] = ("joining", settings.join_port, bind)
         ports, problems = dict[str, int](), list[str]()
         for name, (what, port, host) in wanted.items():
-            found, place = bound_port(port, host), host
+            if port in ports.values():
+                problems.append(f"port {port}, of {what}, is asked for twice: set PROTHEON_{name.upper()} to another (0: any)")
+                continue
+            found, place = bound_port(port, host, ports.values()), host
             if name == "broker_port" and found is not None and not is_loopback(bind) and bound_port(found) is None:
                 found, place = None, LOOPBACK  # where it listens, too
             if found is None:

@@ -56,7 +56,7 @@ def joined(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for host, joining in (("macbook", master.address), ("handheld", "127.0.0.1:9")):
             tls = identity(Authority.open(directory / "nuc"), host, directory / host)
             note = {"master": master.address, "host": host, "invite": "i", "joining": [joining]}
-            (tls.directory / "cluster.json").write_text(json.dumps(note))
+            tls.note.write_text(json.dumps(note))
         with worker_host(directory / "macbook", "--workers", "1"), worker_host(directory / "handheld", "--workers", "1"):
             made = Joined(master, directory / "macbook")
             wait_until(made.has_workers, 90)

@@ -54,7 +54,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerHost
     founding.init(Settings(home=str(directory / "master")), "nuc", [])
     long_ago = Authority.open(directory / "master", clock=lambda: datetime.now(UTC) - AGO)
     tls = identity(long_ago, "macbook", directory / "macbook")
-    (tls.directory / "cluster.json").write_text(json.dumps({"master": f"127.0.0.1:{port}", "host": "macbook"}))
+    tls.note.write_text(json.dumps({"master": f"127.0.0.1:{port}", "host": "macbook"}))
     with worker_host(directory / "macbook", "--workers", "1") as host:
         host.wait_said("waiting for the master: no master answers at 127.0.0.1:")
         yield host, directory / "master", port
@@ -178,7 +178,7 @@ def test_a_host_that_was_away_for_days_comes_back_by_itself(master: Master, earl
     desk = JoinDesk(Authority.open(early[1]), int(master.address.rpartition(":")[2]))
     with JoinThread(desk, tls_below(early[1]), "127.0.0.1", 0) as server:  # a master on loopback opens none
         member = {"master": master.address, "host": "laptop", "joining": [f"127.0.0.1:{server.port}"]}
-        (tls.directory / "cluster.json").write_text(json.dumps(member))
+        tls.note.write_text(json.dumps(member))
         with worker_host(tmp_path / "laptop", "--workers", "1") as host:
             host.wait_said("the master gave it a new one, until")
             host.wait_said("joined the master")
@@ -188,7 +188,7 @@ def test_a_host_that_was_away_for_days_comes_back_by_itself(master: Master, earl
 @pytest.mark.slow
 def test_a_host_that_was_removed_is_told_so_and_ends(master: Master, early: tuple[WorkerHost, Path, int], tmp_path: Path) -> None:
     tls = identity(Authority.open(early[1]), "handheld", tmp_path / "handheld")
-    (tls.directory / "cluster.json").write_text(json.dumps({"master": master.address, "host": "handheld"}))
+    tls.note.write_text(json.dumps({"master": master.address, "host": "handheld"}))
     with worker_host(tmp_path / "handheld", "--workers", "1") as host:
         host.wait_said("joined the master")
         removed = master.run("cluster", "remove", "handheld")

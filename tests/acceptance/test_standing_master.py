@@ -205,14 +205,17 @@ def test_one_that_is_killed_leaves_no_process_and_starts_again(postgres_url: str
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_refused_by_name(master: Master, postgres_url: str, tmp_path: Path) -> None:
+def test_ports_that_are_taken_or_asked_for_twice_are_refused_by_name(master: Master, postgres_url: str, tmp_path: Path) -> None:
     port = master.address.rpartition(":")[2]
     with (
         fresh_database(postgres_url) as url,
-        started(tmp_path / "home", url, is_ready=False, PROTHEON_BROKER_PORT=port) as second,
+        started(
+            tmp_path / "home", url, is_ready=False, PROTHEON_BROKER_PORT=port, PROTHEON_DASHBOARD_PORT="29999", PROTHEON_HTTP_PORT="29999"
+        ) as second,
     ):
         assert second.wait_end() == 2
     assert f"port {port} on 127.0.0.1, of gRPC, is taken: stop what listens there, or set PROTHEON_BROKER_PORT" in second.said[-1]
+    assert "port 29999, of HTTP, is asked for twice: set PROTHEON_HTTP_PORT to another (0: any)" in second.said[-1]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from protheon_dask.config import Settings
 from protheon_dask.errors import ConfigError
-from protheon_dask.run import api, local
+from protheon_dask.run import api, local, parts
 from protheon_dask.run.supervise import Part
 from tests.fixtures.cluster import StartCluster
 
@@ -88,13 +88,36 @@ def test_another_failure_is_not_tried_again(small_cluster: SmallCluster, monkeyp
             small_cluster._start_where_free(small_cluster.settings, os.environ)
 
 
+@pytest.fixture
+def one_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Chance gives this one each time."""
+    port = local.free_port(0)
+    monkeypatch.setattr(parts, "SERVER_PORTS", (port, port))
+    return port
+
+
+def test_chance_does_not_give_two_servers_one_port(one_port: int) -> None:
+    given = [local.free_port(0)]
+    for _ in range(3):
+        given.append(local.free_port(0, but_not=given))
+    assert given[0] == one_port
+    assert len(set(given)) == 4
+
+
+@pytest.mark.slow
+def test_a_real_cluster_starts_though_chance_gives_one_port_again(start_cluster: StartCluster, one_port: int) -> None:
+    with start_cluster(workers=1) as cluster:
+        assert cluster.client.info().n_threads == 1
+        assert str(one_port) in cluster.client.info().scheduler_address
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["scheduler", "broker", "http"])
 def test_a_real_cluster_starts_though_a_port_was_lost(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     free = local.free_port
     with listening_program() as port:
         answers = [free(0) for _ in range({"scheduler": 0, "broker": 2, "http": 3}[lost])] + [port]
-        monkeypatch.setattr(local, "free_port", lambda wanted: answers.pop(0) if answers else free(wanted))
+        monkeypatch.setattr(local, "free_port", lambda wanted, but_not=(): answers.pop(0) if answers else free(wanted, but_not=but_not))
         with start_cluster(workers=1) as cluster:
             assert not answers
             assert cluster.client.info().n_threads == 1

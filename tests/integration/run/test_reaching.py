@@ -69,7 +69,7 @@ def test_a_name_that_nobody_knows_is_told_as_that(tmp_path: Path) -> None:
 
 def test_a_host_that_has_joined_knows_its_master_and_its_name(tmp_path: Path) -> None:
     tls = identity(authority(tmp_path / "master"), "nuc", tmp_path / "home")
-    (tls.directory / "cluster.json").write_text(json.dumps({"master": "10.9.8.7:50051", "host": "nuc"}))
+    tls.note.write_text(json.dumps({"master": "10.9.8.7:50051", "host": "nuc"}))
     settings = Settings(home=str(tmp_path / "home"))
     assert reach(settings, Wanted()) == Reach("10.9.8.7:50051", "nuc", tls)
     assert own_master(settings) == "10.9.8.7:50051"
