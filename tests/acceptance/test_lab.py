@@ -27,6 +27,7 @@ from tests.acceptance.conftest import write_numbers
 from tests.fixtures.browser import OpenPage, Watched
 from tests.fixtures.cluster import ask, finish, local_cluster, wait_until
 from tests.fixtures.postgres import fresh_database
+from tests.fixtures.processes import has_ended
 from tests.fixtures.shell import PROTHEON
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
@@ -86,7 +87,7 @@ def still_running(processes: list[psutil.Process]) -> list[str]:
     lines = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if not has_ended(process):
                 lines.append(" ".join(process.cmdline()))
     return lines
 

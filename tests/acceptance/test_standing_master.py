@@ -24,6 +24,7 @@ from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeli
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.ports import kept_port
 from tests.fixtures.postgres import fresh_database
+from tests.fixtures.processes import has_ended
 from tests.fixtures.standing import PROTHEON, Master, started
 
 N_LINES = 40
@@ -157,7 +158,7 @@ def test_it_ends_in_bounded_time_and_its_runs_go_on_at_the_next_start(postgres_u
             took_s = time.monotonic() - began_s
         print(f"{signal.Signals(signum).name}: ended after {took_s:.1f} s")
         assert took_s < 3 + 4 + 5 + 20  # the grace, what is told late, the processes around, and a busy machine
-        assert not [child for child in children if child.is_running()]
+        assert all(map(has_ended, children))
         assert ask(url, "SELECT state FROM protheon.run") == [("running",)]
         assert ask(url, "SELECT DISTINCT state FROM protheon.task WHERE state = 'running'") == []
         assert ask(url, "SELECT DISTINCT cost FROM protheon.attempt WHERE outcome <> 'succeeded'") == [("nothing",)]
@@ -199,7 +200,7 @@ def test_one_that_is_killed_leaves_no_process_and_starts_again(postgres_url: str
         with started(tmp_path / "home", url, "--workers", "1") as first:
             children = psutil.Process(first.process.pid).children(recursive=True)
             first.process.kill()
-            wait_until(lambda: not [child for child in children if child.is_running()], 60)
+            wait_until(lambda: all(map(has_ended, children)), 60)
         with started(tmp_path / "home", url, "--workers", "1") as second:
             assert "127.0.0.1" in second.address
 

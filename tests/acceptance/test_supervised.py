@@ -232,7 +232,7 @@ def test_postgres_is_stopped_at_once_and_started_in_the_midst(
     load = begin("postgres_" + "_".join(parts))
     own_server.signal(signal.SIGQUIT)
     kill(supervised, *parts)
-    load.wait_reason("does not answer" if not parts else "broker at")
+    load.wait_reason("does not answer" if not parts else "no master answers at")
     own_server.start()
     back_s = time.time()
     first_s = load.first_commit_s(back_s)

@@ -76,11 +76,19 @@ class Part:
         if self.clock_s:
             env |= {"LD_PRELOAD": str(self.log.parent.with_name(CLOCK)), "CHAOS_CLOCK_S": f"{self.clock_s:.0f}"}
         tether = [sys.executable, "-m", "protheon_dask.run.tether", "--grace", "2", "--", *self.command]
+        self._let_go()
         with self.log.open("ab") as log:
             log.write(f"--- started at {time.time():.3f}, clock {self.clock_s:+.0f} s\n".encode())
             self.process = subprocess.Popen(tether, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
         self.clock_s = 0.0
         self.starts.append(time.time())
+
+    def _let_go(self) -> None:
+        """Of its tether, which ends then, or has ended."""
+        if self.process is not None:
+            assert self.process.stdin is not None, "Popen was given a pipe"
+            self.process.stdin.close()
+            self.process.wait()
 
     def processes(self) -> list[psutil.Process]:
         """The command itself, then all that it started; the tether is not among them."""
@@ -122,10 +130,7 @@ class Part:
         for process in processes:
             with suppress(psutil.Error):
                 process.send_signal(signal.SIGCONT)
-        if self.process is not None:
-            assert self.process.stdin is not None, "Popen was given a pipe"
-            self.process.stdin.close()
-            self.process.wait()
+        self._let_go()
         for process in processes:
             with suppress(psutil.Error):
                 process.kill()

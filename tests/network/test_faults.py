@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.fixtures.network import Host, Network, needs_groups, needs_network, new_network
+from tests.fixtures.processes import has_ended
 
 pytestmark = [needs_network, pytest.mark.slow]
 
@@ -184,5 +185,5 @@ def test_what_runs_on_a_host_ends_with_its_network(tmp_path: Path) -> None:
         while not shell.children():
             time.sleep(0.01)
         [child] = shell.children()
-    assert not shell.is_running()
-    assert not child.is_running()
+    assert has_ended(shell)
+    assert has_ended(child)

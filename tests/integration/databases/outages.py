@@ -77,11 +77,16 @@ def assert_reports_tell(world: World, run_id: int, told: str) -> None:
         assert dated.search(listed.stderr)
 
 
-def kill_at_work(world: World, run_id: int) -> None:
-    """kill -9 of a worker that waits at the gate: its chunk is open, and the broker hears of it at once."""
+def wait_both_at_work(world: World, run_id: int) -> None:
+    """Both workers wait at the gate: each has a chunk open."""
     wait_until(lambda: len(world.cluster.worker_pids()) == 2)  # the one that a test before killed is back
     open_attempts = "SELECT DISTINCT worker FROM protheon.attempt WHERE run_id = %s AND ended_at IS NULL"
     wait_until(lambda: len(world.ask(open_attempts, run_id)) == 2)
+
+
+def kill_at_work(world: World, run_id: int) -> None:
+    """kill -9 of a worker that waits at the gate: its chunk is open, and the broker hears of it at once."""
+    wait_both_at_work(world, run_id)
     os.kill(world.cluster.worker_pids()[0][1], signal.SIGKILL)
 
 

@@ -15,7 +15,7 @@ from tests.acceptance.conftest import Gate, World
 from tests.chaos.proxy import Direction, Proxy
 from tests.fixtures.cluster import local_cluster, wait_until
 from tests.fixtures.postgres import fresh_database
-from tests.integration.databases.outages import assert_whole, begin, kill_at_work, wait_reason
+from tests.integration.databases.outages import assert_whole, begin, kill_at_work, wait_both_at_work, wait_reason
 
 LEASE_S = 3.0
 SETTINGS = {"lease_s": LEASE_S, "renew_s": 1, "exit_grace_s": 2, "stall_s": 20}
@@ -76,6 +76,7 @@ def test_a_worker_that_dies_while_the_database_cannot_be_reached_is_noticed_when
     behind: World, hole: Proxy, gate: Gate, tmp_path: Path
 ) -> None:
     run_id = begin(behind, "hole_and_crash", gate, tmp_path)
+    wait_both_at_work(behind, run_id)
     for direction in Direction:
         hole.hold_back(direction)
     try:

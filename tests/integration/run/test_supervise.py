@@ -22,6 +22,7 @@ from protheon_dask.run import supervise
 from protheon_dask.run.parts import bound_port
 from protheon_dask.run.supervise import Part, Supervised, Tethered, http_probe, port_probe
 from tests.fixtures.cluster import wait_until
+from tests.fixtures.processes import has_ended
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -209,7 +210,7 @@ def test_a_frozen_process_whose_tether_was_killed_is_killed_too(start: Starter, 
     else:
         kept.wait_again(1)
     psutil.wait_procs([orphan], timeout=10)
-    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(orphan)
 
 
 def test_a_process_that_is_killed_before_it_is_there_ends_all_the_same(tmp_path: Path) -> None:

@@ -438,6 +438,7 @@ def test_the_lock_that_parts_runs_and_undos_is_nobody_elses() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # with the thorough profile
 @settings(examples(3), phases=[Phase.generate])
 @given(
     rule=st.sampled_from(["error", "ignore", "update"]),

@@ -73,13 +73,17 @@ def test_a_statement_that_is_ended_from_outside_is_to_be_tried_again(conn: Conn,
         wait_until(lambda: "waits for a lock" in progress_of(watcher, making))
         cancel(watcher, making)
 
+    threads: list[threading.Thread] = []
+
     def tell(making: Making) -> None:
-        threading.Thread(target=end_it, args=(making,)).start()
+        threads.append(threading.Thread(target=end_it, args=(making,)))
+        threads[-1].start()
 
     with other.transaction():
         other.execute("LOCK TABLE game.score IN SHARE ROW EXCLUSIVE MODE")
         with pytest.raises(LedgerUnavailable, match="57014"):
             finish_tables(conn, [SCORES], tell)
+    threads[-1].join()  # it reads its answer: its connection is closed after that
     assert finish_tables(conn, [SCORES, PLAYERS]) == []
 
 
