@@ -84,16 +84,17 @@ def test_commits_that_a_crash_of_the_server_has_lost_are_loaded_again(
 def test_a_full_disk_is_waited_for_until_there_is_room(
     served: World, own_server: OwnServer, gate: Gate, tmp_path: Path, with_crash: bool
 ) -> None:
+    name = "full_disk_with_crash" if with_crash else "full_disk"
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(own_server.root, 1 << 20))
         own_server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'", "GRANT CREATE ON TABLESPACE small TO loader")
-        stack.callback(own_server.execute, "DROP TABLE public.full_disk", "DROP TABLESPACE small", database="shop")
+        stack.callback(own_server.execute, f"DROP TABLE public.{name}", "DROP TABLESPACE small", database="shop")
         own_server.execute(
-            "CREATE TABLE public.full_disk (n bigint, _protheon_chunk bigint) TABLESPACE small",
-            "ALTER TABLE public.full_disk OWNER TO loader",
+            f"CREATE TABLE public.{name} (n bigint, _protheon_chunk bigint) TABLESPACE small",
+            f"ALTER TABLE public.{name} OWNER TO loader",
             database="shop",
         )
-        run_id = begin(served, "full_disk", gate, tmp_path)
+        run_id = begin(served, name, gate, tmp_path)
         if with_crash:
             kill_at_work(served, run_id)
         ballast = disk.parent / "ballast"
@@ -107,7 +108,7 @@ def test_a_full_disk_is_waited_for_until_there_is_room(
         if not with_crash:
             assert_reports_tell(served, run_id, "the disk of the PostgreSQL server is full")
         ballast.unlink()
-        assert_whole(served, served.finish(run_id), "full_disk", n_crashes=int(with_crash))
+        assert_whole(served, served.finish(run_id), name, n_crashes=int(with_crash))
 
 
 @pytest.mark.slow
