@@ -23,7 +23,7 @@ class Command:
 
     def __init__(self, home: Path, url: str, *arguments: str) -> None:
         env = {**environment(home), "PROTHEON_DATABASE_URL": url}
-        command = [str(PROTHEON), "load", *arguments, "--workers", "1", "--chunk-lines", "10"]
+        command = [str(PROTHEON), "load", *arguments, "--workers", "1"]  # one chunk each: no other waits for a worker that waits
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
         self.printed = ""
@@ -52,7 +52,7 @@ class Command:
 def test_a_cluster_stays_until_the_run_of_another_command_has_ended(database: str, tmp_path: Path) -> None:
     home, gates = tmp_path / "home", [Gate(tmp_path / "first_open"), Gate(tmp_path / "second_open")]
     paths = [str(write_numbers(tmp_path / f"{name}.txt", N_LINES)) for name in ("first", "second")]
-    pipelines = [write_pipeline(tmp_path, name, gate.body(0, 10)) for name, gate in zip(("first", "second"), gates, strict=True)]
+    pipelines = [write_pipeline(tmp_path, name, gate.body(0, N_LINES)) for name, gate in zip(("first", "second"), gates, strict=True)]
     first = Command(home, database, paths[0], "--pipeline", pipelines[0])
     started = [first]
     try:
@@ -88,7 +88,7 @@ def test_commands_whose_cluster_ends_with_another_command_go_on_by_themselves(
     home, names = tmp_path / "home", ("first", "second", "third")
     gates = {name: Gate(tmp_path / f"{name}_open") for name in names}
     paths = {name: str(write_numbers(tmp_path / f"{name}.txt", N_LINES)) for name in names}
-    pipelines = {name: write_pipeline(tmp_path, name, gate.body(0, 10)) for name, gate in gates.items()}
+    pipelines = {name: write_pipeline(tmp_path, name, gate.body(0, N_LINES)) for name, gate in gates.items()}
     commands: dict[str, Command] = {}
     try:
         for n, name in enumerate(names, start=1):
