@@ -144,7 +144,9 @@ def test_health_names_what_is_missing_and_since_when_until_it_is_back(world: Wor
 
 @pytest.mark.slow
 def test_a_broker_that_is_started_again_answers_where_it_did_and_its_totals_go_on(world: World) -> None:
-    before, where = wait_until(lambda: told(world.cluster, "/metrics")), address(world.cluster)
+    world.load(write_pipeline(world.directory, "counted"), write_numbers(world.directory / "counted.txt", CHUNK_LINES))
+    before = wait_until(lambda: (now := told(world.cluster, "/metrics"))["lines_total"] > 0 and now)
+    where = address(world.cluster)
     os.kill(broker_pid(world), signal.SIGKILL)
     seen: list[int] = []
 
