@@ -14,7 +14,6 @@ from protheon_dask.config import Effective, scheme_and_host
 from protheon_dask.errors import ConfigError
 from protheon_dask.ledger import dead_letters, reports, runs
 from protheon_dask.ledger.connect import opened as connection
-from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, check_current
 from protheon_dask.ledger.migrate import migrate as migrate_ledger
 from protheon_dask.model import Refusal, RunState
@@ -29,7 +28,7 @@ from protheon_dask.run.dead_letters import (
 )
 from protheon_dask.run.lab import Lab, LabServer, check_lab
 from protheon_dask.run.link import dashboard_page
-from protheon_dask.run.local import Database, LocalCluster, SeveralMasters, find_local, standing_database
+from protheon_dask.run.local import Database, LocalCluster, SeveralMasters, embedded_server, find_local, standing_database
 from protheon_dask.run.master import Master
 from protheon_dask.run.notebooks import Copies, copy_notebooks
 from protheon_dask.run.rejects import Exported, StillRefused, export, refusals_of, still_refused, with_refusals
@@ -148,7 +147,7 @@ def opened(effective: Effective, database: Database) -> Iterator[str]:
     if database.embedded_dir is None:
         yield database.url
         return
-    postgres = _embedded_server(effective, database.embedded_dir)
+    postgres = embedded_server(effective.settings, database.embedded_dir)
     try:
         yield postgres.start()
     finally:
@@ -164,7 +163,7 @@ def serve_embedded(effective: Effective, database: Database) -> Generator[str]:
     if database.embedded_dir is None:
         told = "runs without this command; `protheon db serve --database embedded` serves the embedded one"
         raise ConfigError(f"the database is named by {database.origin} and {told}")
-    postgres = _embedded_server(effective, database.embedded_dir)
+    postgres = embedded_server(effective.settings, database.embedded_dir)
     try:
         while True:
             yield postgres.start()
@@ -172,10 +171,6 @@ def serve_embedded(effective: Effective, database: Database) -> Generator[str]:
                 time.sleep(SERVED_LOOK_S)
     finally:
         postgres.stop()
-
-
-def _embedded_server(effective: Effective, directory: Path) -> EmbeddedPostgres:
-    return EmbeddedPostgres(directory, Path(effective.settings.postgres_bin) if effective.settings.postgres_bin else None)
 
 
 def local(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from protheon_dask.broker.peers import is_loopback
 from protheon_dask.config import Effective, Settings
 from protheon_dask.errors import BrokerUnavailable, ConfigError, OtherTransport, ProtheonError
 from protheon_dask.ledger import reports
 from protheon_dask.ledger.connect import opened
-from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied
 from protheon_dask.run.addresses import IS_IT_THERE, master_address
 from protheon_dask.run.cluster import Cluster
 from protheon_dask.run.link import APPLICATION, Link
-from protheon_dask.run.local import Database
+from protheon_dask.run.local import Database, embedded_server
 from protheon_dask.run.master import Master
 from protheon_dask.run.settings import home_of
 from protheon_dask.run.trust.identity import joined_master, tls_of
@@ -90,8 +88,7 @@ def ledger_url(settings: Settings, database: Database, ledger_id: str, *, is_giv
     """
     url: str | None = database.url
     if database.embedded_dir is not None:
-        bin_dir = Path(settings.postgres_bin) if settings.postgres_bin else None
-        url = EmbeddedPostgres(database.embedded_dir, bin_dir).running_url() if database.embedded_dir.exists() else None
+        url = embedded_server(settings, database.embedded_dir).running_url() if database.embedded_dir.exists() else None
     try:
         if url is None:
             raise ConfigError(f"the embedded PostgreSQL does not run in {database.embedded_dir}")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from protheon_dask.config import Effective
 from protheon_dask.errors import ProtheonError
-from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.run.addresses import master_address
 from protheon_dask.run.api import opened, running_master
 from protheon_dask.run.doctor import Diagnosis, diagnose
 from protheon_dask.run.gathering import Asked, gather
-from protheon_dask.run.local import Database
+from protheon_dask.run.local import Database, embedded_server
 from protheon_dask.run.trust.identity import joined_master, tls_of
 from protheon_dask.run.vitals import Gathered
 
@@ -62,8 +60,8 @@ def examine(
 
 def _is_unmade(effective: Effective, database: Database) -> bool:
     """Is it the embedded one, and was never made? Raises ConfigError where it could not be: there is no PostgreSQL here."""
-    directory, bin_dir = database.embedded_dir, effective.settings.postgres_bin
+    directory = database.embedded_dir
     if directory is None or directory.exists():
         return False
-    EmbeddedPostgres(directory, Path(bin_dir) if bin_dir else None).choose_binaries()
+    embedded_server(effective.settings, directory).choose_binaries()
     return True

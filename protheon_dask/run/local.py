@@ -50,6 +50,11 @@ class Database:
         return self.embedded_dir is not None
 
 
+def embedded_server(settings: Settings, directory: Path) -> EmbeddedPostgres:
+    """The embedded PostgreSQL with its data there, by the programs that the settings name, if they name any."""
+    return EmbeddedPostgres(directory, Path(settings.postgres_bin) if settings.postgres_bin else None)
+
+
 class LocalCluster:
     """A context manager: starts what is missing, or uses the local master that another command runs.
 
@@ -163,9 +168,7 @@ class LocalCluster:
         started_s = time.monotonic()
         make_home(self._home)
         if self._database.embedded_dir is not None:
-            postgres = EmbeddedPostgres(
-                self._database.embedded_dir, Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
-            )
+            postgres = embedded_server(self.settings, self._database.embedded_dir)
             self.url = postgres.start()
             self._stack.callback(postgres.stop)
             self._on_event(f"PostgreSQL is ready, its data stay in {self._database.embedded_dir}")

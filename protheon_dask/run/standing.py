@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -21,11 +20,10 @@ from protheon_dask.config import Effective, Settings, environment, mask
 from protheon_dask.errors import ConfigError, MissingSetting, ProtheonError, TransientError
 from protheon_dask.ledger import leadership
 from protheon_dask.ledger.connect import opened, place_of, spelled_out
-from protheon_dask.ledger.embedded import EmbeddedPostgres
 from protheon_dask.ledger.migrate import applied, migrate
 from protheon_dask.run import settings as rim
 from protheon_dask.run.addresses import LOOPBACK, bracketed, is_near, led_already, own_addresses
-from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, announce_database, find_joined
+from protheon_dask.run.local import ANNOUNCEMENTS, POLL_S, Database, announce, announce_database, embedded_server, find_joined
 from protheon_dask.run.master import Master
 from protheon_dask.run.parts import (
     DASK_CONFIG,
@@ -162,8 +160,7 @@ class StandingMaster:
     def _start(self) -> None:
         make_home(self.home)
         if self._database.embedded_dir is not None:
-            bin_dir = Path(self.settings.postgres_bin) if self.settings.postgres_bin else None
-            postgres = EmbeddedPostgres(self._database.embedded_dir, bin_dir)
+            postgres = embedded_server(self.settings, self._database.embedded_dir)
             self.url = postgres.start()
             self._stack.callback(postgres.stop)
         with turn():
