@@ -11,30 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from protheon_dask.run import api
 from tests.acceptance.conftest import Gate, numbers, write_numbers, write_pipeline
 from tests.fixtures.cluster import ask, wait_until
 from tests.fixtures.postgres import fresh_database
+from tests.fixtures.processes import of_home
 
 PROTHEON = Path(sys.executable).with_name("protheon")
 N_LINES = 8_000
 START_S, END_S = 60.0, 30.0  # a cluster's start and end on a busy machine
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-
-
-def of_home(home: Path) -> list[psutil.Process]:
-    """Every process whose environment names this home: the command and all that it started."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PROTHEON_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 @dataclass

@@ -34,6 +34,7 @@ from tests.chaos.proxy import Proxy
 from tests.fixtures.own_postgres import MAY_MOUNT, OwnServer
 from tests.fixtures.ports import kept_port
 from tests.fixtures.postgres import find_test_binaries, scratch_dir
+from tests.fixtures.processes import of_home
 
 LOOPBACK = "127.0.0.1"
 ROOT = str(Path(__file__).parents[2])
@@ -350,14 +351,7 @@ class Cluster:
 
     def left_behind(self) -> list[int]:
         """Processes of the campaign's parts that still run: none, after the end."""
-        return [process.pid for process in psutil.process_iter() if _has_home(process, str(self.directory)) and process.pid != os.getpid()]
-
-
-def _has_home(process: psutil.Process, home: str) -> bool:
-    try:
-        return process.environ().get("PROTHEON_HOME") == home and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        return [process.pid for process in of_home(self.directory) if process.pid != os.getpid()]
 
 
 def as_host(name: str) -> list[str]:

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.chaos.campaign import Campaign, Report
 from tests.chaos.cluster import FREEZER
 from tests.chaos.faults import KINDS
+from tests.fixtures.processes import of_home
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 SHORT = ("worker killed", "worker stopped", "COMMIT dropped", "connections cut", "attempt executed twice", "chunk file corrupted")
@@ -58,15 +57,6 @@ def test_three_minutes_of_all_faults_lose_nothing_and_double_nothing(tmp_path: P
     assert len(report.counted) > len(KINDS) // 2
 
 
-def of_campaign(directory: Path) -> Iterator[int]:
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PROTHEON_HOME") == str(directory) and process.status() != psutil.STATUS_ZOMBIE:
-                yield process.pid
-        except psutil.Error:
-            continue
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_campaign_that_is_broken_off_leaves_no_process_no_mount_and_nothing_frozen(tmp_path: Path, number: signal.Signals) -> None:
@@ -76,13 +66,13 @@ def test_a_campaign_that_is_broken_off_leaves_no_process_no_mount_and_nothing_fr
         assert process.stdout is not None
         directory = Path(process.stdout.readline().rsplit(" ", 1)[-1].strip())
         assert "workers are ready" in process.stdout.readline()
-        assert len(list(of_campaign(directory))) > 6
+        assert len(of_home(directory)) > 6
         end_at = time.monotonic() + 30
         while time.monotonic() < end_at and os.geteuid() == 0 and not list(FREEZER.glob(f"{directory.name}-*")):
             time.sleep(0.1)
         process.send_signal(number)
         process.stdout.read()
         assert process.wait(60) == 130
-    assert list(of_campaign(directory)) == []
+    assert of_home(directory) == []
     assert str(directory) not in Path("/proc/mounts").read_text()
     assert not list(FREEZER.glob(f"{directory.name}-*"))
